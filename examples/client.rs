@@ -1,0 +1,26 @@
+//! A teleport client: `cargo run --example client -- 127.0.0.1:8043 /some/path`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request;
+use httpteleport::driver::smol::{Client, ClientOptions};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let addr = args.next().unwrap_or_else(|| "127.0.0.1:8043".into());
+    let path = args.next().unwrap_or_else(|| "/".into());
+    let executor = Arc::new(smol::Executor::new());
+    let client = Client::new(executor.clone(), addr.clone(), ClientOptions::default());
+    smol::block_on(executor.run(async {
+        let request = Request::get(format!("http://{addr}{path}")).body(Bytes::new())?;
+        #[allow(clippy::disallowed_methods, reason = "this program is the shell, where the time comes from")]
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let response = client.request(request, Some(deadline)).await?;
+        println!("{:?}", response.map(|body| String::from_utf8_lossy(&body).into_owned()));
+        let stats = client.stats();
+        println!("{} bytes of HTTP, {} on the wire", stats.plain_out + stats.plain_in, stats.wire_out + stats.wire_in);
+        Ok(())
+    }))
+}

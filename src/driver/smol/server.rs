@@ -1,0 +1,387 @@
+//! The server: accepts links and runs a handler for each request.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Request, Response, StatusCode};
+use smol::channel::{Receiver, Sender, bounded, unbounded};
+use smol::future::FutureExt;
+use smol::net::{TcpListener, TcpStream};
+use smol::stream::Stream;
+use smol::{Executor, Timer};
+
+use super::add_stats;
+use super::link::{Endpoint, drive};
+use crate::proto::{ConnectionError, ResponseToken, ServerConfig, ServerConnection, ServerEvent, Stats};
+
+/// The pause after a failed accept: usually the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Options of a [`Server`].
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Of each link.
+    pub connection: ServerConfig,
+    /// How long the socket may take nothing of what is to be written. Default 5 s.
+    pub write_timeout: Duration,
+    /// Most requests in handlers at once, over all links; above it the answer is 429 (R-overload). Default 10,000.
+    pub concurrency: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self { connection: ServerConfig::default(), write_timeout: Duration::from_secs(5), concurrency: 10_000 }
+    }
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The address of the other end of the link.
+    pub addr: SocketAddr,
+}
+
+/// A server of teleport links. Cheap to clone: clones share links, figures and shutdown.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+type LinkEnd = Box<dyn Fn(SocketAddr, Option<&ConnectionError>) + Send + Sync>;
+
+struct Shared {
+    executor: Arc<Executor<'static>>,
+    options: ServerOptions,
+    /// Requests in handlers.
+    running: AtomicUsize,
+    stats: Mutex<Stats>,
+    on_link_end: OnceLock<LinkEnd>,
+    links: Mutex<Links>,
+    /// Closed when the server shuts down.
+    stop: Receiver<()>,
+    /// Ends when all links have.
+    links_ended: Receiver<()>,
+}
+
+/// The links that are up.
+struct Links {
+    next: u64,
+    commands: BTreeMap<u64, Sender<Command>>,
+    /// Every link holds a clone. Gone once the server shuts down.
+    alive: Option<Sender<()>>,
+    /// Only here so that `stop` stays open.
+    _go: Sender<()>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let links = lock(&self.shared.links).commands.len();
+        let running = self.shared.running.load(Ordering::Relaxed);
+        f.debug_struct("Server").field("links", &links).field("running", &running).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server whose links and handlers run on `executor`.
+    pub fn new(executor: Arc<Executor<'static>>, options: ServerOptions) -> Self {
+        let (alive, links_ended) = bounded(1);
+        let (go, stop) = bounded(1);
+        let links = Links { next: 0, commands: BTreeMap::new(), alive: Some(alive), _go: go };
+        let shared = Shared {
+            executor,
+            options,
+            running: AtomicUsize::new(0),
+            stats: Mutex::default(),
+            on_link_end: OnceLock::new(),
+            links: Mutex::new(links),
+            stop,
+            links_ended,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Accepts links until [`Server::shutdown`]. Each request is given to `handler` on a task of its own; a handler
+    /// that panics is answered for with 500. The response to an oneway request is dropped.
+    ///
+    /// # Errors
+    ///
+    /// None at present: a failed accept is tried again.
+    pub async fn serve<H, F>(&self, listener: TcpListener, handler: H) -> io::Result<()>
+    where
+        H: Fn(Request<Bytes>, Peer) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Bytes>> + Send + 'static,
+    {
+        loop {
+            let accept = async { Some(listener.accept().await) };
+            let stopped = async {
+                let _ = self.shared.stop.recv().await;
+                None
+            };
+            match accept.or(stopped).await {
+                None => return Ok(()),
+                Some(Ok((stream, addr))) => self.start_link(stream, addr, handler.clone()),
+                Some(Err(_)) => drop(Timer::after(ACCEPT_PAUSE).await),
+            }
+        }
+    }
+
+    /// Sets what is called with each link's end, for logs: `None` if it closed in order. Only the first call counts.
+    pub fn on_link_end(&self, f: impl Fn(SocketAddr, Option<&ConnectionError>) + Send + Sync + 'static) {
+        let _ = self.shared.on_link_end.set(Box::new(f));
+    }
+
+    /// What all links have carried, ended ones included.
+    pub fn stats(&self) -> Stats {
+        *lock(&self.shared.stats)
+    }
+
+    /// Stops accepting and drains: requests already read are answered, then each link closes. Returns when all have,
+    /// at `deadline` at the latest.
+    pub async fn shutdown(&self, deadline: Instant) {
+        self.shared.stop.close();
+        {
+            let mut links = lock(&self.shared.links);
+            links.alive = None;
+            for commands in links.commands.values() {
+                // A link that has ended needs no telling.
+                let _ = commands.try_send(Command::Close);
+            }
+        }
+        let ended = async {
+            let _ = self.shared.links_ended.recv().await;
+        };
+        let limit = async {
+            Timer::at(deadline).await;
+        };
+        ended.or(limit).await;
+    }
+
+    fn start_link<H, F>(&self, stream: TcpStream, addr: SocketAddr, handler: H)
+    where
+        H: Fn(Request<Bytes>, Peer) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Bytes>> + Send + 'static,
+    {
+        let (commands, inbox) = unbounded();
+        let (key, alive) = {
+            let mut links = lock(&self.shared.links);
+            let Some(alive) = links.alive.clone() else {
+                return;
+            };
+            links.next += 1;
+            let key = links.next;
+            links.commands.insert(key, commands.clone());
+            (key, alive)
+        };
+        let shared = self.shared.clone();
+        let run = async move {
+            // Without it small batches wait for the peer's acknowledgement; the link works all the same.
+            let _ = stream.set_nodelay(true);
+            let mut link = Link {
+                connection: ServerConnection::new(shared.options.connection.clone(), Instant::now()),
+                shared: &shared,
+                handler,
+                peer: Peer { addr },
+                commands,
+                inbox: Box::pin(inbox),
+                queue: Vec::new(),
+                counted: Stats::default(),
+                end: None,
+            };
+            drive(&mut link, stream, shared.options.write_timeout).await;
+            lock(&shared.links).commands.remove(&key);
+            if let (Some(on_end), Some(end)) = (shared.on_link_end.get(), &link.end) {
+                on_end(addr, end.as_ref());
+            }
+            drop(alive);
+        };
+        self.shared.executor.spawn(run).detach();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Command {
+    Respond(ResponseToken, Response<Bytes>),
+    Close,
+}
+
+/// One link of a server.
+struct Link<'a, H> {
+    connection: ServerConnection,
+    shared: &'a Arc<Shared>,
+    handler: H,
+    peer: Peer,
+    /// What handlers answer through.
+    commands: Sender<Command>,
+    inbox: Pin<Box<Receiver<Command>>>,
+    queue: Vec<Command>,
+    /// What of the connection's figures `shared.stats` already has.
+    counted: Stats,
+    /// The last event, when it has come.
+    end: Option<Option<ConnectionError>>,
+}
+
+impl<H, F> Link<'_, H>
+where
+    H: Fn(Request<Bytes>, Peer) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Bytes>> + Send + 'static,
+{
+    /// Starts the handler of a request, unless too many run; without a token its response is dropped.
+    fn handle(&mut self, token: Option<ResponseToken>, request: Request<Bytes>) {
+        let running = Running::enter(self.shared);
+        if running.number > self.shared.options.concurrency {
+            if let Some(token) = token {
+                self.queue.push(Command::Respond(token, overloaded(self.shared.options.concurrency)));
+            }
+            return;
+        }
+        let handler = self.handler.clone();
+        let (peer, commands) = (self.peer, self.commands.clone());
+        let run = async move {
+            let response = AssertUnwindSafe(async { handler(request, peer).await }).catch_unwind().await;
+            drop(running);
+            if let Some(token) = token {
+                let response =
+                    response.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "handler panicked\n"));
+                // A link that has ended needs no response.
+                let _ = commands.try_send(Command::Respond(token, response));
+            }
+        };
+        self.shared.executor.spawn(run).detach();
+    }
+
+    fn respond(&mut self, now: Instant, token: ResponseToken, response: &Response<Bytes>) {
+        let Err(rejected) = self.connection.send_response(now, token, response) else {
+            return;
+        };
+        let reason = format!("the response cannot be sent: {}\n", rejected.error);
+        let instead = text(StatusCode::BAD_GATEWAY, &reason);
+        if let Err(rejected) = self.connection.send_response(now, rejected.token, &instead) {
+            self.connection.discard(rejected.token);
+        }
+    }
+
+    fn count(&mut self) {
+        let now = self.connection.stats();
+        if now != self.counted {
+            add_stats(&mut lock(&self.shared.stats), now, self.counted);
+            self.counted = now;
+        }
+    }
+}
+
+impl<H, F> Endpoint for Link<'_, H>
+where
+    H: Fn(Request<Bytes>, Peer) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Bytes>> + Send + 'static,
+{
+    fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
+        self.connection.handle_input(now, data)
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.connection.handle_eof(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.connection.handle_timeout(now);
+    }
+
+    fn handle_transport_error(&mut self, now: Instant) {
+        self.connection.handle_transport_error(now);
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+        self.connection.poll_transmit(now, out)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.connection.poll_timeout()
+    }
+
+    fn wants_read(&self) -> bool {
+        self.connection.wants_read()
+    }
+
+    fn poll_commands(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let before = self.queue.len();
+        while let Poll::Ready(Some(command)) = self.inbox.as_mut().poll_next(context) {
+            self.queue.push(command);
+        }
+        if self.queue.len() > before { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn take_commands(&mut self, now: Instant) {
+        for command in std::mem::take(&mut self.queue) {
+            match command {
+                Command::Respond(token, response) => self.respond(now, token, &response),
+                Command::Close => self.connection.close(now),
+            }
+        }
+    }
+
+    fn deliver_events(&mut self) -> bool {
+        let mut any = false;
+        while let Some(event) = self.connection.poll_event() {
+            any = true;
+            match event {
+                ServerEvent::Request { token, request } => self.handle(Some(token), request),
+                ServerEvent::Oneway { request } => self.handle(None, request),
+                ServerEvent::Connected { .. } | ServerEvent::Refused { .. } => {}
+                // This driver offers no TLS.
+                ServerEvent::StartTls => self.connection.handle_transport_error(Instant::now()),
+                ServerEvent::Closed { error } => self.end = Some(error),
+            }
+        }
+        self.count();
+        any
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
+/// A request in a handler, for as long as it runs.
+struct Running {
+    shared: Arc<Shared>,
+    /// How many there were, this one included.
+    number: usize,
+}
+
+impl Running {
+    fn enter(shared: &Arc<Shared>) -> Self {
+        let number = shared.running.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { shared: shared.clone(), number }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn overloaded(concurrency: usize) -> Response<Bytes> {
+    text(StatusCode::TOO_MANY_REQUESTS, &format!("{concurrency} requests are being handled, which is the limit\n"))
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::copy_from_slice(body.as_bytes()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,66 @@
+//! httpteleport teleports HTTP between servers: many requests and responses, batched and compressed together, out of
+//! order, over one connection.
+//!
+//! The wire is specified in words in the repository's `spec/`, and it is that of the original Go implementation:
+//! deployed peers keep working. This crate is made of layers, and arrows point one way:
+//!
+//! | layer | what it is |
+//! |---|---|
+//! | [`proto`] | the protocol as a pure state machine: start here to see the run loop or to bring your own I/O |
+#![cfg_attr(feature = "smol", doc = "| [`driver::smol`] | client and server on smol over TCP |")]
+//!
+//! # The run loop, in memory
+//!
+//! A connection takes bytes and the time, and gives bytes, events and its next deadline. Here a client and a server
+//! talk without any I/O:
+//!
+//! ```
+//! use std::time::Instant;
+//!
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use httpteleport::proto::{ClientConnection, ClientEvent, ServerConnection, ServerEvent};
+//!
+//! let now = Instant::now();
+//! let mut client = ClientConnection::new(Default::default(), now);
+//! let mut server = ServerConnection::new(Default::default(), now);
+//!
+//! let request = Request::get("http://example.com/world").body(Bytes::new())?;
+//! let sent = client.send_request(now, &request, None)?;
+//!
+//! let (mut up, mut down) = (Vec::new(), Vec::new());
+//! let answer = 'run: loop {
+//!     client.poll_transmit(now, &mut up);
+//!     let taken = server.handle_input(now, &up);
+//!     up.drain(..taken);
+//!     while let Some(event) = server.poll_event() {
+//!         if let ServerEvent::Request { token, request } = event {
+//!             let response = Response::new(Bytes::from(format!("hello, {}", request.uri())));
+//!             server.send_response(now, token, &response)?;
+//!         }
+//!     }
+//!     server.poll_transmit(now, &mut down);
+//!     let taken = client.handle_input(now, &down);
+//!     down.drain(..taken);
+//!     while let Some(event) = client.poll_event() {
+//!         match event {
+//!             ClientEvent::Response { id, response } if id == sent => break 'run response,
+//!             event => println!("{event:?}"),
+//!         }
+//!     }
+//! };
+//! assert_eq!(answer.body(), "hello, /world");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A driver does the same with a socket and a clock in the middle; [`proto`] gives the contract.
+//!
+//! # Features
+//!
+//! | feature | brings |
+//! |---|---|
+//! | (none) | [`proto`] alone |
+//! | `smol` (default) | the drivers on smol |
+
+pub mod driver;
+pub mod proto;

@@ -1,0 +1,471 @@
+//! The client's end of a connection.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+
+use super::config::{ClientConfig, Compression, Limits, Stats};
+use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
+use super::frame::Frame;
+use super::hello::Hello;
+use super::link::{Link, Role, Timer};
+use super::message::{ParsedHead, ResponseHead, parse_response, write_request};
+
+/// A request on its way: what a [`ClientEvent`] speaks of.
+///
+/// It is the request id on the wire. After the request's outcome the number may come back for another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(NonZeroU32);
+
+impl RequestId {
+    /// The id as it stands on the wire, never 0 (R-id-nonzero).
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// What a [`ClientConnection`] tells its caller.
+#[derive(Debug)]
+pub enum ClientEvent {
+    /// The hello is complete; the server compresses its responses with this.
+    Connected {
+        /// How the server compresses.
+        compression: Compression,
+    },
+    /// Both hellos are through: start TLS as a TLS client on the same transport, then call
+    /// [`ClientConnection::handle_tls_established`].
+    StartTls,
+    /// A request's response.
+    Response {
+        /// The request.
+        id: RequestId,
+        /// Its response; `Content-Length` is the body's, except in answers to HEAD and in 304.
+        response: Response<Bytes>,
+    },
+    /// A request ended without a response.
+    Failed {
+        /// The request.
+        id: RequestId,
+        /// Why.
+        error: RequestError,
+    },
+    /// A response that nobody waits for was dropped: unknown id, answered before, timed out or cancelled
+    /// (R-response-unmatched).
+    Unmatched {
+        /// Its id on the wire.
+        id: u32,
+    },
+    /// The connection is over; no event follows. `None`: it was closed in order.
+    Closed {
+        /// Why.
+        error: Option<ConnectionError>,
+    },
+}
+
+/// Why a request got no response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Its deadline came first (R-deadline).
+    Timeout {
+        /// Whether the request can have reached the server.
+        maybe_delivered: bool,
+    },
+    /// The response was refused (R-read-refuse). The request was delivered.
+    Refused(MessageError),
+    /// The connection ended first (R-fail-in-flight).
+    Link {
+        /// Why the connection ended.
+        error: ConnectionError,
+        /// Whether the request can have reached the server.
+        maybe_delivered: bool,
+    },
+}
+
+impl std::fmt::Display for RequestError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let delivered = |maybe: &bool| {
+            if *maybe { "may have reached the server" } else { "was not sent" }
+        };
+        match self {
+            Self::Timeout { maybe_delivered } => {
+                write!(f, "no response before the deadline; the request {}", delivered(maybe_delivered))
+            }
+            Self::Refused(error) => {
+                write!(f, "the response was refused: {error} [{}]", error.code())
+            }
+            Self::Link { error, maybe_delivered } => {
+                write!(f, "the link ended: {error}; the request {}", delivered(maybe_delivered))
+            }
+        }
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+/// The client's end of one connection, without I/O.
+///
+/// The methods are of four kinds (see the [module](super)): inputs `handle_*`, commands, outputs `poll_*`, getters.
+/// After any input or command, drain the outputs in this order: [`poll_transmit`](Self::poll_transmit),
+/// [`poll_event`](Self::poll_event), [`poll_timeout`](Self::poll_timeout).
+pub struct ClientConnection {
+    link: Link<Client>,
+}
+
+impl std::fmt::Debug for ClientConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientConnection")
+            .field("pending_requests", &self.pending_requests())
+            .field("is_handshaking", &self.is_handshaking())
+            .field("is_closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientConnection {
+    /// A connection on a transport that was established at `now`. Its hello is ready to transmit.
+    pub fn new(config: ClientConfig, now: Instant) -> Self {
+        let ClientConfig { config, tls } = config;
+        let mut link = Link::new(Client { tls, ..Client::default() }, config, now);
+        link.send_hello(tls);
+        Self { link }
+    }
+
+    /// Takes bytes from the transport and returns how many; fewer than all only if [`wants_read`](Self::wants_read)
+    /// is now false: offer the rest again once it is true. Bytes after the end of the connection are dropped.
+    pub fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
+        self.link.handle_input(now, data)
+    }
+
+    /// The server has closed its direction: no input follows.
+    pub fn handle_eof(&mut self, now: Instant) {
+        self.link.handle_eof(now);
+    }
+
+    /// Acts on all timers due at `now`. Harmless at any time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.link.handle_timeout(now);
+    }
+
+    /// TLS is established after [`ClientEvent::StartTls`]: input and output are now its plain text.
+    pub fn handle_tls_established(&mut self, now: Instant) {
+        self.link.handle_tls_established(now);
+    }
+
+    /// The transport failed at `now`: ends the connection with the code `transport`.
+    pub fn handle_transport_error(&mut self, now: Instant) {
+        self.link.abort(now, ConnectionError::nowhere(ErrorKind::Transport));
+    }
+
+    /// Queues a request, which then ends in exactly one [`ClientEvent::Response`] or [`ClientEvent::Failed`], or by
+    /// [`cancel`](Self::cancel). Allowed from the start: what is queued leaves after the hello.
+    ///
+    /// The target is written in origin-form; Host is the URI's authority, or else the one Host field. Fields of one
+    /// hop and framing fields are left out or replaced (spec/05-messages.md).
+    ///
+    /// # Errors
+    ///
+    /// Any [`SendError`]; nothing was queued then.
+    pub fn send_request(
+        &mut self,
+        now: Instant,
+        request: &Request<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<RequestId, SendError> {
+        self.ready(now)?;
+        let limit = self.link.config.limits.pending_requests;
+        if self.link.role.pending >= limit {
+            return Err(SendError::PendingOverflow(limit));
+        }
+        let id = self.link.role.free_id();
+        self.link.send(|batch, config| write_request(batch, id.get(), request, &config.limits))?;
+        // The response cannot come first: nothing has been transmitted (R-register-before-write).
+        let batch = self.link.batches() + 1;
+        self.link.role.register(id, request.method() == Method::HEAD, batch, deadline);
+        Ok(RequestId(id))
+    }
+
+    /// Queues a request that wants no response (R-id-oneway). It has no outcome: if the connection ends, it may have
+    /// been delivered or not.
+    ///
+    /// # Errors
+    ///
+    /// Any [`SendError`] but `PendingOverflow`; nothing was queued then.
+    pub fn send_oneway(&mut self, now: Instant, request: &Request<Bytes>) -> Result<(), SendError> {
+        self.ready(now)?;
+        self.link.send(|batch, config| write_request(batch, 0, request, &config.limits))
+    }
+
+    fn ready(&mut self, now: Instant) -> Result<(), SendError> {
+        self.link.tell_time(now);
+        if self.link.is_closing() {
+            Err(SendError::Closing)
+        } else if self.link.is_output_full() {
+            Err(SendError::OutputFull(self.link.config.limits.output_bytes))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gives a request up: no event will speak of it. Returns whether it was pending.
+    ///
+    /// Nothing is said to the server; the id stays reserved until the response comes (R-id-unique).
+    pub fn cancel(&mut self, now: Instant, id: RequestId) -> bool {
+        self.link.tell_time(now);
+        let pending = self.link.role.abandon(id.0).is_some();
+        Client::limit_abandoned(&mut self.link);
+        self.link.settle();
+        pending
+    }
+
+    /// Seals the batch under way: the next [`poll_transmit`](Self::poll_transmit) yields it.
+    pub fn flush(&mut self) {
+        self.link.seal();
+    }
+
+    /// Closes in order: takes no further request, lets those in flight end, within the drain timeout.
+    pub fn close(&mut self, now: Instant) {
+        self.link.close(now);
+    }
+
+    /// Appends to `out` what the transport should carry now and returns how many bytes that are.
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+        self.link.poll_transmit(now, out)
+    }
+
+    /// The next event, in order.
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        self.link.poll_event()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.link.next_timer().map(|(_, at)| at)
+    }
+
+    /// The timer behind [`poll_timeout`](Self::poll_timeout).
+    pub fn next_timer(&self) -> Option<(Timer, Instant)> {
+        self.link.next_timer()
+    }
+
+    /// Whether input would be taken now.
+    pub fn wants_read(&self) -> bool {
+        self.link.wants_read()
+    }
+
+    /// Whether the hello, or the TLS that it asked for, is not complete.
+    pub fn is_handshaking(&self) -> bool {
+        self.link.is_handshaking()
+    }
+
+    /// Whether the connection takes no new requests.
+    pub fn is_closing(&self) -> bool {
+        self.link.is_closing()
+    }
+
+    /// Whether the connection is over. Events may still be waiting.
+    pub fn is_closed(&self) -> bool {
+        self.link.is_closed()
+    }
+
+    /// How many requests wait for their outcome.
+    pub fn pending_requests(&self) -> usize {
+        self.link.role.pending
+    }
+
+    /// How many requests were cancelled or timed out and are still unanswered.
+    pub fn abandoned_requests(&self) -> usize {
+        self.link.role.slots.len() - self.link.role.pending
+    }
+
+    /// Whether the server has shown that a response to HEAD leaves no doubt about its end, so that HEAD requests can
+    /// share the connection with others (R-head-alone).
+    pub fn peer_keeps_head_rule(&self) -> bool {
+        self.link.role.peer_keeps_head_rule
+    }
+
+    /// What the connection has carried.
+    pub fn stats(&self) -> Stats {
+        self.link.stats
+    }
+
+    /// Sets the id of the next request: how tests and the conformance suite reach the wrap of the counter.
+    #[doc(hidden)]
+    pub fn set_next_id(&mut self, id: u32) {
+        self.link.role.last_id = id.wrapping_sub(1);
+    }
+}
+
+/// The client's half of the role seam.
+#[derive(Default)]
+struct Client {
+    tls: bool,
+    last_id: u32,
+    /// Every request whose response has not come, by id.
+    slots: BTreeMap<NonZeroU32, Slot>,
+    /// Slots that wait for their outcome; the others are abandoned.
+    pending: usize,
+    /// Deadlines of pending requests, and of some that are no longer: those are skipped.
+    deadlines: BinaryHeap<Reverse<(Instant, NonZeroU32)>>,
+    peer_keeps_head_rule: bool,
+}
+
+struct Slot {
+    /// Whether somebody still waits.
+    is_pending: bool,
+    /// The method was HEAD.
+    to_head: bool,
+    deadline: Option<Instant>,
+    /// The batch that carries the request.
+    batch: u64,
+}
+
+impl Client {
+    /// The next id that no request holds (R-id-order, R-id-unique).
+    fn free_id(&mut self) -> NonZeroU32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            // There are far fewer slots than ids: the limits see to that.
+            if let Some(id) = NonZeroU32::new(self.last_id).filter(|id| !self.slots.contains_key(id)) {
+                return id;
+            }
+        }
+    }
+
+    fn register(&mut self, id: NonZeroU32, to_head: bool, batch: u64, deadline: Option<Instant>) {
+        self.slots.insert(id, Slot { is_pending: true, to_head, deadline, batch });
+        self.pending += 1;
+        if let Some(deadline) = deadline {
+            self.deadlines.push(Reverse((deadline, id)));
+        }
+    }
+
+    /// Takes a request out, if it was there; returns its slot.
+    fn answer(&mut self, id: NonZeroU32) -> Option<Slot> {
+        let slot = self.slots.remove(&id)?;
+        if slot.is_pending {
+            self.pending -= 1;
+            self.forget_deadlines();
+        }
+        Some(slot)
+    }
+
+    /// Ends a pending request while its id stays reserved; returns its batch.
+    fn abandon(&mut self, id: NonZeroU32) -> Option<u64> {
+        let slot = self.slots.get_mut(&id).filter(|slot| slot.is_pending)?;
+        slot.is_pending = false;
+        slot.deadline = None;
+        let batch = slot.batch;
+        self.pending -= 1;
+        self.forget_deadlines();
+        Some(batch)
+    }
+
+    /// Keeps the earliest deadline that of a pending request, and the heap in proportion to the requests.
+    fn forget_deadlines(&mut self) {
+        let slots = &self.slots;
+        let is_live = |at: &Instant, id: &NonZeroU32| slots.get(id).is_some_and(|slot| slot.deadline == Some(*at));
+        while self.deadlines.peek().is_some_and(|Reverse((at, id))| !is_live(at, id)) {
+            self.deadlines.pop();
+        }
+        if self.deadlines.len() > 2 * self.pending + 64 {
+            self.deadlines.retain(|Reverse((at, id))| is_live(at, id));
+        }
+    }
+
+    fn limit_abandoned(link: &mut Link<Self>) {
+        let limit = link.config.limits.abandoned_requests;
+        if link.role.slots.len() - link.role.pending > limit {
+            link.end_input(Some(ConnectionError::nowhere(ErrorKind::AbandonedLimit(limit))));
+        }
+    }
+}
+
+impl Role for Client {
+    const ANSWERS: bool = false;
+    type Head = ResponseHead;
+    type Event = ClientEvent;
+
+    fn connected(compression: Compression) -> ClientEvent {
+        ClientEvent::Connected { compression }
+    }
+
+    fn start_tls() -> ClientEvent {
+        ClientEvent::StartTls
+    }
+
+    fn closed(error: Option<ConnectionError>) -> ClientEvent {
+        ClientEvent::Closed { error }
+    }
+
+    fn accept_hello(link: &mut Link<Self>, hello: Hello) -> Result<bool, ErrorKind> {
+        // A server's TLS byte means nothing to a client that did not ask (R-tls-plain-ignores).
+        if link.role.tls && !hello.tls { Err(ErrorKind::TlsRefused) } else { Ok(link.role.tls) }
+    }
+
+    fn parse(&self, id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<ResponseHead>, ErrorKind> {
+        let slot = NonZeroU32::new(id).and_then(|id| self.slots.get(&id));
+        parse_response(head, slot.is_some_and(|slot| slot.to_head), limits)
+    }
+
+    fn receive(link: &mut Link<Self>, frame: Frame<ResponseHead>) {
+        let slot = NonZeroU32::new(frame.id).and_then(|id| Some((id, link.role.answer(id)?)));
+        let event = match slot {
+            Some((id, Slot { is_pending: true, .. })) => {
+                let id = RequestId(id);
+                match frame.head {
+                    Ok(head) => {
+                        link.role.peer_keeps_head_rule |= head.keeps_head_rule;
+                        ClientEvent::Response { id, response: head.response.map(|()| frame.body) }
+                    }
+                    Err(error) => ClientEvent::Failed { id, error: RequestError::Refused(error) },
+                }
+            }
+            _ => ClientEvent::Unmatched { id: frame.id },
+        };
+        link.events.push_back(event);
+        link.settle();
+    }
+
+    fn unfinished(&self) -> usize {
+        self.pending
+    }
+
+    fn is_full(_link: &Link<Self>) -> bool {
+        false
+    }
+
+    fn fail_unfinished(link: &mut Link<Self>, error: &ConnectionError) {
+        let sent = link.batches();
+        link.role.pending = 0;
+        link.role.deadlines.clear();
+        // In order of ids, which is the order of sending but for a wrap.
+        for (id, slot) in std::mem::take(&mut link.role.slots) {
+            if slot.is_pending {
+                let error = RequestError::Link { error: error.clone(), maybe_delivered: slot.batch <= sent };
+                link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadlines.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn expire(link: &mut Link<Self>) {
+        while let Some(&Reverse((at, id))) = link.role.deadlines.peek()
+            && at <= link.now
+        {
+            link.role.deadlines.pop();
+            if let Some(batch) = link.role.abandon(id) {
+                let error = RequestError::Timeout { maybe_delivered: batch <= link.batches() };
+                link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
+            }
+        }
+        Self::limit_abandoned(link);
+    }
+}

@@ -1,0 +1,165 @@
+//! Configuration of a connection: what it compresses with, how it batches, how long it waits and how much it takes.
+
+use std::time::Duration;
+
+/// How one direction of a link is compressed (spec/03-compression.md). The sender of a direction chooses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Raw DEFLATE with a sync flush at the end of each batch. Fewest bytes.
+    #[default]
+    Deflate,
+    /// Bytes as they are. Least CPU.
+    None,
+    /// The snappy framing format. Between the two.
+    Snappy,
+}
+
+impl Compression {
+    /// All compressions of protocol version 0, in the order of their codes.
+    pub const ALL: [Self; 3] = [Self::Deflate, Self::None, Self::Snappy];
+
+    /// The code in the hello.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Deflate => 0,
+            Self::None => 1,
+            Self::Snappy => 2,
+        }
+    }
+
+    /// The compression with this code, if this edition knows it.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.code() == code)
+    }
+}
+
+/// How much a connection takes from its peer and holds for it. All limits are absolute: none is a ratio, since
+/// compressible traffic is what the protocol is for.
+///
+/// The sizes are of decompressed bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest message head, in bytes. Default 64 KiB.
+    pub head_bytes: usize,
+    /// Most fields in a head, at most [`Limits::MAX_HEADER_COUNT`]. Default 128.
+    pub header_count: usize,
+    /// Longest body, in bytes; a longer one is read, dropped and refused. Default 64 MiB.
+    pub body_bytes: usize,
+    /// Most decompressed bytes that one message may take in all, refused ones included; beyond it the connection
+    /// ends. Default 1 GiB.
+    pub message_bytes: u64,
+    /// Client: most requests that wait for a response. Server: most requests handed to the caller and not yet
+    /// answered; the connection reads no further until one is. Default 1,000 for clients, 10,000 for servers.
+    pub pending_requests: usize,
+    /// Client: most timed-out or cancelled requests whose response has not come yet (R-abandoned-limit). Default 10,000.
+    pub abandoned_requests: usize,
+    /// Most bytes of messages encoded and not yet taken by `poll_transmit`. A client refuses to send more; a server
+    /// reads no further. Default 16 MiB.
+    pub output_bytes: usize,
+}
+
+impl Limits {
+    /// The greatest `header_count`.
+    pub const MAX_HEADER_COUNT: usize = 256;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 64 * 1024,
+            header_count: 128,
+            body_bytes: 64 * 1024 * 1024,
+            message_bytes: 1024 * 1024 * 1024,
+            pending_requests: 1_000,
+            abandoned_requests: 10_000,
+            output_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// What both roles are configured with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How this side compresses what it sends.
+    pub compression: Compression,
+    /// How long a frame may wait for others to share its batch (R-batch-begin). Default 0: no waiting.
+    pub max_batch_delay: Duration,
+    /// How long both hellos, TLS included, may take. Default 3 s.
+    pub hello_timeout: Duration,
+    /// Close when nothing was sent or received for this long. Default none.
+    pub idle_timeout: Option<Duration>,
+    /// How long a closing connection waits for requests in flight. Default 5 s.
+    pub drain_timeout: Duration,
+    /// What this side takes from the peer.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            compression: Compression::default(),
+            max_batch_delay: Duration::ZERO,
+            hello_timeout: Duration::from_secs(3),
+            idle_timeout: None,
+            drain_timeout: Duration::from_secs(5),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What a client is configured with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// What both roles share.
+    pub config: Config,
+    /// Ask the server for TLS; never fall back to plain (R-tls-refused).
+    pub tls: bool,
+}
+
+/// Whether a server speaks TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerTls {
+    /// Has none: a client that asks is turned away (R-tls-unavailable).
+    #[default]
+    Off,
+    /// Speaks it to clients that ask.
+    Optional,
+    /// Turns plain clients away (R-tls-required).
+    Required,
+}
+
+/// What a server is configured with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// What both roles share.
+    pub config: Config,
+    /// Whether the server speaks TLS.
+    pub tls: ServerTls,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        let limits = Limits { pending_requests: 10_000, ..Limits::default() };
+        Self { config: Config { limits, ..Config::default() }, tls: ServerTls::Off }
+    }
+}
+
+/// What a connection has carried so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes sent on the transport, hello included, TLS not.
+    pub wire_out: u64,
+    /// Bytes received from the transport, hello included, TLS not.
+    pub wire_in: u64,
+    /// Bytes sent before compression: frames, without the hello.
+    pub plain_out: u64,
+    /// Bytes received after decompression: frames, without the hello.
+    pub plain_in: u64,
+    /// Frames sent.
+    pub frames_out: u64,
+    /// Frames received.
+    pub frames_in: u64,
+    /// Batches sent.
+    pub batches_out: u64,
+}

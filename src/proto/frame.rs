@@ -1,0 +1,337 @@
+//! Frames in: the decompressed stream cut into ids and messages (spec/04-frames.md).
+//!
+//! What delimits a message stands behind [`FrameReader::next`]; nothing above it knows that version 0 has no frame
+//! length.
+
+use bytes::{Bytes, BytesMut};
+use nom::bytes::streaming::{tag, take_while_m_n};
+use nom::sequence::terminated;
+use nom::{IResult, Parser};
+
+use super::config::Limits;
+use super::error::{ErrorKind, MessageError, Place};
+use super::message::{Length, ParsedHead, Then};
+
+const ID_BYTES: usize = 4;
+
+/// A frame whose message was wholly read.
+#[derive(Debug)]
+pub(crate) struct Frame<H> {
+    pub(crate) id: u32,
+    /// The head, or why the message is refused.
+    pub(crate) head: Result<H, MessageError>,
+    /// Empty where the message is refused.
+    pub(crate) body: Bytes,
+    /// A HEAD request, refused or not.
+    pub(crate) is_head: bool,
+    /// Nothing after this frame can be read (R-read-head-response).
+    pub(crate) is_last: bool,
+}
+
+pub(crate) struct FrameReader<H> {
+    state: State<H>,
+    /// Number of the current frame, from 1.
+    frame: u64,
+    /// Where the current frame began in the stream.
+    begin: u64,
+    /// Bytes taken from the stream.
+    offset: u64,
+    /// Bytes taken for the current message: all of them count, also those that are dropped.
+    used: u64,
+}
+
+enum State<H> {
+    Id,
+    /// `scanned` bytes of the buffer hold no end of the head; 0 if its start line has not begun.
+    Head {
+        id: u32,
+        scanned: usize,
+    },
+    Body {
+        message: Message<H>,
+        left: u64,
+    },
+    Chunks {
+        message: Message<H>,
+        body: BytesMut,
+        part: Part,
+    },
+    /// After an error or a last frame.
+    Stopped {
+        id: Option<u32>,
+    },
+}
+
+/// A message whose head was read.
+struct Message<H> {
+    id: u32,
+    head: Result<H, MessageError>,
+    is_head: bool,
+    is_last: bool,
+}
+
+/// What of a chunked body comes next.
+#[derive(Clone, Copy)]
+enum Part {
+    Size,
+    Data { left: u64 },
+    LineEnd,
+    LastLineEnd,
+}
+
+impl<H> FrameReader<H> {
+    pub(crate) fn new() -> Self {
+        Self { state: State::Id, frame: 1, begin: 0, offset: 0, used: 0 }
+    }
+
+    /// Takes the next frame from `plain`, or as much of it as is there.
+    pub(crate) fn next(
+        &mut self,
+        plain: &mut BytesMut,
+        limits: &Limits,
+        parse: impl Fn(u32, &Bytes) -> Result<ParsedHead<H>, ErrorKind>,
+    ) -> Result<Option<Frame<H>>, ErrorKind> {
+        loop {
+            match std::mem::replace(&mut self.state, State::Stopped { id: None }) {
+                State::Id => {
+                    let Some(id) = plain.first_chunk::<ID_BYTES>() else {
+                        self.state = State::Id;
+                        return Ok(None);
+                    };
+                    let id = u32::from_le_bytes(*id);
+                    self.take(plain, ID_BYTES);
+                    self.used = 0;
+                    self.state = State::Head { id, scanned: 0 };
+                }
+                State::Head { id, scanned } => {
+                    self.state = State::Stopped { id: Some(id) };
+                    match self.head(plain, id, scanned, limits, &parse)? {
+                        Some(state) => self.state = state,
+                        None => return Ok(None),
+                    }
+                }
+                State::Body { message, left } => {
+                    // A refused message's body is dropped as it comes; any other waits until it is whole.
+                    let here = left.min(plain.len() as u64);
+                    if message.head.is_ok() && here < left {
+                        self.state = State::Body { message, left };
+                        return Ok(None);
+                    }
+                    let body = self.take(plain, here as usize).freeze();
+                    if here == left {
+                        return Ok(Some(self.finish(message, body)));
+                    }
+                    self.state = State::Body { message, left: left - here };
+                    return Ok(None);
+                }
+                State::Chunks { mut message, mut body, mut part } => {
+                    self.state = State::Stopped { id: Some(message.id) };
+                    if self.chunks(plain, &mut message, &mut body, &mut part, limits)? {
+                        return Ok(Some(self.finish(message, body.freeze())));
+                    }
+                    self.state = State::Chunks { message, body, part };
+                    return Ok(None);
+                }
+                stopped @ State::Stopped { .. } => {
+                    self.state = stopped;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Whether the stream, with `plain` still to be taken, stands inside a frame.
+    pub(crate) fn is_inside_frame(&self, plain: &[u8]) -> bool {
+        !matches!(self.state, State::Id) || !plain.is_empty()
+    }
+
+    /// Where an error met now was found.
+    pub(crate) fn place(&self) -> Place {
+        let id = match &self.state {
+            State::Id => None,
+            State::Head { id, .. } => Some(*id),
+            State::Body { message, .. } | State::Chunks { message, .. } => Some(message.id),
+            State::Stopped { id } => *id,
+        };
+        Place::Frame { frame: self.frame, id, at: self.begin }
+    }
+
+    fn take(&mut self, plain: &mut BytesMut, n: usize) -> BytesMut {
+        self.offset += n as u64;
+        self.used += n as u64;
+        plain.split_to(n)
+    }
+
+    /// Checks that a message may take `more` bytes.
+    fn afford(&self, more: u64, limits: &Limits) -> Result<(), ErrorKind> {
+        match self.used.checked_add(more) {
+            Some(total) if total <= limits.message_bytes => Ok(()),
+            _ => Err(ErrorKind::MessageTooLarge(limits.message_bytes)),
+        }
+    }
+
+    fn finish(&mut self, message: Message<H>, body: Bytes) -> Frame<H> {
+        let Message { id, head, is_head, is_last } = message;
+        if is_last {
+            self.state = State::Stopped { id: Some(id) };
+        } else {
+            self.frame += 1;
+            self.begin = self.offset;
+            self.state = State::Id;
+        }
+        let body = if head.is_ok() { body } else { Bytes::new() };
+        Frame { id, head, body, is_head, is_last }
+    }
+
+    /// Takes a head from `plain` and returns the state after it, or notes how far there is none.
+    fn head(
+        &mut self,
+        plain: &mut BytesMut,
+        id: u32,
+        scanned: usize,
+        limits: &Limits,
+        parse: &impl Fn(u32, &Bytes) -> Result<ParsedHead<H>, ErrorKind>,
+    ) -> Result<Option<State<H>>, ErrorKind> {
+        if scanned == 0 {
+            // Empty lines before the start line are no part of the head, but of the message (R-read-empty-lines).
+            let lines = blank_lines(plain);
+            self.take(plain, lines);
+        }
+        let (end, scanned) = match &plain[..] {
+            // An empty line may be under way.
+            [] | [b'\r'] => (None, 0),
+            begun => head_end(begun, scanned),
+        };
+        let Some(end) = end else {
+            if plain.len() >= limits.head_bytes {
+                return Err(ErrorKind::HeadTooLarge(limits.head_bytes));
+            }
+            self.afford(plain.len() as u64, limits)?;
+            self.state = State::Head { id, scanned };
+            return Ok(None);
+        };
+        if end > limits.head_bytes {
+            return Err(ErrorKind::HeadTooLarge(limits.head_bytes));
+        }
+        self.afford(end as u64, limits)?;
+        let head = self.take(plain, end).freeze();
+        let ParsedHead { head, length, is_head, then } = parse(id, &head)?;
+        if then == Then::NextHead {
+            return Ok(Some(State::Head { id, scanned: 0 }));
+        }
+        let mut message = Message { id, head, is_head, is_last: then == Then::Ambiguous };
+        Ok(Some(match length {
+            Length::Chunked => State::Chunks { message, body: BytesMut::new(), part: Part::Size },
+            Length::Unstated => State::Body { message, left: 0 },
+            Length::Fixed(left) => {
+                self.afford(left, limits)?;
+                if left > limits.body_bytes as u64 && message.head.is_ok() {
+                    message.head = Err(MessageError::BodyTooLarge);
+                }
+                State::Body { message, left }
+            }
+        }))
+    }
+
+    /// Takes parts of a chunked body (R-read-chunked); returns whether it is complete.
+    fn chunks(
+        &mut self,
+        plain: &mut BytesMut,
+        message: &mut Message<H>,
+        body: &mut BytesMut,
+        part: &mut Part,
+        limits: &Limits,
+    ) -> Result<bool, ErrorKind> {
+        loop {
+            let line_end: &[u8] = b"\r\n";
+            *part = match *part {
+                Part::Size => {
+                    let Some((size, line)) = complete(plain, chunk_size(plain))? else {
+                        return Ok(false);
+                    };
+                    if size > i64::MAX as u64 {
+                        return Err(ErrorKind::ChunkedBody);
+                    }
+                    self.afford(line as u64, limits)?;
+                    self.take(plain, line);
+                    self.afford(size, limits)?;
+                    if body.len() as u64 + size > limits.body_bytes as u64 && message.head.is_ok() {
+                        message.head = Err(MessageError::BodyTooLarge);
+                        *body = BytesMut::new();
+                    }
+                    if size == 0 { Part::LastLineEnd } else { Part::Data { left: size } }
+                }
+                Part::Data { left: 0 } => Part::LineEnd,
+                Part::Data { left } => {
+                    let here = left.min(plain.len() as u64);
+                    if here == 0 {
+                        return Ok(false);
+                    }
+                    let data = self.take(plain, here as usize);
+                    if message.head.is_ok() {
+                        body.unsplit(data);
+                    }
+                    Part::Data { left: left - here }
+                }
+                end @ (Part::LineEnd | Part::LastLineEnd) => {
+                    let parsed: IResult<&[u8], &[u8]> = tag(line_end).parse(&plain[..]);
+                    let Some((_, taken)) = complete(plain, parsed)? else {
+                        return Ok(false);
+                    };
+                    self.afford(taken as u64, limits)?;
+                    self.take(plain, taken);
+                    if matches!(end, Part::LastLineEnd) {
+                        return Ok(true);
+                    }
+                    Part::Size
+                }
+            };
+        }
+    }
+}
+
+/// A chunk's size and its line end; no extensions (R-read-chunked).
+fn chunk_size(plain: &[u8]) -> IResult<&[u8], u64> {
+    let digits = take_while_m_n(1, 16, |b: u8| b.is_ascii_hexdigit());
+    let digit = |b: &u8| (*b as char).to_digit(16).unwrap_or_default() as u64;
+    terminated(digits, tag(&b"\r\n"[..]))
+        .map(|digits: &[u8]| digits.iter().fold(0, |n, b| n << 4 | digit(b)))
+        .parse(plain)
+}
+
+/// What a parser found and how many bytes it took, if enough bytes are there.
+fn complete<T>(plain: &[u8], parsed: IResult<&[u8], T>) -> Result<Option<(T, usize)>, ErrorKind> {
+    match parsed {
+        Ok((rest, found)) => Ok(Some((found, plain.len() - rest.len()))),
+        Err(nom::Err::Incomplete(_)) => Ok(None),
+        Err(_) => Err(ErrorKind::ChunkedBody),
+    }
+}
+
+/// The length of the empty lines at the start.
+fn blank_lines(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        match &bytes[at..] {
+            [b'\n', ..] => at += 1,
+            [b'\r', b'\n', ..] => at += 2,
+            _ => return at,
+        }
+    }
+}
+
+/// The end of the head (just after its empty line), looked for from `from`, where a line may be under way; and from
+/// where to look next time.
+fn head_end(bytes: &[u8], from: usize) -> (Option<usize>, usize) {
+    let mut at = from;
+    while let Some(lf) = bytes[at..].iter().position(|b| *b == b'\n').map(|n| at + n) {
+        match &bytes[lf + 1..] {
+            [b'\n', ..] => return (Some(lf + 2), lf),
+            [b'\r', b'\n', ..] => return (Some(lf + 3), lf),
+            // The next line may prove to be empty: look at this line end again.
+            [] | [b'\r'] => return (None, lf),
+            _ => at = lf + 1,
+        }
+    }
+    (None, bytes.len())
+}

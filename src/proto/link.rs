@@ -1,0 +1,527 @@
+//! The core that both roles share: hello, compression, batches, timers and the end of a connection.
+//!
+//! [`Link`] knows bytes and time. What a frame means is the role's: [`Role`] is the seam, carried out by
+//! [`super::client`] and [`super::server`].
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use super::compress::{Decoder, Encoder};
+use super::config::{Compression, Config, Limits, Stats};
+use super::error::{ConnectionError, ErrorKind, Place};
+use super::frame::{Frame, FrameReader};
+use super::hello::{HELLO_BYTES, Hello, check_start};
+use super::message::ParsedHead;
+
+/// A batch is sealed early when it holds this many bytes (R-batch-size).
+const BATCH_BYTES: usize = 64 * 1024;
+/// Input waits while this many events wait to be polled, so that a caller that polls late bounds its memory.
+const MAX_EVENTS: usize = 256;
+
+/// What the two roles do differently.
+pub(super) trait Role: Sized {
+    /// Whether the role can finish its work when nothing more can be read: a server can still answer.
+    const ANSWERS: bool;
+    /// The head of the messages that this role receives.
+    type Head;
+    /// What this role tells its caller.
+    type Event;
+
+    fn connected(compression: Compression) -> Self::Event;
+    fn start_tls() -> Self::Event;
+    fn closed(error: Option<ConnectionError>) -> Self::Event;
+
+    /// Judges the peer's hello; returns whether TLS comes next.
+    fn accept_hello(link: &mut Link<Self>, hello: Hello) -> Result<bool, ErrorKind>;
+    /// Parses the head of the message with this id.
+    fn parse(&self, id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<Self::Head>, ErrorKind>;
+    /// A frame has arrived.
+    fn receive(link: &mut Link<Self>, frame: Frame<Self::Head>);
+    /// Requests whose outcome is still open: a closing link waits for them.
+    fn unfinished(&self) -> usize;
+    /// Whether the role takes no further frames for now.
+    fn is_full(link: &Link<Self>) -> bool;
+    /// The link is closed: whatever is unfinished ends now.
+    fn fail_unfinished(link: &mut Link<Self>, error: &ConnectionError);
+    /// The next deadline of the role's own.
+    fn deadline(&self) -> Option<Instant>;
+    /// Acts on the role's deadlines that are due.
+    fn expire(link: &mut Link<Self>);
+}
+
+/// Which timer is due next: for diagnostics (spec/06-lifecycle.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Timer {
+    /// Both hellos, and TLS if asked for, must be complete.
+    Hello,
+    /// The batch under way must leave.
+    Flush,
+    /// A request's deadline.
+    Request,
+    /// Nothing was sent or received for too long.
+    Idle,
+    /// A closing connection waits no longer.
+    Drain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The peer's hello is not complete.
+    Hello,
+    /// Both hellos are complete, TLS is not.
+    Tls,
+    Open,
+    Closed,
+}
+
+/// A link that takes no new work and closes once nothing is unfinished.
+struct Closing {
+    error: Option<ConnectionError>,
+    deadline: Instant,
+}
+
+/// Both roles' connection.
+pub(super) struct Link<R: Role> {
+    pub(super) role: R,
+    pub(super) config: Config,
+    pub(super) stats: Stats,
+    /// The latest time that the caller has told.
+    pub(super) now: Instant,
+    pub(super) events: VecDeque<R::Event>,
+    phase: Phase,
+    hello_deadline: Instant,
+    hello_in: Vec<u8>,
+    /// This side's hello, until it is transmitted.
+    hello_out: Option<Hello>,
+    /// `StartTls` is due once this side's hello has left.
+    tls_due: bool,
+    encoder: Encoder,
+    decoder: Decoder,
+    /// Decompressed bytes that no frame has taken yet.
+    plain: BytesMut,
+    /// An error of the decoder that stands behind what is in `plain`.
+    damage: Option<ErrorKind>,
+    reader: FrameReader<R::Head>,
+    /// Frames that wait to be compressed and transmitted.
+    batch: Vec<u8>,
+    flush_at: Option<Instant>,
+    sealed: bool,
+    input_ended: bool,
+    eof: bool,
+    closing: Option<Closing>,
+    last_activity: Instant,
+}
+
+impl<R: Role> Link<R> {
+    pub(super) fn new(role: R, config: Config, now: Instant) -> Self {
+        Self {
+            role,
+            stats: Stats::default(),
+            now,
+            events: VecDeque::new(),
+            phase: Phase::Hello,
+            hello_deadline: now + config.hello_timeout,
+            hello_in: Vec::with_capacity(HELLO_BYTES),
+            hello_out: None,
+            tls_due: false,
+            encoder: Encoder::new(config.compression),
+            // Replaced when the peer's hello says how it compresses.
+            decoder: Decoder::None,
+            plain: BytesMut::new(),
+            damage: None,
+            reader: FrameReader::new(),
+            batch: Vec::new(),
+            flush_at: None,
+            sealed: false,
+            input_ended: false,
+            eof: false,
+            closing: None,
+            last_activity: now,
+            config,
+        }
+    }
+
+    // Inputs.
+
+    pub(super) fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
+        self.tell_time(now);
+        let mut taken = 0;
+        if self.phase == Phase::Hello {
+            taken = self.read_hello(data);
+        }
+        if self.phase == Phase::Open {
+            taken += self.pump(&data[taken..]);
+        }
+        if self.input_ended || self.phase == Phase::Closed {
+            // Whatever a peer sends after its error is nobody's.
+            return data.len();
+        }
+        if taken > 0 {
+            self.last_activity = now;
+        }
+        taken
+    }
+
+    pub(super) fn handle_eof(&mut self, now: Instant) {
+        self.tell_time(now);
+        self.eof = true;
+        match self.phase {
+            Phase::Hello => self.fail_hello(ErrorKind::HelloTruncated),
+            // The TLS layer knows more; if it does not tell, the transport has failed.
+            Phase::Tls => self.fail_hello(ErrorKind::Transport),
+            Phase::Open => drop(self.pump(&[])),
+            Phase::Closed => {}
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.tell_time(now);
+        R::expire(self);
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.seal();
+        }
+        if self.is_handshaking() && self.hello_deadline <= now {
+            self.fail_hello(ErrorKind::HelloTimeout);
+        }
+        if self.idle_deadline().is_some_and(|at| at <= now) {
+            self.end_input(Some(ConnectionError::nowhere(ErrorKind::IdleTimeout)));
+        }
+        if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
+            let error = self.closing.take().and_then(|closing| closing.error);
+            self.finish(error.or(Some(ConnectionError::nowhere(ErrorKind::DrainTimeout))));
+        }
+        self.settle();
+    }
+
+    pub(super) fn handle_tls_established(&mut self, now: Instant) {
+        self.tell_time(now);
+        if self.phase == Phase::Tls && !self.tls_due {
+            self.open();
+        }
+    }
+
+    // Commands.
+
+    /// Appends a frame to the batch by `write`, which leaves the batch as it was on an error.
+    pub(super) fn send<E>(&mut self, write: impl FnOnce(&mut Vec<u8>, &Config) -> Result<(), E>) -> Result<(), E> {
+        let before = self.batch.len();
+        write(&mut self.batch, &self.config)?;
+        self.stats.frames_out += 1;
+        self.stats.plain_out += (self.batch.len() - before) as u64;
+        if before == 0 {
+            self.begin_batch();
+        }
+        if self.batch.len() >= BATCH_BYTES {
+            self.seal();
+        }
+        Ok(())
+    }
+
+    /// Whether so many bytes wait that no more should be made.
+    pub(super) fn is_output_full(&self) -> bool {
+        self.batch.len() >= self.config.limits.output_bytes
+    }
+
+    pub(super) fn seal(&mut self) {
+        self.flush_at = None;
+        self.sealed = !self.batch.is_empty();
+    }
+
+    /// Takes no new work, finishes what was begun, then closes.
+    pub(super) fn close(&mut self, now: Instant) {
+        self.tell_time(now);
+        self.seal();
+        let deadline = now + self.config.drain_timeout;
+        if self.closing.is_none() && self.phase != Phase::Closed {
+            self.closing = Some(Closing { error: None, deadline });
+        }
+        self.settle();
+    }
+
+    /// Ends the link at once.
+    pub(super) fn abort(&mut self, now: Instant, error: ConnectionError) {
+        self.tell_time(now);
+        self.finish(Some(error));
+    }
+
+    // Outputs.
+
+    pub(super) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+        self.tell_time(now);
+        let before = out.len();
+        if let Some(hello) = self.hello_out.take() {
+            out.extend_from_slice(&hello.encode());
+            if self.tls_due {
+                self.tls_due = false;
+                self.events.push_back(R::start_tls());
+            }
+        }
+        let due = self.sealed || self.flush_at.is_some_and(|at| at <= now);
+        if self.phase == Phase::Open && due && !self.batch.is_empty() {
+            self.encoder.encode(&self.batch, out);
+            self.stats.batches_out += 1;
+            self.flush_at = None;
+            self.sealed = false;
+            self.batch.clear();
+            // A burst must not hold its memory for ever.
+            self.batch.shrink_to(4 * BATCH_BYTES);
+        }
+        let made = out.len() - before;
+        if made > 0 {
+            self.stats.wire_out += made as u64;
+            self.last_activity = now;
+        }
+        self.settle();
+        made
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<R::Event> {
+        if self.events.is_empty() && self.phase == Phase::Open {
+            // Input that waited because too many events did.
+            self.pump(&[]);
+        }
+        self.events.pop_front()
+    }
+
+    pub(super) fn next_timer(&self) -> Option<(Timer, Instant)> {
+        let hello = self.is_handshaking().then_some(self.hello_deadline);
+        let flush = if self.phase == Phase::Open { self.flush_at } else { None };
+        [
+            (Timer::Hello, hello),
+            (Timer::Flush, flush),
+            (Timer::Request, self.role.deadline()),
+            (Timer::Idle, self.idle_deadline()),
+            (Timer::Drain, self.closing.as_ref().map(|closing| closing.deadline)),
+        ]
+        .into_iter()
+        .filter_map(|(timer, at)| Some((timer, at?)))
+        .min_by_key(|(_, at)| *at)
+    }
+
+    // Getters.
+
+    pub(super) fn wants_read(&self) -> bool {
+        match self.phase {
+            Phase::Hello => true,
+            Phase::Tls | Phase::Closed => false,
+            Phase::Open => !self.input_ended && !self.eof && !self.is_paused(),
+        }
+    }
+
+    pub(super) fn is_handshaking(&self) -> bool {
+        matches!(self.phase, Phase::Hello | Phase::Tls)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.is_some() || self.is_closed()
+    }
+
+    /// How many batches have been handed to the transport: a frame's batch number is this at its sending, plus one.
+    pub(super) fn batches(&self) -> u64 {
+        self.stats.batches_out
+    }
+
+    // The hello.
+
+    pub(super) fn send_hello(&mut self, tls: bool) {
+        self.hello_out = Some(Hello { compression: self.config.compression.code(), tls });
+    }
+
+    fn read_hello(&mut self, data: &[u8]) -> usize {
+        let taken = data.len().min(HELLO_BYTES - self.hello_in.len());
+        self.hello_in.extend_from_slice(&data[..taken]);
+        self.stats.wire_in += taken as u64;
+        // Each part is judged as soon as it is whole, and not before: the verdict must not depend on the cut.
+        if let Err(kind) = check_start(&self.hello_in) {
+            self.fail_hello(kind);
+            return taken;
+        }
+        let Some(whole) = self.hello_in.first_chunk() else {
+            return taken;
+        };
+        match Hello::decode(whole).and_then(|hello| self.accept_hello(hello)) {
+            Ok(()) => {}
+            Err(kind) => self.fail_hello(kind),
+        }
+        taken
+    }
+
+    fn accept_hello(&mut self, hello: Hello) -> Result<(), ErrorKind> {
+        // A server answers even where it then closes; an unknown compression weighs more than a wish for TLS.
+        let tls = R::accept_hello(self, hello);
+        let compression =
+            Compression::from_code(hello.compression).ok_or(ErrorKind::HelloCompression(hello.compression))?;
+        let tls = tls?;
+        self.decoder = Decoder::new(compression);
+        if !tls {
+            self.open();
+            return Ok(());
+        }
+        self.phase = Phase::Tls;
+        // A server's hello has yet to leave; a client's left long ago.
+        if self.hello_out.is_some() {
+            self.tls_due = true;
+        } else {
+            self.events.push_back(R::start_tls());
+        }
+        Ok(())
+    }
+
+    fn open(&mut self) {
+        self.phase = Phase::Open;
+        self.last_activity = self.now;
+        let compression = self.hello_in.get(13).copied().and_then(Compression::from_code).unwrap_or_default();
+        self.events.push_back(R::connected(compression));
+        // What was sent during the hello has waited long enough.
+        self.seal();
+    }
+
+    fn fail_hello(&mut self, kind: ErrorKind) {
+        let place = match kind {
+            ErrorKind::HelloTimeout | ErrorKind::Transport => Place::Nowhere,
+            ErrorKind::HelloVersion(_) => Place::Wire { at: 12 },
+            ErrorKind::HelloCompression(_) => Place::Wire { at: 13 },
+            ErrorKind::TlsRefused | ErrorKind::TlsRequired | ErrorKind::TlsUnavailable => Place::Wire { at: 14 },
+            ErrorKind::HelloTruncated => Place::Wire { at: self.hello_in.len() as u64 },
+            _ => Place::Wire { at: 0 },
+        };
+        self.finish(Some(ConnectionError::new(kind, place)));
+    }
+
+    // Frames in.
+
+    /// Decompresses and cuts into frames what there is, as far as the caller keeps up; returns how much of `data`
+    /// was taken.
+    fn pump(&mut self, data: &[u8]) -> usize {
+        let mut taken = 0;
+        while !self.input_ended && self.phase == Phase::Open && !self.is_paused() {
+            let (role, limits) = (&self.role, &self.config.limits);
+            match self.reader.next(&mut self.plain, limits, |id, head| role.parse(id, head, limits)) {
+                Ok(Some(frame)) => {
+                    self.stats.frames_in += 1;
+                    let is_last = frame.is_last;
+                    R::receive(self, frame);
+                    if is_last {
+                        self.fail_input(ErrorKind::HeadAmbiguous, self.reader.place());
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(kind) => {
+                    self.fail_input(kind, self.reader.place());
+                    continue;
+                }
+            }
+            // Frames that were decompressed before the damage came first.
+            if let Some(kind) = self.damage.take() {
+                self.fail_input(kind, Place::Stream { at: self.stats.plain_in });
+                continue;
+            }
+            let before = self.plain.len();
+            let step = self.decoder.decode(&data[taken..], &mut self.plain);
+            let made = self.plain.len() - before;
+            self.stats.plain_in += made as u64;
+            match step {
+                Err(kind) => self.damage = Some(kind),
+                Ok(0) if made == 0 => {
+                    if self.eof {
+                        self.end_at_eof();
+                    }
+                    break;
+                }
+                Ok(step) => {
+                    self.stats.wire_in += step as u64;
+                    taken += step;
+                }
+            }
+        }
+        taken
+    }
+
+    fn is_paused(&self) -> bool {
+        self.events.len() >= MAX_EVENTS || R::is_full(self)
+    }
+
+    fn end_at_eof(&mut self) {
+        if self.decoder.is_inside_unit() || self.reader.is_inside_frame(&self.plain) {
+            self.fail_input(ErrorKind::Truncated, self.reader.place());
+        } else {
+            self.end_input(None);
+        }
+    }
+
+    // The end.
+
+    fn fail_input(&mut self, kind: ErrorKind, place: Place) {
+        self.end_input(Some(ConnectionError::new(kind, place)));
+    }
+
+    /// Nothing more is read; what was begun may be finished if the role has a use for that (R-server-drain).
+    pub(super) fn end_input(&mut self, error: Option<ConnectionError>) {
+        if self.input_ended || self.phase == Phase::Closed {
+            return;
+        }
+        self.input_ended = true;
+        self.plain = BytesMut::new();
+        if !R::ANSWERS {
+            self.finish(error);
+            return;
+        }
+        let deadline = self.now + self.config.drain_timeout;
+        match &mut self.closing {
+            Some(closing) => closing.error = closing.error.take().or(error),
+            None => self.closing = Some(Closing { error, deadline }),
+        }
+        self.settle();
+    }
+
+    /// Closes if that only waited for work that is now done.
+    pub(super) fn settle(&mut self) {
+        let idle = self.role.unfinished() == 0 && self.batch.is_empty();
+        if idle && let Some(closing) = self.closing.take_if(|_| self.phase != Phase::Closed) {
+            self.finish(closing.error);
+        }
+    }
+
+    fn finish(&mut self, error: Option<ConnectionError>) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.phase = Phase::Closed;
+        self.closing = None;
+        self.flush_at = None;
+        self.batch = Vec::new();
+        self.plain = BytesMut::new();
+        let error = error.or_else(|| (self.role.unfinished() > 0).then(|| ConnectionError::nowhere(ErrorKind::Closed)));
+        if let Some(error) = &error {
+            R::fail_unfinished(self, error);
+        }
+        self.events.push_back(R::closed(error));
+    }
+
+    // Timers.
+
+    pub(super) fn tell_time(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn begin_batch(&mut self) {
+        if self.config.max_batch_delay.is_zero() {
+            self.sealed = true;
+        } else {
+            self.flush_at = Some(self.now + self.config.max_batch_delay);
+        }
+    }
+
+    fn idle_deadline(&self) -> Option<Instant> {
+        let watched = self.phase == Phase::Open && self.closing.is_none();
+        self.config.idle_timeout.filter(|_| watched).map(|idle| self.last_activity + idle)
+    }
+}

@@ -1,0 +1,358 @@
+//! Heads in. A head is parsed strictly by `httparse`. Where that fails, a lenient second look decides only one thing:
+//! whether the message's end is certain all the same, so that the message alone is refused (R-read-refuse), or not, so
+//! that the link must end.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+
+use super::framing::{FramingFields, Length, decimal};
+use super::{HEAD_LENGTH_FIELD, HEAD_LENGTH_UNKNOWN};
+use crate::proto::config::Limits;
+use crate::proto::error::{ErrorKind, MessageError};
+
+/// A head whose message's end is known.
+#[derive(Debug)]
+pub(crate) struct ParsedHead<H> {
+    /// The head, or why the message is refused once it has been passed over.
+    pub(crate) head: Result<H, MessageError>,
+    /// What delimits the body: here `Unstated` means that there is none.
+    pub(crate) length: Length,
+    /// A request to which a response must not have a body, though the request be refused.
+    pub(crate) is_head: bool,
+    pub(crate) then: Then,
+}
+
+/// What follows a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The next frame.
+    NextFrame,
+    /// Another head of the same frame: this one was an interim `100` (R-read-continue).
+    NextHead,
+    /// Nobody knows: the link must end (R-read-head-response).
+    Ambiguous,
+}
+
+/// Parses the head of a request, from its start line to its empty line.
+pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<()>>, ErrorKind> {
+    let mut room = [const { MaybeUninit::uninit() }; Limits::MAX_HEADER_COUNT];
+    let room = &mut room[..limits.header_count.min(Limits::MAX_HEADER_COUNT)];
+    let mut parsed = httparse::Request::new(&mut []);
+    let Ok(httparse::Status::Complete(_)) = parsed.parse_with_uninit_headers(head, room) else {
+        return refuse_request(head, limits);
+    };
+    let http11 = parsed.version == Some(1);
+    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    let length = framing(head, parsed.headers).resolve(http11, is_bodiless(method.as_bytes()))?;
+    let request = request(head, method, target, http11, parsed.headers, length);
+    Ok(request_head(request, length, method.as_bytes()))
+}
+
+fn request_head(head: Result<Request<()>, MessageError>, length: Length, method: &[u8]) -> ParsedHead<Request<()>> {
+    let length = if is_bodiless(method) { Length::Unstated } else { length };
+    ParsedHead { head, length, is_head: method == b"HEAD", then: Then::NextFrame }
+}
+
+/// Methods whose requests have no body, compared byte for byte.
+fn is_bodiless(method: &[u8]) -> bool {
+    method == b"GET" || method == b"HEAD"
+}
+
+/// The head of a response, and whether its sender has shown that it keeps R-head-response.
+#[derive(Debug)]
+pub(crate) struct ResponseHead {
+    pub(crate) response: Response<()>,
+    pub(crate) keeps_head_rule: bool,
+}
+
+/// Parses the head of a response. `to_head`: the request was a HEAD.
+pub(crate) fn parse_response(
+    head: &Bytes,
+    to_head: bool,
+    limits: &Limits,
+) -> Result<ParsedHead<ResponseHead>, ErrorKind> {
+    let mut room = [const { MaybeUninit::uninit() }; Limits::MAX_HEADER_COUNT];
+    let room = &mut room[..limits.header_count.min(Limits::MAX_HEADER_COUNT)];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let parsing = config.parse_response_with_uninit_headers(&mut parsed, head, room);
+    let Ok(httparse::Status::Complete(_)) = parsing else {
+        return refuse_response(head, to_head, limits);
+    };
+    let http11 = parsed.version == Some(1);
+    let code = parsed.code.unwrap_or_default();
+    let stated = framing(head, parsed.headers).resolve(http11, false)?;
+    response_head(response(head, code, http11, parsed.headers), code, stated, to_head)
+}
+
+/// Decides what delimits a response and what follows it (spec/05-messages.md, 5.4).
+fn response_head(
+    head: Result<Response<()>, MessageError>,
+    code: u16,
+    stated: Length,
+    to_head: bool,
+) -> Result<ParsedHead<ResponseHead>, ErrorKind> {
+    let (length, then) = match (code, stated) {
+        (100, _) => (Length::Unstated, Then::NextHead),
+        (101..=199 | 204 | 304, _) => (Length::Unstated, Then::NextFrame),
+        (_, Length::Fixed(0)) => (Length::Unstated, Then::NextFrame),
+        _ if to_head => (Length::Unstated, Then::Ambiguous),
+        (_, Length::Unstated) => return Err(ErrorKind::LengthRequired),
+        (_, stated) => (stated, Then::NextFrame),
+    };
+    let head = head.and_then(|mut response| match code {
+        101..=199 => Err(MessageError::InterimResponse),
+        _ => {
+            let keeps_head_rule = tell_length(response.headers_mut(), code, stated, to_head);
+            Ok(ResponseHead { response, keeps_head_rule })
+        }
+    });
+    Ok(ParsedHead { head, length, is_head: false, then })
+}
+
+/// Leaves in the head the length that its reader should see: of the body that came or, where none may come, of the
+/// one that a GET would have had. Returns whether a response to HEAD carried that (R-head-response).
+fn tell_length(headers: &mut HeaderMap, code: u16, stated: Length, to_head: bool) -> bool {
+    let mut told = headers.get_all(HEAD_LENGTH_FIELD).iter();
+    let told = told.next().filter(|_| told.next().is_none()).cloned();
+    headers.remove(HEAD_LENGTH_FIELD);
+    headers.remove(TRANSFER_ENCODING);
+    if code == 204 {
+        headers.remove(CONTENT_LENGTH);
+    }
+    // In 204 and 304 the rule has no place, and with a length of its own a response does not keep it.
+    match told {
+        Some(told) if to_head && stated == Length::Fixed(0) && !matches!(code, 204 | 304) => {
+            if told.as_bytes().eq_ignore_ascii_case(HEAD_LENGTH_UNKNOWN.as_bytes()) {
+                headers.remove(CONTENT_LENGTH);
+                true
+            } else if decimal(told.as_bytes()).is_some() {
+                headers.insert(CONTENT_LENGTH, told);
+                true
+            } else {
+                false
+            }
+        }
+        _ => false,
+    }
+}
+
+/// The framing fields of a head that `httparse` took, which has no malformed line.
+fn framing<'a>(head: &'a [u8], fields: &[httparse::Header<'a>]) -> FramingFields<'a> {
+    let mut seen = FramingFields::default();
+    for field in fields.iter().filter(|field| concerns_framing(field.name.as_bytes())) {
+        // The parser takes off tabs, which count here.
+        let after_name = field.name.as_ptr() as usize - head.as_ptr() as usize + field.name.len();
+        let rest = &head[after_name + 1..];
+        let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
+        seen.see(field.name.as_bytes(), line.strip_suffix(b"\r").unwrap_or(line));
+    }
+    seen
+}
+
+fn request(
+    head: &Bytes,
+    method: &str,
+    target: &str,
+    http11: bool,
+    fields: &[httparse::Header<'_>],
+    length: Length,
+) -> Result<Request<()>, MessageError> {
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| MessageError::Method)?;
+    if method == Method::CONNECT {
+        return Err(MessageError::MethodConnect);
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri(head, target)?;
+    *request.version_mut() = version(http11);
+    *request.headers_mut() = header_map(head, fields)?;
+    let headers = request.headers_mut();
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(MessageError::Field);
+    }
+    headers.remove(HEAD_LENGTH_FIELD);
+    headers.remove(TRANSFER_ENCODING);
+    if length == Length::Unstated || is_bodiless(request.method().as_str().as_bytes()) {
+        request.headers_mut().remove(CONTENT_LENGTH);
+    }
+    Ok(request)
+}
+
+/// The target as a URI. The bytes that a [`Uri`] does not take, though HTTP does, are percent-encoded (R-read-target).
+fn uri(head: &Bytes, target: &str) -> Result<Uri, MessageError> {
+    if !is_target(target.as_bytes()) {
+        return Err(MessageError::Target);
+    }
+    let awkward = |b: u8| matches!(b, b'"' | b'<' | b'>' | b'`');
+    let target = if target.bytes().any(awkward) {
+        let encode = |b: u8| {
+            if awkward(b) { format!("%{b:02X}") } else { char::from(b).to_string() }
+        };
+        target.bytes().map(encode).collect::<String>().into()
+    } else {
+        head.slice_ref(target.as_bytes())
+    };
+    Uri::from_maybe_shared(target).map_err(|_| MessageError::Target)
+}
+
+fn response(
+    head: &Bytes,
+    code: u16,
+    http11: bool,
+    fields: &[httparse::Header<'_>],
+) -> Result<Response<()>, MessageError> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(code).map_err(|_| MessageError::Status)?;
+    *response.version_mut() = version(http11);
+    *response.headers_mut() = header_map(head, fields)?;
+    Ok(response)
+}
+
+fn version(http11: bool) -> Version {
+    if http11 { Version::HTTP_11 } else { Version::HTTP_10 }
+}
+
+/// The fields as a map whose values share the head's memory.
+fn header_map(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, MessageError> {
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MessageError::Field)?;
+        let value = if field.value.is_empty() {
+            HeaderValue::from_static("")
+        } else {
+            HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| MessageError::Field)?
+        };
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+/// The second look at a request that `httparse` did not take.
+fn refuse_request(head: &[u8], limits: &Limits) -> Result<ParsedHead<Request<()>>, ErrorKind> {
+    let (line, fields) = split_start_line(head);
+    let method_end = line.iter().position(|b| *b == b' ').ok_or(ErrorKind::StartLine)?;
+    let target_end = line.iter().rposition(|b| *b == b' ').ok_or(ErrorKind::StartLine)?;
+    let minor = http_minor(&line[target_end + 1..]).ok_or(ErrorKind::StartLine)?;
+    if method_end == 0 || method_end == target_end {
+        return Err(ErrorKind::StartLine);
+    }
+    let (method, target) = (&line[..method_end], &line[method_end + 1..target_end]);
+    let scan = FieldScan::new(fields)?;
+    let length = scan.framing.resolve(minor == b'1', is_bodiless(method))?;
+    let reason = match () {
+        _ if minor > b'1' => MessageError::Version,
+        _ if !method.iter().copied().all(is_token) => MessageError::Method,
+        _ if method == b"CONNECT" => MessageError::MethodConnect,
+        _ if !is_target(target) => MessageError::Target,
+        _ => scan.reason(limits),
+    };
+    Ok(request_head(Err(reason), length, method))
+}
+
+/// The second look at a response that `httparse` did not take.
+fn refuse_response(head: &[u8], to_head: bool, limits: &Limits) -> Result<ParsedHead<ResponseHead>, ErrorKind> {
+    let (line, fields) = split_start_line(head);
+    let minor = line.get(..8).and_then(http_minor).ok_or(ErrorKind::StartLine)?;
+    let (code, reason) = match line.get(8..) {
+        Some([b' ', code @ ..]) if code.len() == 3 => (code, &[][..]),
+        Some([b' ', code @ ..]) if code.get(3) == Some(&b' ') => (&code[..3], &code[4..]),
+        _ => return Err(ErrorKind::StartLine),
+    };
+    let code = decimal(code).ok_or(ErrorKind::StartLine)? as u16;
+    let scan = FieldScan::new(fields)?;
+    let stated = scan.framing.resolve(minor == b'1', false)?;
+    let reason = match () {
+        _ if minor > b'1' => MessageError::Version,
+        _ if code < 100 || !reason.iter().copied().all(is_value) => MessageError::Status,
+        _ => scan.reason(limits),
+    };
+    response_head(Err(reason), code, stated, to_head)
+}
+
+/// The field lines of a head, looked at one by one.
+struct FieldScan<'a> {
+    framing: FramingFields<'a>,
+    lines: usize,
+    malformed: bool,
+}
+
+impl<'a> FieldScan<'a> {
+    /// Fails if a malformed line may be meant, or be taken by somebody, as a framing field (R-read-field-framing).
+    fn new(fields: &'a [u8]) -> Result<Self, ErrorKind> {
+        let lines: Vec<&[u8]> = lines(fields).collect();
+        let mut scan = Self { framing: FramingFields::default(), lines: lines.len(), malformed: false };
+        for (at, line) in lines.iter().enumerate() {
+            // A fold changes the line before it, and some readers look for a colon past the line end.
+            let folded = lines.get(at + 1).is_some_and(|next| matches!(next.first(), Some(b' ' | b'\t')));
+            let swallowed = at > 0 && !lines[at - 1].contains(&b':');
+            match split_field(line) {
+                Some((name, value)) if !folded && !swallowed => scan.framing.see(name, value),
+                _ if concerns_framing(line) => return Err(ErrorKind::FieldLine),
+                _ => scan.malformed = true,
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Why a head with a good start line was not taken.
+    fn reason(&self, limits: &Limits) -> MessageError {
+        if !self.malformed && self.lines > limits.header_count {
+            MessageError::TooManyFields
+        } else {
+            MessageError::Field
+        }
+    }
+}
+
+/// The minor version of `HTTP/1.` and a digit.
+fn http_minor(version: &[u8]) -> Option<u8> {
+    match version {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] if minor.is_ascii_digit() => Some(*minor),
+        _ => None,
+    }
+}
+
+fn concerns_framing(line: &[u8]) -> bool {
+    let holds = |name: &[u8]| line.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
+    holds(b"content-length") || holds(b"transfer-encoding")
+}
+
+/// A well-formed field line as its name and all that stands after its colon.
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = line.iter().position(|b| *b == b':')?;
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let well_formed = !name.is_empty() && name.iter().copied().all(is_token) && value.iter().copied().all(is_value);
+    well_formed.then_some((name, value))
+}
+
+fn split_start_line(head: &[u8]) -> (&[u8], &[u8]) {
+    let end = head.iter().position(|b| *b == b'\n').map_or(head.len(), |lf| lf + 1);
+    let (line, rest) = head.split_at(end);
+    (strip_line_end(line), rest)
+}
+
+/// The lines of a head, without their ends, up to the empty one.
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    head.split_inclusive(|b| *b == b'\n').map(strip_line_end).take_while(|line| !line.is_empty())
+}
+
+fn strip_line_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+fn is_target(target: &[u8]) -> bool {
+    (target == b"*" || target.first() == Some(&b'/')) && target.iter().all(|b| matches!(b, 0x21..=0x7e))
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn is_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | 0x20..=0x7e | 0x80..)
+}
