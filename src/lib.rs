@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`proto`] | the protocol as a pure state machine: start here to see the run loop or to bring your own I/O |
 #![cfg_attr(feature = "smol", doc = "| [`driver::smol`] | client and server on smol over TCP |")]
+#![cfg_attr(feature = "httptp", doc = "| [`proxy`] | what the program `httptp` is made of |")]
 //!
 //! # The run loop, in memory
 //!
@@ -60,7 +61,14 @@
 //! | feature | brings |
 //! |---|---|
 //! | (none) | [`proto`] alone |
-//! | `smol` (default) | the drivers on smol |
+//! | `smol` | the drivers on smol |
+//! | `httptp` (default) | the proxy and the program |
 
 pub mod driver;
 pub mod proto;
+#[cfg(feature = "httptp")]
+pub mod proxy;
+
+#[cfg(all(doctest, feature = "smol"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -379,8 +379,6 @@ impl<R: Role> Link<R> {
         self.last_activity = self.now;
         let compression = self.hello_in.get(13).copied().and_then(Compression::from_code).unwrap_or_default();
         self.events.push_back(R::connected(compression));
-        // What was sent during the hello has waited long enough.
-        self.seal();
     }
 
     fn fail_hello(&mut self, kind: ErrorKind) {

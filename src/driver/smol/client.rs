@@ -576,6 +576,8 @@ impl Endpoint for LiveLink<'_> {
         let mut any = false;
         while let Some(event) = self.connection.poll_event() {
             any = true;
+            // Before the event, so that whoever acts on it sees figures that include it.
+            self.count();
             match event {
                 ClientEvent::Connected { .. } => self.was_connected = true,
                 ClientEvent::Response { id, response } => {

@@ -337,6 +337,8 @@ where
         let mut any = false;
         while let Some(event) = self.connection.poll_event() {
             any = true;
+            // Before the event, so that whoever acts on it sees figures that include it.
+            self.count();
             match event {
                 ServerEvent::Request { token, request } => self.handle(Some(token), request),
                 ServerEvent::Oneway { request } => self.handle(None, request),

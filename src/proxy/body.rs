@@ -1,0 +1,115 @@
+//! Bodies: collecting one up to a limit, and the body of a response as hyper's server is to write it.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::{Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, SizeHint};
+
+/// Why a body could not be collected.
+#[derive(Debug)]
+pub(crate) enum CollectError {
+    /// It is longer than the limit.
+    TooLong,
+    /// It ended early or is malformed.
+    Broken(String),
+}
+
+/// The whole body, if it is no longer than `limit`. A body that announces more is not read at all. Trailers are dropped.
+pub(crate) async fn collect<B>(mut body: B, limit: usize) -> Result<Bytes, CollectError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Error,
+{
+    if body.size_hint().lower() > limit as u64 {
+        return Err(CollectError::TooLong);
+    }
+    // Most bodies are one frame: it is passed on as it is. A second one starts the copying.
+    let mut first = Bytes::new();
+    let mut joined = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| CollectError::Broken(causes(&error)))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + joined.len() + data.len() > limit {
+            return Err(CollectError::TooLong);
+        }
+        if first.is_empty() && joined.is_empty() {
+            first = data;
+            continue;
+        }
+        if joined.is_empty() {
+            let rest = usize::try_from(body.size_hint().lower()).unwrap_or(0);
+            joined.reserve(first.len() + data.len() + rest.min(limit));
+            joined.extend_from_slice(&first);
+            first.clear();
+        }
+        joined.extend_from_slice(&data);
+    }
+    Ok(if joined.is_empty() { first } else { joined.freeze() })
+}
+
+/// An error and its causes, in one line.
+pub(crate) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The body of a response to an HTTP caller.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    data: Option<Bytes>,
+    /// There is no body, yet a `Content-Length` to send: hyper drops the field of a 304 whose body says that it is
+    /// over before it began, so such a body keeps its length to itself.
+    announced: bool,
+}
+
+impl Reply {
+    pub(crate) fn to_http(response: Response<Bytes>) -> Response<Self> {
+        let announced =
+            response.status() == StatusCode::NOT_MODIFIED && response.headers().contains_key(header::CONTENT_LENGTH);
+        response.map(|body| Self { data: (!body.is_empty() && !announced).then_some(body), announced })
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none() && !self.announced
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.announced {
+            return SizeHint::default();
+        }
+        SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+
+    #[test]
+    fn collects_up_to_the_limit() {
+        let collect = |limit| smol::block_on(collect(Full::new(Bytes::from_static(b"12345")), limit));
+        assert_eq!(collect(5).unwrap(), "12345");
+        assert!(matches!(collect(4), Err(CollectError::TooLong)));
+    }
+}

@@ -1,0 +1,310 @@
+//! The command line, and what it makes of a [`ProxyConfig`].
+
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use super::duration;
+use crate::proto::Compression;
+use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  See it work, with nothing else installed:
+      httptp demo
+
+  The usual pair. Beside the callers:
+      httptp --in-type http --in 127.0.0.1:8080 --out-type teleport --out far.example:8043
+  and beside the origin, an HTTP server on port 80:
+      httptp --in-type teleport --in 0.0.0.0:8043 --out-type http --out 127.0.0.1:80
+  Then send requests to the near one as if it were the origin:
+      curl http://127.0.0.1:8080/
+
+  Fewer bytes for a little waiting: requests of up to 2 ms share a batch, responses too:
+      httptp --out far.example:8043 --out-delay 2ms
+      httptp --in-type teleport --in 0.0.0.0:8043 --in-delay 2ms --out-type http --out 127.0.0.1:80
+
+  Less CPU for more bytes:
+      httptp --out far.example:8043 --out-compress snappy
+
+Command lines of the original run unchanged: -inType=http is --in-type http, and so on.
+The link is not encrypted yet: run it inside a network that you trust.";
+
+/// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
+///
+/// One httptp stands beside the callers (HTTP in, teleport out), another beside the origin (teleport in, HTTP out).
+/// Each side chooses how it compresses what it sends.
+#[derive(Debug, Parser)]
+#[command(name = "httptp", version, styles = STYLES, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
+    #[command(flatten)]
+    pub(super) later: Later,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Shows what it does, live: callers, both proxies and an origin in this one process.
+    ///
+    /// Real sockets on loopback ports that the system picks, generated bid requests, every response checked. The
+    /// figures are those of the link between the two proxies.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProxyArgs {
+    /// HOST:PORT to listen on; `:PORT` is every address
+    #[arg(
+        long = "in",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8080",
+        help_heading = "Where requests come in"
+    )]
+    inbound: String,
+    /// What is spoken there: http with callers, teleport with a near proxy
+    #[arg(long, value_name = "TYPE", default_value = "http", help_heading = "Where requests come in")]
+    in_type: Type,
+    /// Teleport: how responses are compressed
+    #[arg(long, value_name = "HOW", default_value = "flate", help_heading = "Where requests come in")]
+    in_compress: Compress,
+    /// Teleport: how long a response may wait for others to share its batch, such as 500us or 2ms
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests come in")]
+    in_delay: Duration,
+    /// Longest request head, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024, help_heading = "Where requests come in")]
+    in_max_header_size: usize,
+    /// Longest request body, in bytes; above it the answer is 413
+    #[arg(long, value_name = "BYTES", default_value_t = Inbound::MAX_BODY_BYTES, help_heading = "Where requests come in")]
+    in_max_body_size: usize,
+    /// Answer 405 to methods other than GET and HEAD
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+        hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "Where requests come in")]
+    in_get_only: bool,
+
+    /// HOST:PORT to send requests to
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8043", help_heading = "Where requests go")]
+    out: String,
+    /// What is spoken there: teleport with a far proxy, http with the origin
+    #[arg(long, value_name = "TYPE", default_value = "teleport", help_heading = "Where requests go")]
+    out_type: Type,
+    /// Teleport: how requests are compressed
+    #[arg(long, value_name = "HOW", default_value = "flate", help_heading = "Where requests go")]
+    out_compress: Compress,
+    /// Teleport: how long a request may wait for others to share its batch, such as 500us or 2ms
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests go")]
+    out_delay: Duration,
+    /// How long a response may take, connecting included; above it the answer is 504; 0 is for ever
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration::parse, help_heading = "Where requests go")]
+    out_timeout: Duration,
+    /// Longest response head, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024, help_heading = "Where requests go")]
+    out_max_header_size: usize,
+    /// Longest response body, in bytes; above it the answer is 502
+    #[arg(long, value_name = "BYTES", default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
+    out_max_body_size: usize,
+    /// Teleport: how many links; more than one only if compressing one takes a whole core
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, help_heading = "Where requests go")]
+    out_conns_per_addr: usize,
+
+    /// Most requests at once; above it the answer is 429
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
+    concurrency: usize,
+    /// Worker threads; one for each core unless said
+    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "The process")]
+    pub(super) threads: Option<usize>,
+    /// Log each request that fails, not only the first of a row
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+        hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "The process")]
+    log_all_errors: bool,
+}
+
+/// Flags of the original that this version accepts only with the value that changes nothing.
+#[derive(Debug, Args)]
+pub(super) struct Later {
+    #[arg(long, hide = true)]
+    in_allow_ip: Option<String>,
+    #[arg(long, hide = true)]
+    in_tls_cert: Option<String>,
+    #[arg(long, hide = true)]
+    in_tls_key: Option<String>,
+    #[arg(long, hide = true)]
+    in_tls_session_ticket_key: Option<String>,
+    #[arg(long, hide = true)]
+    autocert_cache_dir: Option<String>,
+    #[arg(long, hide = true)]
+    autocert_host_regexp: Option<String>,
+    #[arg(long, hide = true)]
+    client_ip_header: Option<String>,
+    #[arg(long, hide = true)]
+    expvar_addr: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool)]
+    reuse_port: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How long to send load; without it 10 s, and then the proxies stay up for you to try
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seconds: Option<u64>,
+    /// Print one JSON object at the end and nothing else; without --seconds after 10 s
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How both directions of the link are compressed
+    #[arg(long, value_name = "HOW", default_value = "flate")]
+    pub(crate) compress: Compress,
+    /// How long a message may wait for others to share its batch, such as 500us or 2ms
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse)]
+    pub(crate) delay: Duration,
+    /// How many callers at once, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    pub(crate) callers: usize,
+    /// Seed of the generated requests
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Port of the near proxy; 0 lets the system pick
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Worker threads; one for each core unless said
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Type {
+    Http,
+    Teleport,
+    #[value(hide = true)]
+    Https,
+    #[value(hide = true)]
+    Unix,
+    #[value(hide = true)]
+    Teleports,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compress {
+    /// fewest bytes
+    Flate,
+    /// least CPU
+    None,
+    /// between the two
+    Snappy,
+}
+
+impl From<Compress> for Compression {
+    fn from(compress: Compress) -> Self {
+        match compress {
+            Compress::Flate => Self::Deflate,
+            Compress::None => Self::None,
+            Compress::Snappy => Self::Snappy,
+        }
+    }
+}
+
+impl ProxyArgs {
+    /// What the proxy is to do.
+    ///
+    /// # Errors
+    ///
+    /// One line about what this version does not do yet.
+    pub(super) fn config(self) -> Result<ProxyConfig, String> {
+        if self.out.contains(',') {
+            return Err(later("several addresses in --out", "give one"));
+        }
+        Ok(ProxyConfig {
+            inbound: Inbound {
+                kind: self.in_type.kind("--in-type")?,
+                addr: self.inbound,
+                compression: self.in_compress.into(),
+                batch_delay: self.in_delay,
+                max_head_bytes: self.in_max_header_size,
+                max_body_bytes: self.in_max_body_size,
+                get_only: self.in_get_only,
+            },
+            outbound: Outbound {
+                kind: self.out_type.kind("--out-type")?,
+                addr: self.out,
+                compression: self.out_compress.into(),
+                batch_delay: self.out_delay,
+                max_head_bytes: self.out_max_header_size,
+                max_body_bytes: self.out_max_body_size,
+                timeout: (!self.out_timeout.is_zero()).then_some(self.out_timeout),
+                links: self.out_conns_per_addr,
+            },
+            concurrency: self.concurrency,
+            log_all_errors: self.log_all_errors,
+        })
+    }
+}
+
+impl Type {
+    fn kind(self, flag: &str) -> Result<Kind, String> {
+        let (name, instead) = match self {
+            Self::Http => return Ok(Kind::Http),
+            Self::Teleport => return Ok(Kind::Teleport),
+            Self::Https => ("https", "use http"),
+            Self::Unix => ("unix", "use http over TCP"),
+            Self::Teleports => ("teleports", "use teleport inside a network that you trust"),
+        };
+        Err(later(&format!("{flag} {name}"), instead))
+    }
+}
+
+impl Later {
+    /// # Errors
+    ///
+    /// One line about the first flag that asks for what this version does not do yet.
+    pub(super) fn check(&self) -> Result<(), String> {
+        // Each with the values that ask for nothing: the original's default.
+        let flags = [
+            ("--in-allow-ip", &self.in_allow_ip, "", "filter callers in a firewall"),
+            ("--in-tls-cert", &self.in_tls_cert, "", "this version listens without TLS"),
+            ("--in-tls-key", &self.in_tls_key, "", "this version listens without TLS"),
+            ("--in-tls-session-ticket-key", &self.in_tls_session_ticket_key, "", "this version listens without TLS"),
+            ("--autocert-cache-dir", &self.autocert_cache_dir, "autocert-cache", "this version listens without TLS"),
+            ("--autocert-host-regexp", &self.autocert_host_regexp, "^.*$", "this version listens without TLS"),
+            ("--client-ip-header", &self.client_ip_header, "", "leave it out"),
+            ("--expvar-addr", &self.expvar_addr, "localhost:8040", "this version exports no metrics"),
+        ];
+        for (flag, value, default, instead) in flags {
+            if value.as_ref().is_some_and(|value| !value.is_empty() && value != default) {
+                return Err(later(flag, instead));
+            }
+        }
+        match self.reuse_port {
+            Some(true) => Err(later("--reuse-port", "leave it out")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn later(what: &str, instead: &str) -> String {
+    format!("{what} comes with a later version: {instead}")
+}
+
+/// The spellings that Go takes.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(error) => Err(error.to_string()),
+    }
+}

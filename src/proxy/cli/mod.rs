@@ -1,0 +1,115 @@
+//! The program `httptp`: arguments in, exit code out.
+
+mod args;
+mod duration;
+mod spelling;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use clap::Parser;
+use smol::Executor;
+use tracing::{Level, info};
+
+pub(crate) use args::DemoArgs;
+use args::{Cli, Command};
+
+use super::{Proxy, ProxyConfig, check_addrs, demo, workers};
+
+/// Something on the command line cannot be done.
+const USAGE: u8 = 2;
+
+/// Runs the program with `args`, the name of the program first.
+///
+/// The exit code is 0 after an orderly end, 1 if it could not start or something went wrong, 2 for a bad command line.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let (command, config, threads) = match parse(args) {
+        Ok(parsed) => parsed,
+        Err(Stop::Clap(error)) => {
+            // Where help and complaints cannot be written, the exit code still tells.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+        Err(Stop::Line(line)) => {
+            eprintln!("httptp: {line}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let result = match command {
+        Some(Command::Demo(args)) => demo::main(args),
+        None => serve(config, threads),
+    };
+    result.unwrap_or_else(|line| {
+        eprintln!("httptp: {line}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+enum Stop {
+    /// Help, the version, or clap's complaint.
+    Clap(clap::Error),
+    /// One line.
+    Line(String),
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Option<Command>, ProxyConfig, Option<usize>), Stop> {
+    let mut args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned());
+    let program = args.next().unwrap_or_else(|| "httptp".to_owned());
+    let normal = spelling::normalise(args);
+    let cli = Cli::try_parse_from([program].into_iter().chain(normal)).map_err(Stop::Clap)?;
+    cli.later.check().map_err(Stop::Line)?;
+    let threads = cli.proxy.threads;
+    let config = cli.proxy.config().map_err(Stop::Line)?;
+    check_addrs(&config).map_err(|error| Stop::Line(error.to_string()))?;
+    Ok((cli.command, config, threads))
+}
+
+fn serve(config: ProxyConfig, threads: Option<usize>) -> Result<ExitCode, String> {
+    log_to_stderr(Level::INFO);
+    let signal = workers::until_signal().map_err(|error| format!("cannot catch signals: {error}"))?;
+    let executor = Arc::new(Executor::new());
+    let main = {
+        let executor = executor.clone();
+        async move {
+            let proxy = Proxy::bind(config, executor).await.map_err(|error| error.to_string())?;
+            let shutdown = async {
+                signal.await;
+                info!("stopping: requests in hand may end; a second signal exits at once");
+            };
+            proxy.run(shutdown).await.map_err(|error| format!("the listener failed: {error}"))
+        }
+    };
+    run(&executor, threads, main)??;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `main` on the worker threads.
+pub(crate) fn run<T: Send + 'static>(
+    executor: &Arc<Executor<'static>>,
+    threads: Option<usize>,
+    main: impl Future<Output = T> + Send + 'static,
+) -> Result<T, String> {
+    let cores = || thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = threads.unwrap_or_else(cores);
+    workers::run(executor, threads, main).map_err(|error| format!("cannot start threads: {error}"))
+}
+
+/// Logs to stderr, one line per thing, for people.
+pub(crate) fn log_to_stderr(level: Level) {
+    // It fails if somebody has already set up logging, who then gets the lines.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(level)
+        .with_target(false)
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests;

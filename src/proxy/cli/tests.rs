@@ -1,0 +1,108 @@
+use std::time::Duration;
+
+use super::*;
+use crate::proto::Compression;
+use crate::proxy::Kind;
+
+fn parse_line(line: &str) -> Result<ProxyConfig, String> {
+    parse_args(line.split_whitespace())
+}
+
+fn parse_args<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<ProxyConfig, String> {
+    let args = ["httptp"].into_iter().chain(args).map(OsString::from);
+    parse(args).map(|(_, config, _)| config).map_err(|stop| match stop {
+        Stop::Clap(error) => {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        }
+        Stop::Line(line) => line,
+    })
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn defaults() {
+    let config = parse_line("").unwrap();
+    assert_eq!((config.inbound.addr.as_str(), config.inbound.kind), ("127.0.0.1:8080", Kind::Http));
+    assert_eq!((config.outbound.addr.as_str(), config.outbound.kind), ("127.0.0.1:8043", Kind::Teleport));
+    assert_eq!(format!("{config:?}"), format!("{:?}", ProxyConfig::default()));
+}
+
+#[test]
+fn the_originals_command_line_with_every_flag() {
+    let config = parse_line(
+        "-in=:80 -inType=teleport -inDelay=1ms -inCompress=snappy -inMaxHeaderSize=1 -inMaxBodySize=2 -inGetOnly \
+         -inAllowIP= -inTLSCert= -inTLSKey= -inTLSSessionTicketKey= -autocertCacheDir=autocert-cache \
+         -autocertHostRegexp=^.*$ -out h:1 -outType http -outDelay 2ms -outCompress none -outMaxHeaderSize 3 \
+         -outTimeout 4s -outConnsPerAddr 5 -concurrency 6 -clientIPHeader= -expvarAddr localhost:8040 \
+         -reusePort=false -logAllErrors=true",
+    )
+    .unwrap();
+    let (inbound, out) = (&config.inbound, &config.outbound);
+    assert_eq!((inbound.addr.as_str(), inbound.kind), (":80", Kind::Teleport));
+    assert_eq!((inbound.batch_delay, inbound.compression), (Duration::from_millis(1), Compression::Snappy));
+    assert_eq!((inbound.max_head_bytes, inbound.max_body_bytes, inbound.get_only), (1, 2, true));
+    assert_eq!((out.addr.as_str(), out.kind), ("h:1", Kind::Http));
+    assert_eq!((out.batch_delay, out.compression), (Duration::from_millis(2), Compression::None));
+    assert_eq!((out.max_head_bytes, out.timeout, out.links), (3, Some(Duration::from_secs(4)), 5));
+    assert_eq!((config.concurrency, config.log_all_errors), (6, true));
+}
+
+#[test]
+fn what_comes_later_says_so_in_one_line() {
+    for line in [
+        "-inType=https",
+        "-inType=unix",
+        "-inType=teleports",
+        "-outType=https",
+        "-outType=unix",
+        "-outType=teleports",
+        "-inAllowIP=10.0.0.1",
+        "-inTLSCert=a.pem",
+        "-inTLSKey=a.key",
+        "-inTLSSessionTicketKey=x",
+        "-autocertCacheDir=/tmp/x",
+        "-autocertHostRegexp=^a$",
+        "-clientIPHeader=X-Forwarded-For",
+        "-expvarAddr=:9000",
+        "-reusePort",
+        "-reusePort=true",
+        "-out=a:1,b:2",
+    ] {
+        let error = parse_line(line).unwrap_err();
+        assert!(error.contains("comes with a later version"), "{line}: {error}");
+        assert!(!error.contains('\n'), "{line}: {error}");
+    }
+    assert!(parse_args(["-inAllowIP", "", "-inTLSCert", ""]).is_ok());
+}
+
+#[test]
+fn a_timeout_of_zero_is_none() {
+    assert_eq!(parse_line("--out-timeout 0").unwrap().outbound.timeout, None);
+}
+
+#[test]
+fn mistakes_are_named() {
+    assert!(parse_line("-inTyp=http").unwrap_err().contains("--in-type"));
+    assert!(parse_line("--out-timeout 3").unwrap_err().contains("like 10ms"));
+    assert!(parse_line("-inType=ftp").unwrap_err().contains("teleport"));
+    assert!(parse_line("--concurrency 0").unwrap_err().contains("at least 1"));
+    assert!(parse_line("--in-get-only=maybe").unwrap_err().contains("true or false"));
+    assert!(parse_line("--out nowhere").unwrap_err().contains("HOST:PORT"));
+    assert!(parse_line("--in http://localhost:80").unwrap_err().contains("--in"));
+    assert!(parse_line("stray").is_err());
+}
+
+#[test]
+fn the_demo_has_its_own_flags() {
+    let args = "httptp demo --seconds 2 --json --compress snappy --delay 1ms --callers 8 --seed 7";
+    let (command, _, _) = parse(args.split(' ').map(OsString::from)).unwrap();
+    let Some(Command::Demo(args)) = command else { panic!("no demo") };
+    assert_eq!((args.seconds, args.json, args.callers, args.seed), (Some(2), true, 8, 7));
+    assert_eq!(args.delay, Duration::from_millis(1));
+}

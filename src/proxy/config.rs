@@ -1,0 +1,191 @@
+//! What a proxy is told: where requests come in, where they go, and how much it takes.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::driver::smol::{ClientOptions, ServerOptions};
+use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig};
+
+/// How long a write on a link may make no progress.
+const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After how long a link that carries nothing is closed; the next request opens a new one.
+const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// All that a [`Proxy`](crate::proxy::Proxy) is told.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// Where requests come in.
+    pub inbound: Inbound,
+    /// Where they go.
+    pub outbound: Outbound,
+    /// Most requests at once; above it the answer is 429. Default 100,000.
+    pub concurrency: usize,
+    /// Log each request that fails as a warning, not only the first of a row. Default off.
+    pub log_all_errors: bool,
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self { inbound: Inbound::default(), outbound: Outbound::default(), concurrency: 100_000, log_all_errors: false }
+    }
+}
+
+/// What is spoken on one side of a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Plain HTTP/1.
+    Http,
+    /// The teleport protocol.
+    Teleport,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Teleport => "teleport",
+        })
+    }
+}
+
+/// Where requests come in. The defaults are those of the original, but for the longest head.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// `HOST:PORT` to listen on; port 0 lets the system pick. Default `127.0.0.1:8080`.
+    pub addr: String,
+    /// What is spoken there. Default HTTP.
+    pub kind: Kind,
+    /// Teleport: how responses are compressed. Default DEFLATE.
+    pub compression: Compression,
+    /// Teleport: how long a response may wait for others to share its batch. Default 0.
+    pub batch_delay: Duration,
+    /// Longest request head, in bytes. Default 64 KiB.
+    pub max_head_bytes: usize,
+    /// Longest request body, in bytes. Default 4 MiB.
+    pub max_body_bytes: usize,
+    /// Refuse methods other than GET and HEAD. Default off.
+    pub get_only: bool,
+}
+
+impl Inbound {
+    /// The default of `max_body_bytes`.
+    pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            addr: "127.0.0.1:8080".to_owned(),
+            kind: Kind::Http,
+            compression: Compression::default(),
+            batch_delay: Duration::ZERO,
+            max_head_bytes: 64 * 1024,
+            max_body_bytes: Self::MAX_BODY_BYTES,
+            get_only: false,
+        }
+    }
+}
+
+/// Where requests go. The defaults are those of the original, but for the longest head.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// `HOST:PORT`, resolved at each connect. Default `127.0.0.1:8043`.
+    pub addr: String,
+    /// What is spoken there. Default teleport.
+    pub kind: Kind,
+    /// Teleport: how requests are compressed. Default DEFLATE.
+    pub compression: Compression,
+    /// Teleport: how long a request may wait for others to share its batch. Default 0.
+    pub batch_delay: Duration,
+    /// Longest response head, in bytes. Default 64 KiB.
+    pub max_head_bytes: usize,
+    /// Longest response body, in bytes. Default 64 MiB.
+    pub max_body_bytes: usize,
+    /// How long a response may take, connecting included; `None` is for ever. Default 3 s.
+    pub timeout: Option<Duration>,
+    /// Teleport: how many links. Default 1.
+    pub links: usize,
+}
+
+impl Outbound {
+    /// The default of `max_body_bytes`.
+    pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+    /// The default of `timeout`.
+    pub const TIMEOUT: Duration = Duration::from_secs(3);
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            addr: "127.0.0.1:8043".to_owned(),
+            kind: Kind::Teleport,
+            compression: Compression::default(),
+            batch_delay: Duration::ZERO,
+            max_head_bytes: 64 * 1024,
+            max_body_bytes: Self::MAX_BODY_BYTES,
+            timeout: Some(Self::TIMEOUT),
+            links: 1,
+        }
+    }
+}
+
+impl ProxyConfig {
+    /// The options of the driver's client for a teleport upstream.
+    pub(crate) fn client_options(&self) -> ClientOptions {
+        let out = &self.outbound;
+        let limits = self.link_limits(out.max_head_bytes, self.concurrency);
+        ClientOptions {
+            connection: ClientConfig {
+                config: Config {
+                    compression: out.compression,
+                    max_batch_delay: out.batch_delay,
+                    idle_timeout: Some(LINK_IDLE_TIMEOUT),
+                    limits,
+                    ..Config::default()
+                },
+                tls: false,
+            },
+            connect_timeout: out.timeout.unwrap_or(Outbound::TIMEOUT),
+            write_timeout: LINK_WRITE_TIMEOUT,
+            links: out.links,
+        }
+    }
+
+    /// The options of the driver's server for a teleport listener.
+    pub(crate) fn server_options(&self) -> ServerOptions {
+        let inbound = &self.inbound;
+        // More than `concurrency`, so that a link over the limit is answered 429 rather than not read.
+        let pending = self.concurrency.saturating_add(1_000);
+        let server = ServerConfig::default();
+        let limits = self.link_limits(inbound.max_head_bytes, pending);
+        ServerOptions {
+            connection: ServerConfig {
+                config: Config {
+                    compression: inbound.compression,
+                    max_batch_delay: inbound.batch_delay,
+                    limits,
+                    ..server.config
+                },
+                tls: server.tls,
+            },
+            write_timeout: LINK_WRITE_TIMEOUT,
+            concurrency: self.concurrency,
+        }
+    }
+
+    /// One `Limits` serves both directions of a link: the larger body counts, and the handler checks each direction's
+    /// own limit. The buffer has room for at least one message of the largest size beside the usual traffic.
+    fn link_limits(&self, head_bytes: usize, pending_requests: usize) -> Limits {
+        let defaults = Limits::default();
+        let body_bytes = self.inbound.max_body_bytes.max(self.outbound.max_body_bytes);
+        let message_bytes = (body_bytes as u64).saturating_mul(2).saturating_add(head_bytes as u64);
+        Limits {
+            head_bytes,
+            body_bytes,
+            message_bytes: message_bytes.max(defaults.message_bytes),
+            pending_requests,
+            output_bytes: defaults.output_bytes.saturating_add(body_bytes),
+            ..defaults
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a proxy does to the head of a message on its way through (RFC 9110, sections 7.2 and 7.6). No I/O here.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode, Uri, Version};
+
+/// Fields that concern one connection only, and `Expect`, which the proxy answers itself.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+    header::CONNECTION,
+];
+
+/// Removes the fields that concern one connection only: the well-known ones and those that `Connection` names.
+///
+/// `Host` and `Content-Length` stay even when they are named: the next hop needs them, and a caller must not be able to
+/// take them from the message of another.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let nominated: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+            .collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Brings the target into origin-form (or `*`) and leaves exactly one `Host`, the one that counts: that of an
+/// absolute-form target before the field, and for HTTP/1.0 without either `default_host`.
+///
+/// # Errors
+///
+/// What is wrong with the request, for the body of a 400.
+pub(crate) fn settle_target(parts: &mut Parts, default_host: &HeaderValue) -> Result<(), &'static str> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err("the request has more than one Host field");
+    }
+    if let Some(authority) = parts.uri.authority() {
+        let host_port = authority.as_str().rsplit('@').next().unwrap_or_default();
+        let value = HeaderValue::from_str(host_port).map_err(|_| "the target's authority is malformed")?;
+        parts.headers.insert(header::HOST, value);
+    } else if host.is_none() {
+        if parts.version == Version::HTTP_11 {
+            return Err("the request has no Host field, which HTTP/1.1 requires");
+        }
+        parts.headers.insert(header::HOST, default_host.clone());
+    }
+    if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
+        // RFC 9112, section 3.2.4: OPTIONS on an authority without a path asks about the server as a whole.
+        let whole_server = parts.method == Method::OPTIONS && has_no_path(&parts.uri);
+        let path = match parts.uri.path_and_query() {
+            _ if whole_server => PathAndQuery::from_static("*"),
+            Some(path) if path.as_str().starts_with('/') => path.clone(),
+            Some(path) => format!("/{}", path.as_str()).parse().map_err(|_| "the target is malformed")?,
+            None => PathAndQuery::from_static("/"),
+        };
+        parts.uri = Uri::from(path);
+    }
+    Ok(())
+}
+
+/// Whether an absolute-form target ends with its authority. `http::Uri` reports the path of such a one as `/`, so that
+/// it has to be told by what was written.
+fn has_no_path(uri: &Uri) -> bool {
+    uri.path_and_query().is_none_or(|path| path.as_str().is_empty() || path.as_str() == "/") && uri.query().is_none()
+}
+
+/// Whether a request of this method cannot have a body on a link.
+pub(crate) fn is_bodiless(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Whether a request may be sent again when it is unknown whether it arrived (RFC 9110, section 9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+/// Whether a response has no body whatever its `Content-Length` says, so that the field speaks of the representation
+/// and passes through. Everywhere else the length is that of the body at hand.
+pub(crate) fn length_speaks_of_representation(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD && status != StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+/// Removes `Content-Length`, or everything but the one valid field where it speaks of the representation.
+pub(crate) fn settle_response_length(method: &Method, status: StatusCode, headers: &mut HeaderMap) {
+    let kept = length_speaks_of_representation(method, status).then(|| single_length(headers)).flatten();
+    headers.remove(header::CONTENT_LENGTH);
+    if let Some(length) = kept {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+}
+
+/// The value of the only `Content-Length`, if it is a decimal number.
+fn single_length(headers: &HeaderMap) -> Option<u64> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let value = values.next()?.to_str().ok()?;
+    let is_number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    (is_number && values.next().is_none()).then(|| value.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    fn settled(
+        method: &str,
+        target: &str,
+        version: Version,
+        fields: &[(&str, &str)],
+    ) -> Result<(String, String), &'static str> {
+        let (mut parts, ()) =
+            Request::builder().method(method).uri(target).version(version).body(()).unwrap().into_parts();
+        parts.headers = headers(fields);
+        settle_target(&mut parts, &HeaderValue::from_static("here:1"))?;
+        assert_eq!(parts.headers.get_all("host").iter().count(), 1);
+        Ok((parts.uri.to_string(), parts.headers["host"].to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn well_known_hop_by_hop_fields_go() {
+        let mut map = headers(&[
+            ("Connection", "keep-alive"),
+            ("Keep-Alive", "timeout=5"),
+            ("Proxy-Connection", "keep-alive"),
+            ("TE", "trailers"),
+            ("Trailer", "X-Sum"),
+            ("Transfer-Encoding", "chunked"),
+            ("Upgrade", "websocket"),
+            ("Expect", "100-continue"),
+            ("Accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map, headers(&[("Accept", "*/*")]));
+    }
+
+    #[test]
+    fn nominated_fields_go_from_every_connection_field() {
+        let mut map = headers(
+            &[
+                ("Connection", "close, X-One ,,"),
+                ("Connection", "x-two, \u{1}"),
+                ("X-One", "1"),
+                ("X-One", "1b"),
+                ("X-Two", "2"),
+                ("X-Three", "3"),
+            ]
+            .map(|(n, v)| (n, if v.contains('\u{1}') { "x-two, ?(" } else { v })),
+        );
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map, headers(&[("X-Three", "3")]));
+    }
+
+    #[test]
+    fn host_and_length_cannot_be_nominated_away() {
+        let mut map = headers(&[("Connection", "host, content-length"), ("Host", "a"), ("Content-Length", "3")]);
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map, headers(&[("Host", "a"), ("Content-Length", "3")]));
+    }
+
+    #[test]
+    fn targets_become_origin_form() {
+        let v = Version::HTTP_11;
+        let ok = |uri: &str, host: &str| Ok((uri.to_owned(), host.to_owned()));
+        assert_eq!(settled("GET", "/a?b=c", v, &[("Host", "h")]), ok("/a?b=c", "h"));
+        assert_eq!(settled("GET", "http://x:81/a?b", v, &[("Host", "h")]), ok("/a?b", "x:81"));
+        assert_eq!(settled("GET", "http://x", v, &[]), ok("/", "x"));
+        assert_eq!(settled("GET", "http://x?q=1", v, &[]), ok("/?q=1", "x"));
+        assert_eq!(settled("GET", "http://user:pass@x:81/", v, &[]), ok("/", "x:81"));
+        assert_eq!(settled("OPTIONS", "http://x", v, &[]), ok("*", "x"));
+        assert_eq!(settled("OPTIONS", "*", v, &[("Host", "h")]), ok("*", "h"));
+    }
+
+    #[test]
+    fn host_is_required_once() {
+        assert!(settled("GET", "/", Version::HTTP_11, &[]).is_err());
+        assert!(settled("GET", "/", Version::HTTP_11, &[("Host", "a"), ("Host", "a")]).is_err());
+        let old = settled("GET", "/", Version::HTTP_10, &[]).unwrap();
+        assert_eq!(old, ("/".to_owned(), "here:1".to_owned()));
+    }
+
+    #[test]
+    fn length_survives_only_where_it_speaks_of_the_representation() {
+        let settle = |method: &str, status: u16, fields: &[(&str, &str)]| {
+            let mut map = headers(fields);
+            let status = StatusCode::from_u16(status).unwrap();
+            settle_response_length(&method.parse().unwrap(), status, &mut map);
+            map.get("content-length").map(|v| v.to_str().unwrap().to_owned())
+        };
+        let length = [("Content-Length", "77")];
+        assert_eq!(settle("HEAD", 200, &length), Some("77".into()));
+        assert_eq!(settle("GET", 304, &length), Some("77".into()));
+        assert_eq!(settle("GET", 200, &length), None);
+        assert_eq!(settle("HEAD", 204, &length), None);
+        assert_eq!(settle("HEAD", 200, &[("Content-Length", "7, 7")]), None);
+        assert_eq!(settle("HEAD", 200, &[("Content-Length", "7"), ("Content-Length", "7")]), None);
+        assert_eq!(settle("HEAD", 200, &[("Content-Length", "+7")]), None);
+    }
+}

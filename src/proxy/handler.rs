@@ -1,0 +1,240 @@
+//! What happens to one request, the same for both kinds of listener: limits, the way through the upstream, and an
+//! answer that says what went wrong when something does.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Body;
+use smol::Timer;
+use smol::future::FutureExt;
+use tracing::debug;
+
+use super::body::{CollectError, collect};
+use super::config::ProxyConfig;
+use super::fields;
+use super::upstream::{Upstream, UpstreamError};
+
+/// How long a caller may take for the body of its request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Takes requests from a listener and answers every one of them.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    upstream: Upstream,
+    /// The `Host` of an HTTP/1.0 request that names none: the address it was sent to.
+    default_host: HeaderValue,
+    max_request_body: usize,
+    max_response_body: usize,
+    get_only: bool,
+    concurrency: usize,
+    in_flight: AtomicUsize,
+    pub(crate) counters: Counters,
+}
+
+/// What became of the requests so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) connections: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) responses: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) timeouts: AtomicU64,
+    pub(crate) upstream_errors: AtomicU64,
+}
+
+/// Why a request is answered by the proxy itself.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    reason: String,
+    /// The body of the request is left unread, so the connection cannot go on.
+    closes: bool,
+}
+
+impl Handler {
+    pub(crate) fn new(config: &ProxyConfig, upstream: Upstream, default_host: HeaderValue) -> Self {
+        Self {
+            upstream,
+            default_host,
+            max_request_body: config.inbound.max_body_bytes,
+            max_response_body: config.outbound.max_body_bytes,
+            get_only: config.inbound.get_only,
+            concurrency: config.concurrency,
+            in_flight: AtomicUsize::new(0),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Requests that wait for an answer now.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Answers `request`. Nothing of it is read before it is clear that it will be forwarded.
+    pub(crate) async fn handle<B>(&self, request: Request<B>) -> Response<Bytes>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Error,
+    {
+        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        count(&self.counters.requests);
+        let outcome = self.forward(request).await;
+        count(match &outcome {
+            Ok(_) => &self.counters.responses,
+            Err(refusal) if refusal.status == StatusCode::GATEWAY_TIMEOUT => &self.counters.timeouts,
+            Err(refusal) if refusal.status == StatusCode::BAD_GATEWAY => &self.counters.upstream_errors,
+            Err(_) => &self.counters.refused,
+        });
+        outcome.unwrap_or_else(|refusal| {
+            debug!("answered {}: {}", refusal.status.as_u16(), refusal.reason);
+            refusal.into_response()
+        })
+    }
+
+    async fn forward<B>(&self, request: Request<B>) -> Result<Response<Bytes>, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Error,
+    {
+        let _slot = self.admit(request.body().is_end_stream())?;
+        let request = self.receive(request).await?;
+        let method = request.method().clone();
+        let refuse =
+            |error: UpstreamError| Refusal::new(error.status(), format!("upstream {}: {error}", self.upstream.addr()));
+        let mut response = self.upstream.send(request).await.map_err(refuse)?;
+        if response.body().len() > self.max_response_body {
+            let limit = self.max_response_body;
+            return Err(refuse(UpstreamError::Response(format!(
+                "the response body is larger than the limit of {limit} bytes (--out-max-body-size)"
+            ))));
+        }
+        let status = response.status();
+        fields::strip_hop_by_hop(response.headers_mut());
+        fields::settle_response_length(&method, status, response.headers_mut());
+        Ok(response)
+    }
+
+    /// A place among the requests at once.
+    fn admit(&self, has_no_body: bool) -> Result<Slot<'_>, Refusal> {
+        // Taken before it is looked at: then two cannot both take the last one.
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot(&self.in_flight);
+        if before < self.concurrency {
+            return Ok(slot);
+        }
+        let reason = format!("{} requests are in flight, which is the limit (--concurrency)", self.concurrency);
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, reason);
+        Err(if has_no_body { refusal } else { refusal.closing() })
+    }
+
+    /// The request as it is to be sent: checked, in origin-form, without what concerns one connection only, with its
+    /// whole body.
+    async fn receive<B>(&self, request: Request<B>) -> Result<Request<Bytes>, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Error,
+    {
+        let (mut parts, body) = request.into_parts();
+        let has_no_body = body.is_end_stream();
+        let closing_if_unread = |refusal: Refusal| if has_no_body { refusal } else { refusal.closing() };
+        self.check_method(&parts.method).map_err(closing_if_unread)?;
+        fields::settle_target(&mut parts, &self.default_host)
+            .map_err(|reason| closing_if_unread(Refusal::new(StatusCode::BAD_REQUEST, reason)))?;
+        let bodiless = fields::is_bodiless(&parts.method);
+        let limit = if bodiless { 0 } else { self.max_request_body };
+        let body = if has_no_body { Bytes::new() } else { self.read_body(body, limit, &parts.method).await? };
+        fields::strip_hop_by_hop(&mut parts.headers);
+        if bodiless {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        } else if parts.headers.contains_key(header::CONTENT_LENGTH) || !body.is_empty() {
+            parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
+        }
+        // They belong to the connection that the request came on.
+        parts.extensions.clear();
+        Ok(Request::from_parts(parts, body))
+    }
+
+    fn check_method(&self, method: &Method) -> Result<(), Refusal> {
+        if *method == Method::CONNECT {
+            let reason = "CONNECT is not supported: only whole requests and responses are carried";
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, reason));
+        }
+        if self.get_only && !fields::is_bodiless(method) {
+            let reason = format!("{method} is not allowed here: only GET and HEAD are (--in-get-only)");
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason));
+        }
+        Ok(())
+    }
+
+    async fn read_body<B>(&self, body: B, limit: usize, method: &Method) -> Result<Bytes, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Error,
+    {
+        let result = async { Ok(collect(body, limit).await) }
+            .or(async {
+                Timer::after(BODY_TIMEOUT).await;
+                let reason = "the request body did not come in time";
+                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason).closing())
+            })
+            .await?;
+        result.map_err(|error| {
+            let (status, reason) = match error {
+                CollectError::TooLong if fields::is_bodiless(method) => (
+                    StatusCode::BAD_REQUEST,
+                    format!("a {method} request with a body cannot be carried: a link has no place for it"),
+                ),
+                CollectError::TooLong => (
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    format!("the request body is larger than the limit of {limit} bytes (--in-max-body-size)"),
+                ),
+                CollectError::Broken(why) => {
+                    (StatusCode::BAD_REQUEST, format!("the request body is malformed or cut short: {why}"))
+                }
+            };
+            Refusal::new(status, reason).closing()
+        })
+    }
+}
+
+impl Refusal {
+    fn new(status: StatusCode, reason: impl fmt::Display) -> Self {
+        Self { status, reason: reason.to_string(), closes: false }
+    }
+
+    fn closing(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
+    fn into_response(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(format!("httptp: {}\n", self.reason)));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        response
+    }
+}
+
+/// One of the requests at once, until dropped.
+struct Slot<'a>(&'a AtomicUsize);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

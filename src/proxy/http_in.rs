@@ -1,0 +1,214 @@
+//! The HTTP listener: hyper's server on each connection, and an orderly end.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use smol::channel::{Receiver, Sender};
+use smol::future::FutureExt;
+use smol::io::AsyncReadExt;
+use smol::net::{Shutdown, TcpListener, TcpStream};
+use smol::stream::StreamExt;
+use smol::{Executor, Timer};
+use smol_hyper::rt::FuturesIo;
+use tracing::{debug, warn};
+
+use super::body::Reply;
+use super::config::Inbound;
+use super::handler::Handler;
+use super::stranger::Strangers;
+
+/// A connection that starts no request in one to two of these is closed.
+const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+/// The pause after a failed accept, which mostly means that there are no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a closed connection is read on, so that the last answer is not lost to a reset.
+const LINGER: Duration = Duration::from_secs(1);
+/// The smallest buffer that hyper accepts.
+const MIN_BUFFER: usize = 8 * 1024;
+
+/// An HTTP listener.
+pub(crate) struct HttpIn {
+    listener: TcpListener,
+    connection: Arc<Shared>,
+    executor: Arc<Executor<'static>>,
+}
+
+/// What all connections share.
+struct Shared {
+    http: Builder,
+    handler: Arc<Handler>,
+    strangers: Strangers,
+}
+
+/// What a connection listens to besides its peer. Each is said by closing the channel.
+#[derive(Clone)]
+struct Signals {
+    /// End after the request in hand.
+    finish: Receiver<()>,
+    /// End now.
+    abort: Receiver<()>,
+    /// Dropped when the connection is over.
+    _open: Sender<()>,
+}
+
+impl HttpIn {
+    pub(crate) fn new(
+        listener: TcpListener,
+        config: &Inbound,
+        handler: Arc<Handler>,
+        executor: Arc<Executor<'static>>,
+    ) -> Self {
+        let mut http = Builder::new();
+        http.half_close(true)
+            .max_buf_size(config.max_head_bytes.max(MIN_BUFFER))
+            .max_header_size(config.max_head_bytes);
+        let strangers = Strangers::default();
+        Self { listener, connection: Arc::new(Shared { http, handler, strangers }), executor }
+    }
+
+    /// Accepts until `stop` ends; then the requests in hand have `drain` to end.
+    pub(crate) async fn run(self, stop: impl Future<Output = ()>, drain: Duration) {
+        let (finish_tx, finish) = smol::channel::bounded(1);
+        let (abort_tx, abort) = smol::channel::bounded(1);
+        let (open, all_closed) = smol::channel::bounded::<()>(1);
+        let signals = Signals { finish, abort, _open: open };
+        self.accept(&signals).or(stop).await;
+        drop(self.listener);
+        drop(signals);
+        drop(finish_tx);
+        let deadline = Instant::now() + drain;
+        async {
+            let _ = all_closed.recv().await;
+        }
+        .or(async {
+            Timer::at(deadline).await;
+        })
+        .await;
+        drop(abort_tx);
+    }
+
+    async fn accept(&self, signals: &Signals) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let (shared, signals) = (self.connection.clone(), signals.clone());
+                    shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
+                    self.executor.spawn(async move { shared.serve(stream, peer, signals).await }).detach();
+                }
+                // The peer gave up before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    warn!("cannot accept a connection: {error} (out of file descriptors? see ulimit -n)");
+                    Timer::after(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr, signals: Signals) {
+        // Without it answers still go out, only later.
+        let _ = stream.set_nodelay(true);
+        let activity = Activity::default();
+        let service = service_fn(|request| async {
+            let _busy = activity.begin();
+            Ok::<_, Infallible>(Reply::to_http(self.handler.handle(request).await))
+        });
+        let mut connection = self.http.serve_connection(FuturesIo::new(stream), service);
+        let mut finish = pin!(signals.finish.recv());
+        let mut abort = pin!(signals.abort.recv());
+        let mut tick = Timer::interval(IDLE_INTERVAL);
+        let mut is_finishing = false;
+        let mut seen = None;
+        let end = poll_fn(|cx| {
+            if !is_finishing && finish.as_mut().poll(cx).is_ready() {
+                is_finishing = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(End::Over(result));
+            }
+            if is_finishing && abort.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Cut);
+            }
+            while tick.poll_next(cx).is_ready() {
+                let now = activity.mark();
+                if now.is_some() && now == seen {
+                    return Poll::Ready(End::Cut);
+                }
+                seen = now;
+            }
+            Poll::Pending
+        })
+        .await;
+        if let End::Over(result) = end {
+            let parts = connection.into_parts();
+            if let Err(error) = result {
+                debug!("caller {peer}: {error}");
+                self.strangers.note_on_http(peer, &parts.read_buf);
+            }
+            linger(parts.io.into_inner()).await;
+        }
+    }
+}
+
+/// How a connection ended.
+enum End {
+    /// By itself: what hyper says.
+    Over(hyper::Result<()>),
+    /// It was idle, or the proxy stops.
+    Cut,
+}
+
+/// Whether a connection starts requests. Kept here, not by hyper's own timer, which costs a timer for each request.
+#[derive(Default)]
+struct Activity {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Activity {
+    fn begin(&self) -> Busy<'_> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Busy(self)
+    }
+
+    /// How many requests there were, unless one is in hand.
+    fn mark(&self) -> Option<u64> {
+        let begun = self.begun.load(Ordering::Relaxed);
+        (begun == self.ended.load(Ordering::Relaxed)).then_some(begun)
+    }
+}
+
+struct Busy<'a>(&'a Activity);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset
+/// can overtake the answer (RFC 9112, section 9.6).
+async fn linger(mut socket: TcpStream) {
+    if socket.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let mut sink = [0; 4096];
+    let read_on = async { while matches!(socket.read(&mut sink).await, Ok(n) if n > 0) {} };
+    read_on
+        .or(async {
+            Timer::after(LINGER).await;
+        })
+        .await;
+}

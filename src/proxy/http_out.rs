@@ -1,0 +1,299 @@
+//! Requests to an HTTP server, over a pool of keep-alive connections.
+//!
+//! Each request has a connection to itself while it lasts, so there are never more than there are requests at once,
+//! which `--concurrency` bounds. A connection goes back into the pool when its response was read whole.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Version, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use smol::Timer;
+use smol::future::FutureExt;
+use smol::io::{AsyncRead, AsyncWrite};
+use smol::net::TcpStream;
+use smol_hyper::rt::FuturesIo;
+
+use super::body::{CollectError, causes, collect};
+use super::config::Outbound;
+use super::fields;
+use super::upstream::UpstreamError;
+
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often unused connections are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
+/// A connection that is not done with its last exchange so long after the response is not worth waiting for.
+const SETTLE_TIME: Duration = Duration::from_millis(5);
+/// The smallest buffer that hyper accepts.
+const MIN_BUFFER: usize = 8 * 1024;
+
+/// Connections to one HTTP server.
+#[derive(Debug)]
+pub(crate) struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    addr: String,
+    executor: Arc<smol::Executor<'static>>,
+    http: Builder,
+    max_body_bytes: usize,
+    /// The last one used is the last one here and the first one used again.
+    idle: Mutex<Vec<Idle>>,
+    is_swept: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Idle {
+    conn: Conn,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Conn {
+    sender: SendRequest<Full<Bytes>>,
+    /// Bytes received so far: tells whether a response had begun.
+    received: Arc<AtomicU64>,
+}
+
+impl Pool {
+    pub(crate) fn new(executor: Arc<smol::Executor<'static>>, config: &Outbound) -> Self {
+        let mut http = Builder::new();
+        http.max_buf_size(config.max_head_bytes.max(MIN_BUFFER)).max_header_size(config.max_head_bytes);
+        Self(Arc::new(Inner {
+            addr: config.addr.clone(),
+            executor,
+            http,
+            max_body_bytes: config.max_body_bytes,
+            idle: Mutex::default(),
+            is_swept: AtomicBool::new(false),
+        }))
+    }
+
+    /// Sends `request` and collects the response. A connection whose future is dropped half-way is closed.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        let request = prepare(request);
+        let method = request.method().clone();
+        let (conn, response) = match self.send_on_idle(request, deadline).await {
+            Attempt::Answered(answer) => answer,
+            Attempt::Failed(error) => return Err(error),
+            Attempt::Unsent(request) => {
+                let late = UpstreamError::Timeout("cannot connect in time (--out-timeout)");
+                let mut conn = before(deadline, self.connect(), late).await?;
+                let exchange =
+                    async { conn.sender.try_send_request(request).await.map_err(|e| broken(&e.into_error())) };
+                let response = before(deadline, exchange, no_response()).await?;
+                (conn, response)
+            }
+        };
+        let response = before(deadline, self.collect(&method, response), no_response()).await?;
+        self.check_in(conn);
+        Ok(response)
+    }
+
+    /// Closes what is idle.
+    pub(crate) fn close(&self) {
+        self.0.idle().clear();
+    }
+
+    /// Tries the connections at hand until one takes the request.
+    ///
+    /// The server may close an idle connection at any moment. A request that was not sent then is sent on another one.
+    /// One that was sent, and got not one byte of a response, is only sent again if its method allows for it: once,
+    /// and on a fresh connection.
+    async fn send_on_idle(&self, mut request: Request<Full<Bytes>>, deadline: Option<Instant>) -> Attempt {
+        while let Some(mut conn) = self.check_out().await {
+            let spare = fields::is_idempotent(request.method()).then(|| request.clone());
+            let received = conn.received.load(Ordering::Relaxed);
+            let exchange = async { Ok(conn.sender.try_send_request(request).await) };
+            match before(deadline, exchange, no_response()).await {
+                Err(late) => return Attempt::Failed(late),
+                Ok(Ok(response)) => return Attempt::Answered((conn, response)),
+                Ok(Err(mut error)) => {
+                    if let Some(unsent) = error.take_message() {
+                        request = unsent;
+                        continue;
+                    }
+                    let is_silent = conn.received.load(Ordering::Relaxed) == received;
+                    return match spare {
+                        Some(spare) if is_silent => Attempt::Unsent(spare),
+                        _ => Attempt::Failed(broken(&error.into_error())),
+                    };
+                }
+            }
+        }
+        Attempt::Unsent(request)
+    }
+
+    /// An idle connection that is ready, the last used first.
+    async fn check_out(&self) -> Option<Conn> {
+        loop {
+            let mut conn = self.0.idle().pop()?.conn;
+            // Its response can be here a moment before its task has seen that the exchange is over.
+            let settled = async { conn.sender.ready().await.is_ok() }
+                .or(async {
+                    Timer::after(SETTLE_TIME).await;
+                    false
+                })
+                .await;
+            if settled {
+                return Some(conn);
+            }
+        }
+    }
+
+    fn check_in(&self, conn: Conn) {
+        if conn.sender.is_closed() {
+            return;
+        }
+        self.0.idle().push(Idle { conn, since: Instant::now() });
+        if !self.0.is_swept.swap(true, Ordering::Relaxed) {
+            self.0.executor.spawn(sweep(Arc::downgrade(&self.0))).detach();
+        }
+    }
+
+    async fn connect(&self) -> Result<Conn, UpstreamError> {
+        let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
+        let stream = TcpStream::connect(self.0.addr.as_str()).await.map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        let received = Arc::new(AtomicU64::new(0));
+        let io = FuturesIo::new(Counted { stream, received: received.clone() });
+        let (sender, connection) = self.0.http.handshake(io).await.map_err(|error| broken(&error))?;
+        let task = async move {
+            // Its errors reach the request that meets them.
+            let _ = connection.await;
+        };
+        self.0.executor.spawn(task).detach();
+        Ok(Conn { sender, received })
+    }
+
+    async fn collect(&self, method: &Method, response: Response<Incoming>) -> Result<Response<Bytes>, UpstreamError> {
+        let (mut parts, body) = response.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            let why = "it switched protocols without being asked";
+            return Err(UpstreamError::Response(why.to_owned()));
+        }
+        let body = collect(body, self.0.max_body_bytes).await.map_err(|error| match error {
+            CollectError::TooLong => UpstreamError::Response(format!(
+                "the response body is larger than the limit of {} bytes (--out-max-body-size)",
+                self.0.max_body_bytes
+            )),
+            CollectError::Broken(why) => UpstreamError::Broken(format!("the response broke off: {why}")),
+        })?;
+        fields::strip_hop_by_hop(&mut parts.headers);
+        fields::settle_response_length(method, parts.status, &mut parts.headers);
+        parts.version = Version::HTTP_11;
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+/// How a request fared on the connections at hand.
+enum Attempt {
+    Answered((Conn, Response<Incoming>)),
+    Failed(UpstreamError),
+    Unsent(Request<Full<Bytes>>),
+}
+
+impl Inner {
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        // A list of connections is whole whatever panicked beside it.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes connections that have been idle for long, as long as there is a pool.
+async fn sweep(pool: Weak<Inner>) {
+    loop {
+        Timer::after(SWEEP_INTERVAL).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let now = Instant::now();
+        pool.idle().retain(|idle| !idle.conn.sender.is_closed() && now.duration_since(idle.since) < IDLE_TIMEOUT);
+    }
+}
+
+/// Gives the request the length of its body, where a length is called for.
+fn prepare(request: Request<Bytes>) -> Request<Full<Bytes>> {
+    let (mut parts, body) = request.into_parts();
+    let expects_body = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+    if body.is_empty() && !expects_body {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    } else {
+        parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
+    }
+    parts.version = Version::HTTP_11;
+    Request::from_parts(parts, Full::new(body))
+}
+
+/// The outcome of `work`, or `late` once the deadline is over.
+async fn before<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = Result<T, UpstreamError>>,
+    late: UpstreamError,
+) -> Result<T, UpstreamError> {
+    let Some(deadline) = deadline else { return work.await };
+    work.or(async {
+        Timer::at(deadline).await;
+        Err(late)
+    })
+    .await
+}
+
+fn no_response() -> UpstreamError {
+    UpstreamError::Timeout("no response in time (--out-timeout)")
+}
+
+fn broken(error: &hyper::Error) -> UpstreamError {
+    let hint = if error.is_parse() { "what it answers is no HTTP/1: " } else { "" };
+    UpstreamError::Broken(format!("{hint}{}", causes(error)))
+}
+
+/// A TCP stream that counts what it receives.
+#[derive(Debug)]
+struct Counted {
+    stream: TcpStream,
+    received: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Ok(n)) = read {
+            self.received.fetch_add(n as u64, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
+}

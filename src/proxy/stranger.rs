@@ -1,0 +1,91 @@
+//! Peers that speak something else than the port they came to: one line that says what to do about it.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use crate::proto::{ConnectionError, ErrorKind};
+
+/// Between two warnings: a health check that knocks each second is to be seen, not to fill the log.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Warns about strangers, not too often.
+#[derive(Debug, Default)]
+pub(crate) struct Strangers {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Strangers {
+    /// A connection to an HTTP port ended with an error; `unread` is what of its bytes was not understood.
+    pub(crate) fn note_on_http(&self, peer: SocketAddr, unread: &[u8]) {
+        let Some(advice) = on_http(unread) else { return };
+        self.warn(format_args!("caller {peer}: {advice}"));
+    }
+
+    /// A link to a teleport port ended.
+    pub(crate) fn note_on_teleport(&self, peer: SocketAddr, error: Option<&ConnectionError>) {
+        match error {
+            None => debug!("link from {peer}: closed"),
+            Some(error) => match error.kind() {
+                // These say themselves what is wrong, and mostly it is the same peer over and over.
+                ErrorKind::HelloMagic(_) | ErrorKind::HelloTimeout | ErrorKind::HelloTruncated => {
+                    self.warn(format_args!("link from {peer}: {error}{}", teleport_advice(error.kind())));
+                }
+                _ => warn!("link from {peer}: {error}"),
+            },
+        }
+    }
+
+    fn warn(&self, line: std::fmt::Arguments<'_>) {
+        let now = Instant::now();
+        let is_news = self.last.lock().is_ok_and(|mut last| {
+            let is_news = last.is_none_or(|last| now.duration_since(last) >= QUIET);
+            if is_news {
+                *last = Some(now);
+            }
+            is_news
+        });
+        if is_news { warn!("{line}") } else { debug!("{line}") }
+    }
+}
+
+/// What to do about a peer of an HTTP port that began with these bytes.
+fn on_http(unread: &[u8]) -> Option<&'static str> {
+    if unread.starts_with(b"httpteleport") {
+        return Some(
+            "a teleport peer connected to this HTTP port: give this proxy --in-type teleport, or the peer --out-type http",
+        );
+    }
+    if unread.starts_with(&[0x16, 0x03]) {
+        return Some("TLS was sent to this plain HTTP port: have the caller use http:// instead of https://");
+    }
+    if unread.starts_with(b"PRI * HTTP/2") {
+        return Some("HTTP/2 was sent to this HTTP/1 port: have the caller speak HTTP/1.1");
+    }
+    None
+}
+
+fn teleport_advice(kind: &ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::HelloMagic(crate::proto::Stranger::Http) => {
+            "; give this proxy --in-type http, or send HTTP to the near proxy instead"
+        }
+        ErrorKind::HelloMagic(crate::proto::Stranger::Tls) => "; have the peer connect without TLS",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_http;
+
+    #[test]
+    fn strangers_are_told_apart() {
+        assert!(on_http(b"httpteleport\0\0\0").is_some_and(|a| a.contains("--in-type teleport")));
+        assert!(on_http(b"\x16\x03\x01\x02\0").is_some_and(|a| a.contains("TLS")));
+        assert!(on_http(b"PRI * HTTP/2.0\r\n").is_some_and(|a| a.contains("HTTP/2")));
+        assert_eq!(on_http(b"GET / HTTP/9.1\r\n"), None);
+    }
+}

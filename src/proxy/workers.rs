@@ -1,0 +1,60 @@
+//! The threads that run the tasks, and the signals that end them.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{flag, low_level::pipe};
+use smol::{Async, Executor};
+use tracing::error;
+
+/// The exit status after a second signal, as a shell reports SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// Runs `executor` on `threads` threads until `main`, which runs on it too, is over.
+pub(crate) fn run<T: Send + 'static>(
+    executor: &Arc<Executor<'static>>,
+    threads: usize,
+    main: impl Future<Output = T> + Send + 'static,
+) -> io::Result<T> {
+    // Workers end when `stop` is dropped.
+    let (stop, stopped) = smol::channel::bounded::<()>(1);
+    for number in 1..=threads.max(1) {
+        let (executor, stopped) = (executor.clone(), stopped.clone());
+        thread::Builder::new().name(format!("worker-{number}")).spawn(move || work(&executor, &stopped))?;
+    }
+    let result = smol::block_on(executor.spawn(main));
+    drop(stop);
+    Ok(result)
+}
+
+/// Runs tasks. A task that panics takes its connection along and nothing else.
+fn work(executor: &Executor<'static>, stopped: &smol::channel::Receiver<()>) {
+    loop {
+        let run = || smol::block_on(executor.run(stopped.recv()));
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(_) => return,
+            Err(_) => error!("a task panicked: this is a bug in httptp, please report it"),
+        }
+    }
+}
+
+/// Catches SIGINT and SIGTERM. The returned future ends at the first one; at the second the process exits at once.
+pub(crate) fn until_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let (receiver, sender) = UnixStream::pair()?;
+    let is_second = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, INTERRUPTED, is_second.clone())?;
+        flag::register(signal, is_second.clone())?;
+        pipe::register(signal, sender.try_clone()?)?;
+    }
+    let receiver = Async::new(receiver)?;
+    Ok(async move {
+        // An error could only mean that signals no longer come by this way; then it is time to end as well.
+        let _ = receiver.read_with(|mut pipe| pipe.read(&mut [0])).await;
+    })
+}
