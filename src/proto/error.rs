@@ -39,6 +39,15 @@ impl ConnectionError {
         &self.kind
     }
 
+    /// Where the error was found: during the hello the byte of the connection, later the byte of the decompressed
+    /// stream at which the frame in question begins. `None` if it is no matter of the peer's bytes.
+    pub fn offset(&self) -> Option<u64> {
+        match self.place {
+            Place::Nowhere => None,
+            Place::Wire { at } | Place::Stream { at } | Place::Frame { at, .. } => Some(at),
+        }
+    }
+
     /// The stable code of this error, as `spec/errors.md` lists it.
     pub fn code(&self) -> &'static str {
         self.kind.code()

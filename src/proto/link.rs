@@ -468,6 +468,7 @@ impl<R: Role> Link<R> {
         }
         self.input_ended = true;
         self.plain = BytesMut::new();
+        self.seal();
         if !R::ANSWERS {
             self.finish(error);
             return;
@@ -511,7 +512,8 @@ impl<R: Role> Link<R> {
     }
 
     fn begin_batch(&mut self) {
-        if self.config.max_batch_delay.is_zero() {
+        // A link that closes waits for nobody to share the batch.
+        if self.config.max_batch_delay.is_zero() || self.closing.is_some() {
             self.sealed = true;
         } else {
             self.flush_at = Some(self.now + self.config.max_batch_delay);

@@ -61,15 +61,21 @@ pub struct Inbound {
     pub batch_delay: Duration,
     /// Longest request head, in bytes. Default 64 KiB.
     pub max_head_bytes: usize,
-    /// Longest request body, in bytes. Default 4 MiB.
+    /// Longest request body, in bytes. Default 4 MiB, which suits HTTP; see [`Inbound::max_body_bytes_of`].
     pub max_body_bytes: usize,
     /// Refuse methods other than GET and HEAD. Default off.
     pub get_only: bool,
 }
 
 impl Inbound {
-    /// The default of `max_body_bytes`.
-    pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+    /// What suits a listener of this kind: 4 MiB from HTTP callers; 64 MiB by links, since the near proxy has its own
+    /// limit for each caller.
+    pub const fn max_body_bytes_of(kind: Kind) -> usize {
+        match kind {
+            Kind::Http => 4 * 1024 * 1024,
+            Kind::Teleport => 64 * 1024 * 1024,
+        }
+    }
 }
 
 impl Default for Inbound {
@@ -80,7 +86,7 @@ impl Default for Inbound {
             compression: Compression::default(),
             batch_delay: Duration::ZERO,
             max_head_bytes: 64 * 1024,
-            max_body_bytes: Self::MAX_BODY_BYTES,
+            max_body_bytes: Self::max_body_bytes_of(Kind::Http),
             get_only: false,
         }
     }

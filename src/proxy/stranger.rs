@@ -1,53 +1,63 @@
 //! Peers that speak something else than the port they came to: one line that says what to do about it.
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
 use crate::proto::{ConnectionError, ErrorKind};
 
-/// Between two warnings: a health check that knocks each second is to be seen, not to fill the log.
+/// Between two warnings of one kind: a health check that knocks each second is to be seen, not to fill the log.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Warns about strangers, not too often.
+/// Warns about strangers and broken links, not too often.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
-    last: Mutex<Option<Instant>>,
+    /// When each kind of stranger was last warned about. There are few kinds of error.
+    last: Mutex<Vec<(String, Instant)>>,
 }
 
 impl Strangers {
     /// A connection to an HTTP port ended with an error; `unread` is what of its bytes was not understood.
     pub(crate) fn note_on_http(&self, peer: SocketAddr, unread: &[u8]) {
         let Some(advice) = on_http(unread) else { return };
-        self.warn(format_args!("caller {peer}: {advice}"));
+        self.warn(advice, format_args!("caller {peer}: {advice}"));
     }
 
     /// A link to a teleport port ended.
     pub(crate) fn note_on_teleport(&self, peer: SocketAddr, error: Option<&ConnectionError>) {
         match error {
             None => debug!("link from {peer}: closed"),
-            Some(error) => match error.kind() {
-                // These say themselves what is wrong, and mostly it is the same peer over and over.
-                ErrorKind::HelloMagic(_) | ErrorKind::HelloTimeout | ErrorKind::HelloTruncated => {
-                    self.warn(format_args!("link from {peer}: {error}{}", teleport_advice(error.kind())));
-                }
-                _ => warn!("link from {peer}: {error}"),
-            },
+            // Whoever only looks whether the port is open is no stranger.
+            Some(error) if *error.kind() == ErrorKind::HelloTruncated && error.offset() == Some(0) => {
+                debug!("link from {peer}: {error}");
+            }
+            Some(error) => {
+                let advice = teleport_advice(error.kind());
+                self.warn(&error.kind().to_string(), format_args!("link from {peer}: {error}{advice}"));
+            }
         }
     }
 
-    fn warn(&self, line: std::fmt::Arguments<'_>) {
-        let now = Instant::now();
-        let is_news = self.last.lock().is_ok_and(|mut last| {
-            let is_news = last.is_none_or(|last| now.duration_since(last) >= QUIET);
-            if is_news {
-                *last = Some(now);
+    fn warn(&self, kind: &str, line: fmt::Arguments<'_>) {
+        if self.is_news(kind, Instant::now()) { warn!("{line}") } else { debug!("{line}") }
+    }
+
+    fn is_news(&self, kind: &str, now: Instant) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, then)) if now.duration_since(*then) < QUIET => false,
+            Some((_, then)) => {
+                *then = now;
+                true
             }
-            is_news
-        });
-        if is_news { warn!("{line}") } else { debug!("{line}") }
+            None => {
+                last.push((kind.to_owned(), now));
+                true
+            }
+        }
     }
 }
 
@@ -79,7 +89,7 @@ fn teleport_advice(kind: &ErrorKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::on_http;
+    use super::*;
 
     #[test]
     fn strangers_are_told_apart() {
@@ -87,5 +97,16 @@ mod tests {
         assert!(on_http(b"\x16\x03\x01\x02\0").is_some_and(|a| a.contains("TLS")));
         assert!(on_http(b"PRI * HTTP/2.0\r\n").is_some_and(|a| a.contains("HTTP/2")));
         assert_eq!(on_http(b"GET / HTTP/9.1\r\n"), None);
+    }
+
+    #[test]
+    fn each_kind_is_news_once_a_minute() {
+        let strangers = Strangers::default();
+        let start = Instant::now();
+        assert!(strangers.is_news("a", start));
+        assert!(strangers.is_news("b", start));
+        assert!(!strangers.is_news("a", start + QUIET / 2));
+        assert!(strangers.is_news("a", start + QUIET));
+        assert!(!strangers.is_news("a", start + QUIET));
     }
 }

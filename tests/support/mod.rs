@@ -9,8 +9,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use httpteleport::proto::{
-    ClientConfig, ClientConnection, ClientEvent, Compression, Config, RequestError, ServerConfig, ServerConnection,
-    ServerEvent,
+    ClientConfig, ClientConnection, ClientEvent, Compression, Config, Limits, RequestError, ServerConfig,
+    ServerConnection, ServerEvent,
 };
 use serde_json::Value;
 
@@ -372,4 +372,138 @@ pub fn assert_cited(citation: &str) {
         };
         assert!(there, "{word} is not in the specification");
     }
+}
+
+/// What becomes of one message.
+#[derive(Clone, Copy, Debug)]
+pub enum Out {
+    /// Delivered, and the next byte starts the next frame: `METHOD TARGET "BODY"`, or `STATUS "BODY"` of a response.
+    Del(&'static str),
+    /// Refused with this code (a server answers with the status), next.
+    Ref(&'static str, u16),
+    /// The link ends with this code.
+    Err(&'static str),
+    /// A response to HEAD is delivered, and the link ends with `head-ambiguous`.
+    Amb(&'static str),
+}
+
+const FIRST: &str = "GET /first HTTP/1.1\r\nHost: h\r\n\r\n";
+const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
+
+pub fn limited_server(limits: &Limits, now: Instant) -> ServerConnection {
+    let limits = limits.clone();
+    let config = Config { compression: Compression::None, limits, ..Config::default() };
+    ServerConnection::new(ServerConfig { config, ..ServerConfig::default() }, now)
+}
+
+pub fn limited_client(limits: &Limits, now: Instant) -> ClientConnection {
+    let limits = limits.clone();
+    let config = Config { compression: Compression::None, limits, ..Config::default() };
+    ClientConnection::new(ClientConfig { config, tls: false }, now)
+}
+
+/// Feeds a server a hello and `plain` in pieces of `cut`, then EOF, answers what it asks, and returns its events and
+/// what it wrote.
+pub fn serve(limits: &Limits, plain: &[u8], cut: usize) -> (Vec<String>, Vec<(u32, Message)>) {
+    let now = Instant::now();
+    let mut server = limited_server(limits, now);
+    let bytes = [&HELLO[..], plain].concat();
+    let mut events = feed_server(&mut server, now, &bytes, std::iter::repeat(cut));
+    server.handle_eof(now);
+    events.extend(std::iter::from_fn(|| server.poll_event()));
+    let mut lines: Vec<_> = events.iter().map(server_line).collect();
+    for event in events {
+        if let ServerEvent::Request { token, .. } = event {
+            server.send_response(now, token, &response(200, "")).unwrap();
+        }
+    }
+    let written = frames_after_hello(&transmit(|out| server.poll_transmit(now, out)));
+    lines.extend(std::iter::from_fn(|| server.poll_event()).map(|event| server_line(&event)));
+    assert_eq!(lines.remove(0), "connected");
+    (lines, written)
+}
+
+/// What a server makes of the message, between two good frames (R-error-after-good, R-error-stop).
+pub fn check_server(limits: &Limits, message: &[u8], out: Out) {
+    let shown = String::from_utf8_lossy(&message[..message.len().min(200)]).into_owned();
+    let first = ["request 7 GET /first \"\""].map(str::to_owned);
+    let then = |lines: &[&str]| -> Vec<String> {
+        first.iter().cloned().chain(lines.iter().map(|line| (*line).to_owned())).collect()
+    };
+    let next = "request 9 GET /next \"\"";
+    for id in [1, 0] {
+        let plain = [frame(7, FIRST), frame(id, message), frame(9, NEXT)].concat();
+        let cuts = [usize::MAX, 1, 7];
+        // Byte by byte is dear for large heads, and told by the small ones.
+        for cut in &cuts[..if plain.len() > 10_000 { 1 } else { 3 }] {
+            let (lines, written) = serve(limits, &plain, *cut);
+            let mut answered: Vec<_> = written.iter().map(|(id, m)| (*id, m.start[9..12].parse().unwrap())).collect();
+            answered.sort_unstable();
+            let (expected, mut answers) = match out {
+                Out::Del(line) if id == 0 => (then(&[&format!("oneway {line}"), next, "closed -"]), vec![(9, 200)]),
+                Out::Del(line) => (then(&[&format!("request 1 {line}"), next, "closed -"]), vec![(1, 200), (9, 200)]),
+                Out::Ref(code, status) => {
+                    let refused = format!("refused {id} {code}");
+                    let answer = (id != 0).then_some((1, status));
+                    let answers = answer.into_iter().chain([(9, 200)]).collect();
+                    (then(&[&refused, next, "closed -"]), answers)
+                }
+                Out::Err(code) => (then(&[&format!("closed {code}")]), vec![]),
+                Out::Amb(_) => unreachable!(),
+            };
+            answers.push((7, 200));
+            answers.sort_unstable();
+            assert_eq!(lines, expected, "{shown:?} cut {cut}");
+            assert_eq!(answered, answers, "{shown:?} cut {cut}");
+        }
+    }
+}
+
+/// What a client makes of the message as the response to `method`, between two good responses.
+pub fn check_client(limits: &Limits, method: &str, message: &[u8], out: Out) -> Vec<Response<Bytes>> {
+    let shown = String::from_utf8_lossy(&message[..message.len().min(200)]).into_owned();
+    let now = Instant::now();
+    let good = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{body}");
+    let plain = [&HELLO[..], &frame(7, good("f")), &frame(1, message), &frame(9, good("n"))].concat();
+    let mut responses = Vec::new();
+    let cuts = [usize::MAX, 1, 7];
+    for cut in &cuts[..if plain.len() > 10_000 { 1 } else { 3 }] {
+        let mut client = limited_client(limits, now);
+        for (id, method) in [(7, "GET"), (1, method), (9, "GET")] {
+            client.set_next_id(id);
+            client.send_request(now, &request(method, "/", ""), None).unwrap();
+        }
+        transmit(|out| client.poll_transmit(now, out));
+        client.handle_input(now, HELLO);
+        transmit(|out| client.poll_transmit(now, out));
+        let mut events = feed_client(&mut client, now, &plain[15..], std::iter::repeat(*cut));
+        client.handle_eof(now);
+        events.extend(std::iter::from_fn(|| client.poll_event()));
+        let lines: Vec<_> = events.iter().map(client_line).collect();
+        let next = |line: String| vec![line, "response 9 200 \"n\"".into(), "closed -".into()];
+        let expected = match out {
+            Out::Del(line) => next(format!("response 1 {line}")),
+            Out::Ref(code, _) => next(format!("failed 1 refused {code}")),
+            Out::Err(code) => [1, 9]
+                .map(|id| format!("failed {id} {code} maybe"))
+                .into_iter()
+                .chain([format!("closed {code}")])
+                .collect(),
+            Out::Amb(line) => vec![
+                format!("response 1 {line}"),
+                "failed 9 head-ambiguous maybe".into(),
+                "closed head-ambiguous".into(),
+            ],
+        };
+        assert_eq!(lines[..2], ["connected", "response 7 200 \"f\""]);
+        assert_eq!(lines[2..], expected, "{method} {shown:?} cut {cut}");
+        responses = events
+            .into_iter()
+            .filter_map(|event| match event {
+                ClientEvent::Response { id, response } if id.get() == 1 => Some(response),
+                _ => None,
+            })
+            .collect();
+    }
+    responses
 }

@@ -29,6 +29,8 @@ use crate::proto::{
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How often a request that was surely not delivered is given to another connection.
 const MAX_TRIES: u32 = 3;
+/// How late a job in the queue may learn that its deadline has passed.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Options of a [`Client`].
 #[derive(Clone, Debug)]
@@ -162,7 +164,7 @@ impl Client {
                 addr: addr.clone(),
                 options: options.clone(),
                 stats: stats.clone(),
-                inbox: Inbox { commands: Box::pin(inbox), queue: VecDeque::new(), closing: false },
+                inbox: Inbox::new(inbox),
                 for_head,
                 _alive: alive.clone(),
             };
@@ -285,16 +287,25 @@ impl Job {
 struct Inbox {
     commands: Pin<Box<Receiver<Command>>>,
     queue: VecDeque<Job>,
+    /// When to look for jobs in the queue whose deadline has come: not before the earliest deadline.
+    sweep_at: Option<Instant>,
     closing: bool,
 }
 
 impl Inbox {
+    fn new(commands: Receiver<Command>) -> Self {
+        Self { commands: Box::pin(commands), queue: VecDeque::new(), sweep_at: None, closing: false }
+    }
+
     /// Moves what callers want into the queue; `cancel` is given what is not there. Ready if there was anything.
     fn poll(&mut self, context: &mut Context<'_>, mut cancel: impl FnMut(u64)) -> Poll<()> {
         let mut ready = false;
         while let Poll::Ready(command) = self.commands.as_mut().poll_next(context) {
             match command {
-                Some(Command::Send(job)) => self.queue.push_back(*job),
+                Some(Command::Send(job)) => {
+                    self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
+                    self.queue.push_back(*job);
+                }
                 Some(Command::Cancel(ticket)) => match self.queue.iter().position(|job| job.ticket == ticket) {
                     Some(at) => drop(self.queue.remove(at)),
                     None => cancel(ticket),
@@ -313,8 +324,11 @@ impl Inbox {
         std::future::poll_fn(|context| self.poll(context, |_| ())).await;
     }
 
-    /// Ends the jobs whose deadline has come; returns the next deadline.
-    fn expire(&mut self, now: Instant) -> Option<Instant> {
+    /// Ends the jobs whose deadline has come. A long queue is not swept for each single one of them.
+    fn expire(&mut self, now: Instant) {
+        if self.sweep_at.is_none_or(|at| now < at) {
+            return;
+        }
         for _ in 0..self.queue.len() {
             match self.queue.pop_front() {
                 Some(job) if job.deadline.is_some_and(|at| at <= now) => {
@@ -323,7 +337,8 @@ impl Inbox {
                 job => self.queue.extend(job),
             }
         }
-        self.queue.iter().filter_map(|job| job.deadline).min()
+        let earliest = self.queue.iter().filter_map(|job| job.deadline).min();
+        self.sweep_at = earliest.map(|at| at.max(now + SWEEP_INTERVAL));
     }
 
     fn fail(&mut self, error: &ClientError) {
@@ -336,10 +351,11 @@ impl Inbox {
     async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         loop {
-            let deadline = self.expire(Instant::now());
+            self.expire(Instant::now());
+            let sweep_at = self.sweep_at;
             let done = async { Some(future.as_mut().await) };
             let expired = async {
-                deadline.map_or_else(Timer::never, Timer::at).await;
+                sweep_at.map_or_else(Timer::never, Timer::at).await;
                 None
             };
             let asked = async {
@@ -538,8 +554,9 @@ impl Endpoint for LiveLink<'_> {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let queued = self.inbox.queue.iter().filter_map(|job| job.deadline);
-        queued.chain(self.connection.poll_timeout()).min()
+        // Jobs wait here only on a link for HEAD.
+        let queued = if self.inbox.queue.is_empty() { None } else { self.inbox.sweep_at };
+        queued.into_iter().chain(self.connection.poll_timeout()).min()
     }
 
     fn wants_read(&self) -> bool {
