@@ -80,7 +80,7 @@ enum Phase {
 /// A link that takes no new work and closes once nothing is unfinished.
 struct Closing {
     error: Option<ConnectionError>,
-    deadline: Instant,
+    deadline: Option<Instant>,
 }
 
 /// Both roles' connection.
@@ -92,7 +92,8 @@ pub(super) struct Link<R: Role> {
     pub(super) now: Instant,
     pub(super) events: VecDeque<R::Event>,
     phase: Phase,
-    hello_deadline: Instant,
+    /// `None`: further away than time can tell.
+    hello_deadline: Option<Instant>,
     hello_in: Vec<u8>,
     /// This side's hello, until it is transmitted.
     hello_out: Option<Hello>,
@@ -123,7 +124,7 @@ impl<R: Role> Link<R> {
             now,
             events: VecDeque::new(),
             phase: Phase::Hello,
-            hello_deadline: now + config.hello_timeout,
+            hello_deadline: now.checked_add(config.hello_timeout),
             hello_in: Vec::with_capacity(HELLO_BYTES),
             hello_out: None,
             tls_due: false,
@@ -183,13 +184,13 @@ impl<R: Role> Link<R> {
         if self.flush_at.is_some_and(|at| at <= now) {
             self.seal();
         }
-        if self.is_handshaking() && self.hello_deadline <= now {
+        if self.is_handshaking() && self.hello_deadline.is_some_and(|at| at <= now) {
             self.fail_hello(ErrorKind::HelloTimeout);
         }
         if self.idle_deadline().is_some_and(|at| at <= now) {
             self.end_input(Some(ConnectionError::nowhere(ErrorKind::IdleTimeout)));
         }
-        if self.closing.as_ref().is_some_and(|closing| closing.deadline <= now) {
+        if self.closing.as_ref().and_then(|closing| closing.deadline).is_some_and(|at| at <= now) {
             let error = self.closing.take().and_then(|closing| closing.error);
             self.finish(error.or(Some(ConnectionError::nowhere(ErrorKind::DrainTimeout))));
         }
@@ -234,7 +235,7 @@ impl<R: Role> Link<R> {
     pub(super) fn close(&mut self, now: Instant) {
         self.tell_time(now);
         self.seal();
-        let deadline = now + self.config.drain_timeout;
+        let deadline = now.checked_add(self.config.drain_timeout);
         if self.closing.is_none() && self.phase != Phase::Closed {
             self.closing = Some(Closing { error: None, deadline });
         }
@@ -287,14 +288,14 @@ impl<R: Role> Link<R> {
     }
 
     pub(super) fn next_timer(&self) -> Option<(Timer, Instant)> {
-        let hello = self.is_handshaking().then_some(self.hello_deadline);
+        let hello = self.hello_deadline.filter(|_| self.is_handshaking());
         let flush = if self.phase == Phase::Open { self.flush_at } else { None };
         [
             (Timer::Hello, hello),
             (Timer::Flush, flush),
             (Timer::Request, self.role.deadline()),
             (Timer::Idle, self.idle_deadline()),
-            (Timer::Drain, self.closing.as_ref().map(|closing| closing.deadline)),
+            (Timer::Drain, self.closing.as_ref().and_then(|closing| closing.deadline)),
         ]
         .into_iter()
         .filter_map(|(timer, at)| Some((timer, at?)))
@@ -473,7 +474,7 @@ impl<R: Role> Link<R> {
             self.finish(error);
             return;
         }
-        let deadline = self.now + self.config.drain_timeout;
+        let deadline = self.now.checked_add(self.config.drain_timeout);
         match &mut self.closing {
             Some(closing) => closing.error = closing.error.take().or(error),
             None => self.closing = Some(Closing { error, deadline }),
@@ -516,12 +517,12 @@ impl<R: Role> Link<R> {
         if self.config.max_batch_delay.is_zero() || self.closing.is_some() {
             self.sealed = true;
         } else {
-            self.flush_at = Some(self.now + self.config.max_batch_delay);
+            self.flush_at = self.now.checked_add(self.config.max_batch_delay);
         }
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
         let watched = self.phase == Phase::Open && self.closing.is_none();
-        self.config.idle_timeout.filter(|_| watched).map(|idle| self.last_activity + idle)
+        self.config.idle_timeout.filter(|_| watched).and_then(|idle| self.last_activity.checked_add(idle))
     }
 }

@@ -16,8 +16,9 @@ use tracing::debug;
 
 use super::body::{CollectError, collect};
 use super::config::ProxyConfig;
+use super::error::UpstreamError;
 use super::fields;
-use super::upstream::{Upstream, UpstreamError};
+use super::upstream::Upstream;
 
 /// How long a caller may take for the body of its request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);

@@ -24,8 +24,8 @@ use smol_hyper::rt::FuturesIo;
 
 use super::body::{CollectError, causes, collect};
 use super::config::Outbound;
+use super::error::UpstreamError;
 use super::fields;
-use super::upstream::UpstreamError;
 
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);

@@ -21,13 +21,14 @@ mod body;
 pub mod cli;
 mod config;
 mod demo;
+mod error;
 mod fields;
 mod handler;
 mod http_in;
 mod http_out;
+mod process;
 mod stranger;
 mod upstream;
-mod workers;
 
 use std::fmt;
 use std::future::Future;

@@ -1,60 +1,18 @@
-//! Where requests go: one interface over an HTTP server and a link, and one family of errors, each with the status that
-//! the caller gets.
+//! Where requests go: one interface over an HTTP server and a link.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use tracing::{debug, info, warn};
 
 use super::config::{Kind, ProxyConfig};
+use super::error::UpstreamError;
 use super::http_out::Pool;
-use crate::driver::smol::{Client, ClientError};
-use crate::proto::{SendError, Stats};
-
-/// Why there is no response.
-#[derive(Debug)]
-pub(crate) enum UpstreamError {
-    /// It did not come in time.
-    Timeout(&'static str),
-    /// There is no connection to be had.
-    Unreachable(String),
-    /// The connection broke, or what came over it is no HTTP.
-    Broken(String),
-    /// A response came that is not passed on.
-    Response(String),
-    /// The request was not sent, by this side's own decision.
-    NotSent(StatusCode, String),
-}
-
-impl UpstreamError {
-    /// The status that the caller gets.
-    pub(crate) fn status(&self) -> StatusCode {
-        match self {
-            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Unreachable(_) | Self::Broken(_) | Self::Response(_) => StatusCode::BAD_GATEWAY,
-            Self::NotSent(status, _) => *status,
-        }
-    }
-
-    /// Whether the next request is likely to meet the same.
-    fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Broken(_))
-    }
-}
-
-impl fmt::Display for UpstreamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Timeout(what) => f.write_str(what),
-            Self::Unreachable(why) => write!(f, "cannot connect: {why}"),
-            Self::Broken(why) | Self::Response(why) | Self::NotSent(_, why) => f.write_str(why),
-        }
-    }
-}
+use crate::driver::smol::Client;
+use crate::proto::Stats;
 
 /// Where requests go. It connects when a request needs it, so that a proxy starts before its upstream.
 #[derive(Debug)]
@@ -99,7 +57,7 @@ impl Upstream {
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let result = match &self.via {
             Via::Http(pool) => pool.send(request, deadline).await,
-            Via::Teleport(client) => client.request(request, deadline).await.map_err(from_client),
+            Via::Teleport(client) => client.request(request, deadline).await.map_err(UpstreamError::from),
         };
         self.note(result.as_ref().err());
         result
@@ -136,48 +94,5 @@ impl Upstream {
             Some(error) if self.log_all_errors => warn!("upstream {addr}: {error}"),
             Some(error) => debug!("upstream {addr}: {error}"),
         }
-    }
-}
-
-/// The driver's errors in the proxy's words.
-fn from_client(error: ClientError) -> UpstreamError {
-    match error {
-        ClientError::Send(error) => UpstreamError::NotSent(send_status(&error), error.to_string()),
-        ClientError::Timeout { .. } => UpstreamError::Timeout("no response in time (--out-timeout)"),
-        ClientError::Connect { error, .. } => UpstreamError::Unreachable(error.to_string()),
-        ClientError::Link { error, .. } => UpstreamError::Broken(format!("the link broke: {error}")),
-        ClientError::Response(error) => UpstreamError::Response(format!("the response was refused: {error}")),
-        ClientError::Closed => {
-            UpstreamError::NotSent(StatusCode::SERVICE_UNAVAILABLE, "the proxy is shutting down".to_owned())
-        }
-    }
-}
-
-/// Whose fault it is that a request was not sent: the caller's for most.
-fn send_status(error: &SendError) -> StatusCode {
-    match error {
-        SendError::Closing | SendError::PendingOverflow(_) | SendError::OutputFull(_) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-        SendError::MethodConnect => StatusCode::NOT_IMPLEMENTED,
-        SendError::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        SendError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        _ => StatusCode::BAD_REQUEST,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_error_has_its_status() {
-        let send = |error| from_client(ClientError::Send(error)).status().as_u16();
-        assert_eq!(send(SendError::BodyNotAllowed), 400);
-        assert_eq!(send(SendError::BodyTooLarge(1)), 413);
-        assert_eq!(send(SendError::HeadTooLarge(1)), 431);
-        assert_eq!(send(SendError::OutputFull(1)), 503);
-        assert_eq!(from_client(ClientError::Timeout { maybe_delivered: true }).status().as_u16(), 504);
-        assert_eq!(from_client(ClientError::Closed).status().as_u16(), 503);
     }
 }

@@ -1,9 +1,8 @@
 //! The client: lazily connected, reconnecting, shared by any number of callers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -15,22 +14,20 @@ use http::{Method, Request, Response};
 use smol::channel::{Receiver, Sender, unbounded};
 use smol::future::FutureExt;
 use smol::net::TcpStream;
-use smol::stream::Stream;
 use smol::{Executor, Timer};
 
 use super::add_stats;
+use super::error::ClientError;
+use super::inbox::{Command, Inbox, Job};
 use super::link::{Endpoint, drive};
 use crate::proto::{
-    ClientConfig, ClientConnection, ClientEvent, ConnectionError, MessageError, RequestError, RequestId, SendError,
-    Stats,
+    ClientConfig, ClientConnection, ClientEvent, ConnectionError, RequestError, RequestId, SendError, Stats,
 };
 
 /// The pause after a dial or hello that failed: the first, and the longest it grows to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How often a request that was surely not delivered is given to another connection.
 const MAX_TRIES: u32 = 3;
-/// How late a job in the queue may learn that its deadline has passed.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Options of a [`Client`].
 #[derive(Clone, Debug)]
@@ -56,71 +53,6 @@ impl Default for ClientOptions {
         }
     }
 }
-
-/// Why a request got no response.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The request was refused on this side and not sent.
-    Send(SendError),
-    /// No response before the deadline.
-    Timeout {
-        /// Whether the request can have reached the server.
-        maybe_delivered: bool,
-    },
-    /// No connection to the address; nothing was sent.
-    Connect {
-        /// The address.
-        addr: String,
-        /// Why.
-        error: Arc<io::Error>,
-    },
-    /// The link ended.
-    Link {
-        /// Why.
-        error: ConnectionError,
-        /// What the transport failed with, if that is why.
-        transport: Option<Arc<io::Error>>,
-        /// Whether the request can have reached the server.
-        maybe_delivered: bool,
-    },
-    /// The response was refused.
-    Response(MessageError),
-    /// The client was closed; nothing was sent.
-    Closed,
-}
-
-impl ClientError {
-    /// Whether the request can have reached the server, and so have run.
-    pub fn maybe_delivered(&self) -> bool {
-        match self {
-            Self::Timeout { maybe_delivered } | Self::Link { maybe_delivered, .. } => *maybe_delivered,
-            Self::Response(_) => true,
-            Self::Send(_) | Self::Connect { .. } | Self::Closed => false,
-        }
-    }
-}
-
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Send(error) => write!(f, "{error} [{}]", error.code()),
-            Self::Timeout { maybe_delivered: true } => f.write_str("no response before the deadline"),
-            Self::Timeout { maybe_delivered: false } => {
-                f.write_str("the deadline passed before the request could be sent")
-            }
-            Self::Connect { addr, error } => write!(f, "cannot connect to {addr}: {error}"),
-            Self::Link { error, transport: Some(transport), .. } => write!(f, "{error}: {transport}"),
-            Self::Link { error, .. } => write!(f, "{error}"),
-            Self::Response(error) => {
-                write!(f, "the response was refused: {error} [{}]", error.code())
-            }
-            Self::Closed => f.write_str("the client is closed"),
-        }
-    }
-}
-
-impl std::error::Error for ClientError {}
 
 /// A client of one server. Cheap to clone; clones share the links.
 ///
@@ -257,114 +189,6 @@ impl Drop for Pending<'_> {
         self.count.fetch_sub(1, Ordering::Relaxed);
         if !self.done {
             let _ = self.link.try_send(Command::Cancel(self.ticket));
-        }
-    }
-}
-
-enum Command {
-    Send(Box<Job>),
-    Cancel(u64),
-    Close,
-}
-
-/// A request that waits for its outcome.
-struct Job {
-    ticket: u64,
-    request: Request<Bytes>,
-    deadline: Option<Instant>,
-    reply: oneshot::Sender<Result<Response<Bytes>, ClientError>>,
-    tries: u32,
-}
-
-impl Job {
-    fn end(self, outcome: Result<Response<Bytes>, ClientError>) {
-        // A caller that has gone wants no outcome.
-        let _ = self.reply.send(outcome);
-    }
-}
-
-/// What callers want and no connection has yet.
-struct Inbox {
-    commands: Pin<Box<Receiver<Command>>>,
-    queue: VecDeque<Job>,
-    /// When to look for jobs in the queue whose deadline has come: not before the earliest deadline.
-    sweep_at: Option<Instant>,
-    closing: bool,
-}
-
-impl Inbox {
-    fn new(commands: Receiver<Command>) -> Self {
-        Self { commands: Box::pin(commands), queue: VecDeque::new(), sweep_at: None, closing: false }
-    }
-
-    /// Moves what callers want into the queue; `cancel` is given what is not there. Ready if there was anything.
-    fn poll(&mut self, context: &mut Context<'_>, mut cancel: impl FnMut(u64)) -> Poll<()> {
-        let mut ready = false;
-        while let Poll::Ready(command) = self.commands.as_mut().poll_next(context) {
-            match command {
-                Some(Command::Send(job)) => {
-                    self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
-                    self.queue.push_back(*job);
-                }
-                Some(Command::Cancel(ticket)) => match self.queue.iter().position(|job| job.ticket == ticket) {
-                    Some(at) => drop(self.queue.remove(at)),
-                    None => cancel(ticket),
-                },
-                Some(Command::Close) => self.closing = true,
-                None if self.closing => break,
-                None => self.closing = true,
-            }
-            ready = true;
-        }
-        if ready { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Waits until callers want something.
-    async fn wait(&mut self) {
-        std::future::poll_fn(|context| self.poll(context, |_| ())).await;
-    }
-
-    /// Ends the jobs whose deadline has come. A long queue is not swept for each single one of them.
-    fn expire(&mut self, now: Instant) {
-        if self.sweep_at.is_none_or(|at| now < at) {
-            return;
-        }
-        for _ in 0..self.queue.len() {
-            match self.queue.pop_front() {
-                Some(job) if job.deadline.is_some_and(|at| at <= now) => {
-                    job.end(Err(ClientError::Timeout { maybe_delivered: false }));
-                }
-                job => self.queue.extend(job),
-            }
-        }
-        let earliest = self.queue.iter().filter_map(|job| job.deadline).min();
-        self.sweep_at = earliest.map(|at| at.max(now + SWEEP_INTERVAL));
-    }
-
-    fn fail(&mut self, error: &ClientError) {
-        for job in self.queue.drain(..) {
-            job.end(Err(error.clone()));
-        }
-    }
-
-    /// Runs `future` while jobs come, are given up and expire.
-    async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        loop {
-            self.expire(Instant::now());
-            let sweep_at = self.sweep_at;
-            let done = async { Some(future.as_mut().await) };
-            let expired = async {
-                sweep_at.map_or_else(Timer::never, Timer::at).await;
-                None
-            };
-            let asked = async {
-                self.wait().await;
-                None
-            };
-            if let Some(done) = done.or(expired).or(asked).await {
-                return done;
-            }
         }
     }
 }

@@ -111,7 +111,7 @@ impl Io {
     /// Asks for more output once the socket has taken all: what comes meanwhile shares the next batch.
     fn refill(&mut self, endpoint: &mut impl Endpoint, now: Instant) {
         if self.output.is_empty() && endpoint.poll_transmit(now, &mut self.output) > 0 {
-            self.write_deadline = Some(now + self.write_timeout);
+            self.write_deadline = now.checked_add(self.write_timeout);
         }
     }
 
@@ -131,7 +131,7 @@ impl Io {
                 Poll::Pending => break,
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.written += n;
-                    self.write_deadline = Some(Instant::now() + self.write_timeout);
+                    self.write_deadline = Instant::now().checked_add(self.write_timeout);
                     if self.written == self.output.len() {
                         self.output.clear();
                         self.output.shrink_to(4 * READ_BYTES);

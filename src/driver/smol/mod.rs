@@ -33,10 +33,13 @@
 #![allow(clippy::disallowed_methods, reason = "a driver is where time and sockets come from")]
 
 mod client;
+mod error;
+mod inbox;
 mod link;
 mod server;
 
-pub use client::{Client, ClientError, ClientOptions};
+pub use client::{Client, ClientOptions};
+pub use error::ClientError;
 pub use server::{Peer, Server, ServerOptions};
 
 use crate::proto::Stats;

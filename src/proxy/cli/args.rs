@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::duration;
 use crate::proto::Compression;
-use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig};
+use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -152,31 +152,46 @@ pub(super) struct Later {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct DemoArgs {
+pub(super) struct DemoArgs {
     /// How long to send load; without it 10 s, and then the proxies stay up for you to try
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) seconds: Option<u64>,
+    pub(super) seconds: Option<u64>,
     /// Print one JSON object at the end and nothing else; without --seconds after 10 s
     #[arg(long)]
-    pub(crate) json: bool,
+    pub(super) json: bool,
     /// How both directions of the link are compressed
     #[arg(long, value_name = "HOW", default_value = "flate")]
-    pub(crate) compress: Compress,
+    pub(super) compress: Compress,
     /// How long a message may wait for others to share its batch, such as 500us or 2ms
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse)]
-    pub(crate) delay: Duration,
+    pub(super) delay: Duration,
     /// How many callers at once, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
-    pub(crate) callers: usize,
+    pub(super) callers: usize,
     /// Seed of the generated requests
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) seed: u64,
+    pub(super) seed: u64,
     /// Port of the near proxy; 0 lets the system pick
     #[arg(long, value_name = "PORT", default_value_t = 0)]
-    pub(crate) port: u16,
+    pub(super) port: u16,
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub(crate) threads: Option<usize>,
+    pub(super) threads: Option<usize>,
+}
+
+impl From<DemoArgs> for demo::Options {
+    fn from(args: DemoArgs) -> Self {
+        Self {
+            seconds: args.seconds,
+            json: args.json,
+            compression: args.compress.into(),
+            delay: args.delay,
+            callers: args.callers,
+            seed: args.seed,
+            port: args.port,
+            threads: args.threads,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

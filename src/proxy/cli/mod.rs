@@ -5,19 +5,16 @@ mod duration;
 mod spelling;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 
 use clap::Parser;
 use smol::Executor;
 use tracing::{Level, info};
 
-pub(crate) use args::DemoArgs;
 use args::{Cli, Command};
 
-use super::{Proxy, ProxyConfig, check_addrs, demo, workers};
+use super::{Proxy, ProxyConfig, check_addrs, demo, process};
 
 /// Something on the command line cannot be done.
 const USAGE: u8 = 2;
@@ -39,7 +36,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match command {
-        Some(Command::Demo(args)) => demo::main(args),
+        Some(Command::Demo(args)) => demo::main(args.into()),
         None => serve(config, threads),
     };
     result.unwrap_or_else(|line| {
@@ -70,8 +67,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Option<Command>, P
 }
 
 fn serve(config: ProxyConfig, threads: Option<usize>) -> Result<ExitCode, String> {
-    log_to_stderr(Level::INFO);
-    let signal = workers::until_signal().map_err(|error| format!("cannot catch signals: {error}"))?;
+    process::log_to_stderr(Level::INFO);
+    let signal = process::until_signal()?;
     let executor = Arc::new(Executor::new());
     let main = {
         let executor = executor.clone();
@@ -84,31 +81,9 @@ fn serve(config: ProxyConfig, threads: Option<usize>) -> Result<ExitCode, String
             proxy.run(shutdown).await.map_err(|error| format!("the listener failed: {error}"))
         }
     };
-    run(&executor, threads, main)??;
+    process::run(&executor, threads, main)??;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Runs `main` on the worker threads.
-pub(crate) fn run<T: Send + 'static>(
-    executor: &Arc<Executor<'static>>,
-    threads: Option<usize>,
-    main: impl Future<Output = T> + Send + 'static,
-) -> Result<T, String> {
-    let cores = || thread::available_parallelism().map_or(1, |n| n.get());
-    let threads = threads.unwrap_or_else(cores);
-    workers::run(executor, threads, main).map_err(|error| format!("cannot start threads: {error}"))
-}
-
-/// Logs to stderr, one line per thing, for people.
-pub(crate) fn log_to_stderr(level: Level) {
-    // It fails if somebody has already set up logging, who then gets the lines.
-    let _ = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_max_level(level)
-        .with_target(false)
-        .try_init();
 }
 
 #[cfg(test)]

@@ -18,8 +18,7 @@ use smol::future::FutureExt;
 use smol::{Executor, Task, Timer};
 use tracing::Level;
 
-use super::cli::{self, DemoArgs};
-use super::{Inbound, Kind, Outbound, Proxy, ProxyConfig, StatsReader, name, workers};
+use super::{Inbound, Kind, Outbound, Proxy, ProxyConfig, StatsReader, name, process};
 use crate::proto::Compression;
 use load::{Figures, Load};
 use view::View;
@@ -27,26 +26,47 @@ use view::View;
 /// How long the load lasts when nothing else is said.
 const DEFAULT_SECONDS: u64 = 10;
 
+/// What the demo is told.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// How long to send load; without it for [`DEFAULT_SECONDS`], and then the proxies stay up.
+    pub(crate) seconds: Option<u64>,
+    /// One JSON object at the end and nothing else.
+    pub(crate) json: bool,
+    /// Of both directions of the link.
+    pub(crate) compression: Compression,
+    /// Of both directions of the link.
+    pub(crate) delay: Duration,
+    /// How many callers at once.
+    pub(crate) callers: usize,
+    /// Of the generated requests.
+    pub(crate) seed: u64,
+    /// Of the near proxy; 0 lets the system pick.
+    pub(crate) port: u16,
+    /// Worker threads; one for each core unless said.
+    pub(crate) threads: Option<usize>,
+}
+
 /// Runs the demo. The exit code says whether every request was answered rightly.
-pub(crate) fn main(args: DemoArgs) -> Result<ExitCode, String> {
-    cli::log_to_stderr(Level::WARN);
-    let signal = workers::until_signal().map_err(|error| format!("cannot catch signals: {error}"))?;
+pub(crate) fn main(args: Options) -> Result<ExitCode, String> {
+    process::log_to_stderr(Level::WARN);
+    let signal = process::until_signal()?;
     let executor = Arc::new(Executor::new());
     let threads = args.threads;
     let demo = {
         let executor = executor.clone();
         async move { run(args, &executor, signal).await }
     };
-    cli::run(&executor, threads, demo)?
+    process::run(&executor, threads, demo)?
 }
 
 async fn run(
-    args: DemoArgs,
+    args: Options,
     executor: &Arc<Executor<'static>>,
     signal: impl Future<Output = ()>,
 ) -> Result<ExitCode, String> {
     let world = World::start(&args, executor).await?;
-    let compression = Compression::from(args.compress);
+    let compression = args.compression;
     if !args.json {
         view::print(&format!(
             "{} callers -> near {} -> link, {} -> far {} -> origin {}\n\n",
@@ -180,9 +200,9 @@ struct World {
 }
 
 impl World {
-    async fn start(args: &DemoArgs, executor: &Arc<Executor<'static>>) -> Result<Self, String> {
+    async fn start(args: &Options, executor: &Arc<Executor<'static>>) -> Result<Self, String> {
         let origin = origin::start(executor).await.map_err(|error| format!("cannot start the origin: {error}"))?;
-        let compression = Compression::from(args.compress);
+        let compression = args.compression;
         let loopback = |port: u16| format!("127.0.0.1:{port}");
         let far = ProxyConfig {
             inbound: Inbound {

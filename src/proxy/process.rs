@@ -1,6 +1,6 @@
-//! The threads that run the tasks, and the signals that end them.
+//! The process around a proxy: the threads that run the tasks, the signals that end them, and the log.
 
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,22 +10,26 @@ use std::thread;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 use smol::{Async, Executor};
-use tracing::error;
+use tracing::{Level, error};
 
 /// The exit status after a second signal, as a shell reports SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// Runs `executor` on `threads` threads until `main`, which runs on it too, is over.
+/// Runs `executor` on `threads` threads, one for each core unless said, until `main`, which runs on it too, is over.
 pub(crate) fn run<T: Send + 'static>(
     executor: &Arc<Executor<'static>>,
-    threads: usize,
+    threads: Option<usize>,
     main: impl Future<Output = T> + Send + 'static,
-) -> io::Result<T> {
+) -> Result<T, String> {
+    let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |n| n.get()));
     // Workers end when `stop` is dropped.
     let (stop, stopped) = smol::channel::bounded::<()>(1);
     for number in 1..=threads.max(1) {
         let (executor, stopped) = (executor.clone(), stopped.clone());
-        thread::Builder::new().name(format!("worker-{number}")).spawn(move || work(&executor, &stopped))?;
+        thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || work(&executor, &stopped))
+            .map_err(|error| format!("cannot start threads: {error}"))?;
     }
     let result = smol::block_on(executor.spawn(main));
     drop(stop);
@@ -44,7 +48,11 @@ fn work(executor: &Executor<'static>, stopped: &smol::channel::Receiver<()>) {
 }
 
 /// Catches SIGINT and SIGTERM. The returned future ends at the first one; at the second the process exits at once.
-pub(crate) fn until_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+pub(crate) fn until_signal() -> Result<impl Future<Output = ()> + Send + 'static, String> {
+    catch_signals().map_err(|error| format!("cannot catch signals: {error}"))
+}
+
+fn catch_signals() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let (receiver, sender) = UnixStream::pair()?;
     let is_second = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -57,4 +65,15 @@ pub(crate) fn until_signal() -> io::Result<impl Future<Output = ()> + Send + 'st
         // An error could only mean that signals no longer come by this way; then it is time to end as well.
         let _ = receiver.read_with(|mut pipe| pipe.read(&mut [0])).await;
     })
+}
+
+/// Logs to stderr, one line per thing, for people.
+pub(crate) fn log_to_stderr(level: Level) {
+    // It fails if somebody has already set up logging, who then gets the lines.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(level)
+        .with_target(false)
+        .try_init();
 }

@@ -1,0 +1,93 @@
+//! Why a request got no response from upstream: one family of errors, each with the status that the caller gets.
+
+use std::fmt;
+
+use http::StatusCode;
+
+use crate::driver::smol::ClientError;
+use crate::proto::SendError;
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(crate) enum UpstreamError {
+    /// It did not come in time.
+    Timeout(&'static str),
+    /// There is no connection to be had.
+    Unreachable(String),
+    /// The connection broke, or what came over it is no HTTP.
+    Broken(String),
+    /// A response came that is not passed on.
+    Response(String),
+    /// The request was not sent, by this side's own decision.
+    NotSent(StatusCode, String),
+}
+
+impl UpstreamError {
+    /// The status that the caller gets.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unreachable(_) | Self::Broken(_) | Self::Response(_) => StatusCode::BAD_GATEWAY,
+            Self::NotSent(status, _) => *status,
+        }
+    }
+
+    /// Whether the next request is likely to meet the same.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Broken(_))
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout(what) => f.write_str(what),
+            Self::Unreachable(why) => write!(f, "cannot connect: {why}"),
+            Self::Broken(why) | Self::Response(why) | Self::NotSent(_, why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<ClientError> for UpstreamError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Send(error) => Self::NotSent(send_status(&error), error.to_string()),
+            ClientError::Timeout { .. } => Self::Timeout("no response in time (--out-timeout)"),
+            ClientError::Connect { error, .. } => Self::Unreachable(error.to_string()),
+            ClientError::Link { .. } => Self::Broken(format!("the link broke: {error}")),
+            ClientError::Response(_) => Self::Response(error.to_string()),
+            ClientError::Closed => {
+                Self::NotSent(StatusCode::SERVICE_UNAVAILABLE, "the proxy is shutting down".to_owned())
+            }
+        }
+    }
+}
+
+/// Whose fault it is that a request was not sent: the caller's for most.
+fn send_status(error: &SendError) -> StatusCode {
+    match error {
+        SendError::Closing | SendError::PendingOverflow(_) | SendError::OutputFull(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        SendError::MethodConnect => StatusCode::NOT_IMPLEMENTED,
+        SendError::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        SendError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_status() {
+        let send = |error| UpstreamError::from(ClientError::Send(error)).status().as_u16();
+        assert_eq!(send(SendError::BodyNotAllowed), 400);
+        assert_eq!(send(SendError::BodyTooLarge(1)), 413);
+        assert_eq!(send(SendError::HeadTooLarge(1)), 431);
+        assert_eq!(send(SendError::OutputFull(1)), 503);
+        assert_eq!(UpstreamError::from(ClientError::Timeout { maybe_delivered: true }).status().as_u16(), 504);
+        assert_eq!(UpstreamError::from(ClientError::Closed).status().as_u16(), 503);
+    }
+}
