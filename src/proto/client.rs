@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 
+use super::batch::FrameIndex;
 use super::config::{ClientConfig, Compression, Limits, Stats};
 use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
@@ -182,10 +183,11 @@ impl ClientConnection {
             return Err(SendError::PendingOverflow(limit));
         }
         let id = self.link.role.free_id();
-        self.link.send(|batch, config| write_request(batch, id.get(), request, &config.limits))?;
+        let frame = self.link.send(|batch, limits| write_request(batch, id.get(), request, limits))?;
         // The response cannot come first: nothing has been transmitted (R-register-before-write).
         let batch = self.link.batches() + 1;
-        self.link.role.register(id, request.method() == Method::HEAD, batch, deadline);
+        let to_head = request.method() == Method::HEAD;
+        self.link.role.register(id, Slot { is_pending: true, to_head, deadline, batch, frame });
         Ok(RequestId(id))
     }
 
@@ -197,7 +199,7 @@ impl ClientConnection {
     /// Any [`SendError`] but `PendingOverflow`; nothing was queued then.
     pub fn send_oneway(&mut self, now: Instant, request: &Request<Bytes>) -> Result<(), SendError> {
         self.ready(now)?;
-        self.link.send(|batch, config| write_request(batch, 0, request, &config.limits))
+        self.link.send(|batch, limits| write_request(batch, 0, request, limits)).map(drop)
     }
 
     fn ready(&mut self, now: Instant) -> Result<(), SendError> {
@@ -213,13 +215,14 @@ impl ClientConnection {
 
     /// Gives a request up: no event will speak of it. Returns whether it was pending.
     ///
-    /// Nothing is said to the server; the id stays reserved until the response comes (R-id-unique).
+    /// Nothing is said to the server. A request that has not been transmitted never will be; of any other the id stays
+    /// reserved until the response comes (R-id-unique).
     pub fn cancel(&mut self, now: Instant, id: RequestId) -> bool {
         self.link.tell_time(now);
-        let pending = self.link.role.abandon(id.0).is_some();
+        let given_up = Client::give_up(&mut self.link, id.0);
         Client::limit_abandoned(&mut self.link);
         self.link.settle();
-        pending
+        given_up.is_some()
     }
 
     /// Seals the batch under way: the next [`poll_transmit`](Self::poll_transmit) yields it.
@@ -322,26 +325,28 @@ struct Slot {
     deadline: Option<Instant>,
     /// The batch that carries the request.
     batch: u64,
+    /// Its place in that batch.
+    frame: FrameIndex,
 }
 
 impl Client {
     /// The next id that no request holds (R-id-order, R-id-unique).
-    fn free_id(&mut self) -> NonZeroU32 {
+    fn free_id(&self) -> NonZeroU32 {
+        let mut id = self.last_id;
         loop {
-            self.last_id = self.last_id.wrapping_add(1);
+            id = id.wrapping_add(1);
             // There are far fewer slots than ids: the limits see to that.
-            if let Some(id) = NonZeroU32::new(self.last_id).filter(|id| !self.slots.contains_key(id)) {
+            if let Some(id) = NonZeroU32::new(id).filter(|id| !self.slots.contains_key(id)) {
                 return id;
             }
         }
     }
 
-    fn register(&mut self, id: NonZeroU32, to_head: bool, batch: u64, deadline: Option<Instant>) {
-        self.slots.insert(id, Slot { is_pending: true, to_head, deadline, batch });
+    fn register(&mut self, id: NonZeroU32, slot: Slot) {
+        self.last_id = id.get();
         self.pending += 1;
-        if let Some(deadline) = deadline {
-            self.deadlines.push(Reverse((deadline, id)));
-        }
+        self.deadlines.extend(slot.deadline.map(|deadline| Reverse((deadline, id))));
+        self.slots.insert(id, slot);
     }
 
     /// Takes a request out, if it was there; returns its slot.
@@ -354,17 +359,6 @@ impl Client {
         Some(slot)
     }
 
-    /// Ends a pending request while its id stays reserved; returns its batch.
-    fn abandon(&mut self, id: NonZeroU32) -> Option<u64> {
-        let slot = self.slots.get_mut(&id).filter(|slot| slot.is_pending)?;
-        slot.is_pending = false;
-        slot.deadline = None;
-        let batch = slot.batch;
-        self.pending -= 1;
-        self.forget_deadlines();
-        Some(batch)
-    }
-
     /// Keeps the earliest deadline that of a pending request, and the heap in proportion to the requests.
     fn forget_deadlines(&mut self) {
         let slots = &self.slots;
@@ -375,6 +369,25 @@ impl Client {
         if self.deadlines.len() > 2 * self.pending + 64 {
             self.deadlines.retain(|Reverse((at, id))| is_live(at, id));
         }
+    }
+
+    /// Ends a pending request, if it is one; returns whether it may have been delivered. If so its id stays reserved;
+    /// if not its frame is taken back, so that it never will be.
+    fn give_up(link: &mut Link<Self>, id: NonZeroU32) -> Option<bool> {
+        let sent = link.batches();
+        let slot = link.role.slots.get_mut(&id).filter(|slot| slot.is_pending)?;
+        let maybe_delivered = slot.batch <= sent;
+        if maybe_delivered {
+            slot.is_pending = false;
+            slot.deadline = None;
+        } else {
+            let frame = slot.frame;
+            link.role.slots.remove(&id);
+            link.withdraw(frame);
+        }
+        link.role.pending -= 1;
+        link.role.forget_deadlines();
+        Some(maybe_delivered)
     }
 
     fn limit_abandoned(link: &mut Link<Self>) {
@@ -461,8 +474,8 @@ impl Role for Client {
             && at <= link.now
         {
             link.role.deadlines.pop();
-            if let Some(batch) = link.role.abandon(id) {
-                let error = RequestError::Timeout { maybe_delivered: batch <= link.batches() };
+            if let Some(maybe_delivered) = Self::give_up(link, id) {
+                let error = RequestError::Timeout { maybe_delivered };
                 link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
             }
         }

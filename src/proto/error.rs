@@ -146,7 +146,7 @@ kinds! {
         SnappyChecksum = "snappy-checksum", "a snappy chunk's checksum does not match its content";
         /// A snappy chunk's content is corrupt.
         SnappyCorrupt = "snappy-corrupt", "a snappy chunk is corrupt";
-        /// A start line that cannot be split (R-read-start-line).
+        /// A start line that cannot be split (R-read-unparsable).
         StartLine = "start-line", "no HTTP/1 start line where a message should begin";
         /// A malformed field line that may concern framing.
         FieldLine = "field-line", "a malformed field line leaves the length of the message uncertain";
@@ -245,8 +245,8 @@ kinds! {
         Status = "status", "only final responses, status 200 to 599, can be sent";
         /// The head is larger than the peer must accept.
         HeadTooLarge(limit: usize) = "head-too-large", "the message head is larger than the limit of {limit} bytes";
-        /// A field value that no message may carry, or too many fields (R-write-fields).
-        Field = "field", "a header field cannot be written";
+        /// More fields than a receiver with this side's limits takes (R-limit-fields).
+        TooManyFields(limit: usize) = "too-many-fields", "the message has more header fields than the limit of {limit} allows";
         /// The body is larger than the limit.
         BodyTooLarge(limit: usize) = "body-too-large", "the message body is larger than the limit of {limit} bytes";
     }

@@ -162,12 +162,27 @@ impl<H> FrameReader<H> {
         plain.split_to(n)
     }
 
-    /// Checks that a message may take `more` bytes.
+    /// How many more bytes the current message may take; an error if it has taken too many (R-limit-message).
+    fn room(&self, limits: &Limits) -> Result<u64, ErrorKind> {
+        limits.message_bytes.checked_sub(self.used).ok_or(ErrorKind::MessageTooLarge(limits.message_bytes))
+    }
+
+    /// Checks that the current message may take `more` bytes.
     fn afford(&self, more: u64, limits: &Limits) -> Result<(), ErrorKind> {
-        match self.used.checked_add(more) {
-            Some(total) if total <= limits.message_bytes => Ok(()),
-            _ => Err(ErrorKind::MessageTooLarge(limits.message_bytes)),
+        if more > self.room(limits)? { Err(ErrorKind::MessageTooLarge(limits.message_bytes)) } else { Ok(()) }
+    }
+
+    /// Checks `length` bytes of a head, which may go on if it `is_open`, against both limits. The one that is passed
+    /// first decides, however many bytes came at once.
+    fn check_head(&self, length: usize, is_open: bool, limits: &Limits) -> Result<(), ErrorKind> {
+        let room = self.room(limits)?;
+        if length as u64 > room && room < limits.head_bytes as u64 {
+            return Err(ErrorKind::MessageTooLarge(limits.message_bytes));
         }
+        if length > limits.head_bytes || (is_open && length == limits.head_bytes) {
+            return Err(ErrorKind::HeadTooLarge(limits.head_bytes));
+        }
+        Ok(())
     }
 
     fn finish(&mut self, message: Message<H>, body: Bytes) -> Frame<H> {
@@ -202,18 +217,11 @@ impl<H> FrameReader<H> {
             [] | [b'\r'] => (None, 0),
             begun => head_end(begun, scanned),
         };
+        self.check_head(end.unwrap_or(plain.len()), end.is_none(), limits)?;
         let Some(end) = end else {
-            if plain.len() >= limits.head_bytes {
-                return Err(ErrorKind::HeadTooLarge(limits.head_bytes));
-            }
-            self.afford(plain.len() as u64, limits)?;
             self.state = State::Head { id, scanned };
             return Ok(None);
         };
-        if end > limits.head_bytes {
-            return Err(ErrorKind::HeadTooLarge(limits.head_bytes));
-        }
-        self.afford(end as u64, limits)?;
         let head = self.take(plain, end).freeze();
         let ParsedHead { head, length, is_head, then } = parse(id, &head)?;
         if then == Then::NextHead {
@@ -243,16 +251,12 @@ impl<H> FrameReader<H> {
         limits: &Limits,
     ) -> Result<bool, ErrorKind> {
         loop {
-            let line_end: &[u8] = b"\r\n";
             *part = match *part {
                 Part::Size => {
-                    let Some((size, line)) = complete(plain, chunk_size(plain))? else {
-                        return Ok(false);
-                    };
+                    let Some((size, line)) = self.line(plain, limits, chunk_size)? else { return Ok(false) };
                     if size > i64::MAX as u64 {
                         return Err(ErrorKind::ChunkedBody);
                     }
-                    self.afford(line as u64, limits)?;
                     self.take(plain, line);
                     self.afford(size, limits)?;
                     if body.len() as u64 + size > limits.body_bytes as u64 && message.head.is_ok() {
@@ -274,11 +278,7 @@ impl<H> FrameReader<H> {
                     Part::Data { left: left - here }
                 }
                 end @ (Part::LineEnd | Part::LastLineEnd) => {
-                    let parsed: IResult<&[u8], &[u8]> = tag(line_end).parse(&plain[..]);
-                    let Some((_, taken)) = complete(plain, parsed)? else {
-                        return Ok(false);
-                    };
-                    self.afford(taken as u64, limits)?;
+                    let Some((_, taken)) = self.line(plain, limits, line_end)? else { return Ok(false) };
                     self.take(plain, taken);
                     if matches!(end, Part::LastLineEnd) {
                         return Ok(true);
@@ -286,6 +286,26 @@ impl<H> FrameReader<H> {
                     Part::Size
                 }
             };
+        }
+    }
+
+    /// What `parse` finds at the start of `plain`, and how many bytes it takes, once they are there. It is shown no
+    /// more than the message may take, so that the first byte beyond decides, however many came at once.
+    fn line<T>(
+        &self,
+        plain: &[u8],
+        limits: &Limits,
+        parse: impl Fn(&[u8]) -> IResult<&[u8], T>,
+    ) -> Result<Option<(T, usize)>, ErrorKind> {
+        let room = usize::try_from(self.room(limits)?).unwrap_or(usize::MAX);
+        let shown = &plain[..plain.len().min(room)];
+        match parse(shown) {
+            Ok((rest, found)) => Ok(Some((found, shown.len() - rest.len()))),
+            Err(nom::Err::Incomplete(_)) if shown.len() < plain.len() => {
+                Err(ErrorKind::MessageTooLarge(limits.message_bytes))
+            }
+            Err(nom::Err::Incomplete(_)) => Ok(None),
+            Err(_) => Err(ErrorKind::ChunkedBody),
         }
     }
 }
@@ -299,13 +319,9 @@ fn chunk_size(plain: &[u8]) -> IResult<&[u8], u64> {
         .parse(plain)
 }
 
-/// What a parser found and how many bytes it took, if enough bytes are there.
-fn complete<T>(plain: &[u8], parsed: IResult<&[u8], T>) -> Result<Option<(T, usize)>, ErrorKind> {
-    match parsed {
-        Ok((rest, found)) => Ok(Some((found, plain.len() - rest.len()))),
-        Err(nom::Err::Incomplete(_)) => Ok(None),
-        Err(_) => Err(ErrorKind::ChunkedBody),
-    }
+/// The end of a line between chunks.
+fn line_end(plain: &[u8]) -> IResult<&[u8], ()> {
+    tag(&b"\r\n"[..]).map(drop).parse(plain)
 }
 
 /// The length of the empty lines at the start.

@@ -4,10 +4,11 @@
 //! [`super::client`] and [`super::server`].
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use super::batch::{Batch, FrameIndex};
 use super::compress::{Decoder, Encoder};
 use super::config::{Compression, Config, Limits, Stats};
 use super::error::{ConnectionError, ErrorKind, Place};
@@ -15,8 +16,6 @@ use super::frame::{Frame, FrameReader};
 use super::hello::{HELLO_BYTES, Hello, check_start};
 use super::message::ParsedHead;
 
-/// A batch is sealed early when it holds this many bytes (R-batch-size).
-const BATCH_BYTES: usize = 64 * 1024;
 /// Input waits while this many events wait to be polled, so that a caller that polls late bounds its memory.
 const MAX_EVENTS: usize = 256;
 
@@ -107,9 +106,7 @@ pub(super) struct Link<R: Role> {
     damage: Option<ErrorKind>,
     reader: FrameReader<R::Head>,
     /// Frames that wait to be compressed and transmitted.
-    batch: Vec<u8>,
-    flush_at: Option<Instant>,
-    sealed: bool,
+    batch: Batch,
     input_ended: bool,
     eof: bool,
     closing: Option<Closing>,
@@ -134,9 +131,7 @@ impl<R: Role> Link<R> {
             plain: BytesMut::new(),
             damage: None,
             reader: FrameReader::new(),
-            batch: Vec::new(),
-            flush_at: None,
-            sealed: false,
+            batch: Batch::default(),
             input_ended: false,
             eof: false,
             closing: None,
@@ -181,8 +176,8 @@ impl<R: Role> Link<R> {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.tell_time(now);
         R::expire(self);
-        if self.flush_at.is_some_and(|at| at <= now) {
-            self.seal();
+        if self.batch.flush_at().is_some_and(|at| at <= now) {
+            self.batch.seal();
         }
         if self.is_handshaking() && self.hello_deadline.is_some_and(|at| at <= now) {
             self.fail_hello(ErrorKind::HelloTimeout);
@@ -206,19 +201,19 @@ impl<R: Role> Link<R> {
 
     // Commands.
 
-    /// Appends a frame to the batch by `write`, which leaves the batch as it was on an error.
-    pub(super) fn send<E>(&mut self, write: impl FnOnce(&mut Vec<u8>, &Config) -> Result<(), E>) -> Result<(), E> {
-        let before = self.batch.len();
-        write(&mut self.batch, &self.config)?;
-        self.stats.frames_out += 1;
-        self.stats.plain_out += (self.batch.len() - before) as u64;
-        if before == 0 {
-            self.begin_batch();
-        }
-        if self.batch.len() >= BATCH_BYTES {
-            self.seal();
-        }
-        Ok(())
+    /// Appends a frame to the batch by `write`, which appends nothing on an error.
+    pub(super) fn send<E>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>, &Limits) -> Result<(), E>,
+    ) -> Result<FrameIndex, E> {
+        // A link that closes waits for nobody to share the batch.
+        let delay = if self.closing.is_some() { Duration::ZERO } else { self.config.max_batch_delay };
+        self.batch.push(self.now, delay, |batch| write(batch, &self.config.limits))
+    }
+
+    /// Takes a frame back that has not been transmitted.
+    pub(super) fn withdraw(&mut self, frame: FrameIndex) {
+        self.batch.withdraw(frame);
     }
 
     /// Whether so many bytes wait that no more should be made.
@@ -227,8 +222,7 @@ impl<R: Role> Link<R> {
     }
 
     pub(super) fn seal(&mut self) {
-        self.flush_at = None;
-        self.sealed = !self.batch.is_empty();
+        self.batch.seal();
     }
 
     /// Takes no new work, finishes what was begun, then closes.
@@ -260,15 +254,12 @@ impl<R: Role> Link<R> {
                 self.events.push_back(R::start_tls());
             }
         }
-        let due = self.sealed || self.flush_at.is_some_and(|at| at <= now);
-        if self.phase == Phase::Open && due && !self.batch.is_empty() {
-            self.encoder.encode(&self.batch, out);
+        if self.phase == Phase::Open
+            && let Some((frames, bytes)) = self.batch.take_due(now, |batch| self.encoder.encode(batch, out))
+        {
             self.stats.batches_out += 1;
-            self.flush_at = None;
-            self.sealed = false;
-            self.batch.clear();
-            // A burst must not hold its memory for ever.
-            self.batch.shrink_to(4 * BATCH_BYTES);
+            self.stats.frames_out += frames;
+            self.stats.plain_out += bytes;
         }
         let made = out.len() - before;
         if made > 0 {
@@ -289,7 +280,7 @@ impl<R: Role> Link<R> {
 
     pub(super) fn next_timer(&self) -> Option<(Timer, Instant)> {
         let hello = self.hello_deadline.filter(|_| self.is_handshaking());
-        let flush = if self.phase == Phase::Open { self.flush_at } else { None };
+        let flush = self.batch.flush_at().filter(|_| self.phase == Phase::Open);
         [
             (Timer::Hello, hello),
             (Timer::Flush, flush),
@@ -324,7 +315,7 @@ impl<R: Role> Link<R> {
         self.closing.is_some() || self.is_closed()
     }
 
-    /// How many batches have been handed to the transport: a frame's batch number is this at its sending, plus one.
+    /// How many batches have been transmitted: a frame's batch number is this at its sending, plus one.
     pub(super) fn batches(&self) -> u64 {
         self.stats.batches_out
     }
@@ -496,8 +487,7 @@ impl<R: Role> Link<R> {
         }
         self.phase = Phase::Closed;
         self.closing = None;
-        self.flush_at = None;
-        self.batch = Vec::new();
+        self.batch = Batch::default();
         self.plain = BytesMut::new();
         let error = error.or_else(|| (self.role.unfinished() > 0).then(|| ConnectionError::nowhere(ErrorKind::Closed)));
         if let Some(error) = &error {
@@ -510,15 +500,6 @@ impl<R: Role> Link<R> {
 
     pub(super) fn tell_time(&mut self, now: Instant) {
         self.now = self.now.max(now);
-    }
-
-    fn begin_batch(&mut self) {
-        // A link that closes waits for nobody to share the batch.
-        if self.config.max_batch_delay.is_zero() || self.closing.is_some() {
-            self.sealed = true;
-        } else {
-            self.flush_at = self.now.checked_add(self.config.max_batch_delay);
-        }
     }
 
     fn idle_deadline(&self) -> Option<Instant> {

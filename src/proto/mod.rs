@@ -35,12 +35,13 @@
 //! |---|---|
 //! | 02 hello | `hello`, and the phases in `link` |
 //! | 03 compression | `compress` |
-//! | 04 frames and ids | `frame`; ids in `client` |
+//! | 04 frames, ids, batches | `frame`, `batch`; ids in `client` |
 //! | 05 messages | `message`: what delimits a message (`framing`), heads in (`read`), heads out (`write`) |
 //! | 06 lifecycle | `link`, shared by both roles; `client`, `server` |
 //! | 07 limits | [`Limits`] |
 //! | errors | [`ErrorKind`], [`MessageError`], [`SendError`] |
 
+mod batch;
 mod client;
 mod compress;
 mod config;

@@ -156,9 +156,9 @@ impl ServerConnection {
             return Err(ResponseRejected { token, error: SendError::Closing });
         }
         let ResponseToken { id, to_head } = token;
-        let sent = self.link.send(|batch, config| write_response(batch, id, to_head, response, &config.limits));
+        let sent = self.link.send(|batch, limits| write_response(batch, id, to_head, response, limits));
         match sent {
-            Ok(()) => {
+            Ok(_) => {
                 self.discard(token);
                 Ok(())
             }

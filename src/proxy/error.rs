@@ -70,7 +70,7 @@ fn send_status(error: &SendError) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         SendError::MethodConnect => StatusCode::NOT_IMPLEMENTED,
-        SendError::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        SendError::HeadTooLarge(_) | SendError::TooManyFields(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         SendError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     }

@@ -76,6 +76,11 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
+/// A decimal number as senders write it: without leading zeros.
+pub(crate) fn plain_decimal(digits: &[u8]) -> Option<u64> {
+    decimal(digits).filter(|_| digits == b"0" || !digits.starts_with(b"0"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
-use super::framing::{FramingFields, Length, decimal};
+use super::framing::{FramingFields, Length, decimal, plain_decimal};
 use super::{HEAD_LENGTH_FIELD, HEAD_LENGTH_UNKNOWN};
 use crate::proto::config::Limits;
 use crate::proto::error::{ErrorKind, MessageError};
@@ -129,7 +129,7 @@ fn tell_length(headers: &mut HeaderMap, code: u16, stated: Length, to_head: bool
             if told.as_bytes().eq_ignore_ascii_case(HEAD_LENGTH_UNKNOWN.as_bytes()) {
                 headers.remove(CONTENT_LENGTH);
                 true
-            } else if decimal(told.as_bytes()).is_some() {
+            } else if plain_decimal(told.as_bytes()).is_some() {
                 headers.insert(CONTENT_LENGTH, told);
                 true
             } else {
@@ -277,6 +277,7 @@ fn refuse_response(head: &[u8], to_head: bool, limits: &Limits) -> Result<Parsed
 struct FieldScan<'a> {
     framing: FramingFields<'a>,
     lines: usize,
+    hosts: usize,
     malformed: bool,
 }
 
@@ -284,13 +285,16 @@ impl<'a> FieldScan<'a> {
     /// Fails if a malformed line may be meant, or be taken by somebody, as a framing field (R-read-field-framing).
     fn new(fields: &'a [u8]) -> Result<Self, ErrorKind> {
         let lines: Vec<&[u8]> = lines(fields).collect();
-        let mut scan = Self { framing: FramingFields::default(), lines: lines.len(), malformed: false };
+        let mut scan = Self { framing: FramingFields::default(), lines: lines.len(), hosts: 0, malformed: false };
         for (at, line) in lines.iter().enumerate() {
             // A fold changes the line before it, and some readers look for a colon past the line end.
             let folded = lines.get(at + 1).is_some_and(|next| matches!(next.first(), Some(b' ' | b'\t')));
             let swallowed = at > 0 && !lines[at - 1].contains(&b':');
             match split_field(line) {
-                Some((name, value)) if !folded && !swallowed => scan.framing.see(name, value),
+                Some((name, value)) if !folded && !swallowed => {
+                    scan.hosts += usize::from(name.eq_ignore_ascii_case(b"host"));
+                    scan.framing.see(name, value);
+                }
                 _ if concerns_framing(line) => return Err(ErrorKind::FieldLine),
                 _ => scan.malformed = true,
             }
@@ -300,7 +304,7 @@ impl<'a> FieldScan<'a> {
 
     /// Why a head with a good start line was not taken.
     fn reason(&self, limits: &Limits) -> MessageError {
-        if !self.malformed && self.lines > limits.header_count {
+        if !self.malformed && self.hosts < 2 && self.lines > limits.header_count {
             MessageError::TooManyFields
         } else {
             MessageError::Field

@@ -26,19 +26,24 @@ pub(crate) fn write_request(
         return Err(SendError::BodyNotAllowed);
     }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    if !(target.starts_with('/') || target == "*") || target.bytes().any(|b| !(0x21..=0x7e).contains(&b)) {
+    // `http://host?query` has a target without its slash.
+    let slash = if target.starts_with('?') { "/" } else { "" };
+    let is_target = target.starts_with(['/', '?']) || target == "*";
+    if !is_target || target.bytes().any(|b| !(0x21..=0x7e).contains(&b)) {
         return Err(SendError::Target);
     }
     let host = host(request)?;
+    check_count(request.headers(), limits)?;
     write_frame(out, id, request.body(), limits, |head| {
         head.extend_from_slice(method.as_str().as_bytes());
         head.push(b' ');
+        head.extend_from_slice(slash.as_bytes());
         head.extend_from_slice(target.as_bytes());
         head.extend_from_slice(b" HTTP/1.1\r\n");
         field(head, "host", host);
         fields(head, request.headers(), |name| name == HOST || name == EXPECT);
         if !bodiless {
-            length(head, request.body().len());
+            length(head, request.body().len() as u64);
         }
     })
 }
@@ -55,6 +60,7 @@ pub(crate) fn write_response(
     if !(200..600).contains(&status.as_u16()) {
         return Err(SendError::Status);
     }
+    check_count(response.headers(), limits)?;
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let body = if bodiless || to_head { &Bytes::new() } else { response.body() };
     write_frame(out, id, body, limits, |head| {
@@ -64,23 +70,21 @@ pub(crate) fn write_response(
         head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
         head.extend_from_slice(b"\r\n");
         fields(head, response.headers(), |_| false);
-        let stated = response.headers().get(CONTENT_LENGTH).filter(|v| decimal(v.as_bytes()).is_some());
+        let stated = response.headers().get(CONTENT_LENGTH).and_then(|v| decimal(v.as_bytes()));
         match status {
             StatusCode::NO_CONTENT => {}
             StatusCode::NOT_MODIFIED => {
                 if let Some(stated) = stated {
-                    field(head, "content-length", stated.as_bytes());
+                    length(head, stated);
                 }
             }
-            _ => length(head, body.len()),
+            _ => length(head, body.len() as u64),
         }
         if to_head && !bodiless {
-            let actual = response.body().len();
-            match stated {
-                Some(stated) => field(head, HEAD_LENGTH_FIELD, stated.as_bytes()),
-                None if actual > 0 => field(head, HEAD_LENGTH_FIELD, actual.to_string().as_bytes()),
-                None => field(head, HEAD_LENGTH_FIELD, HEAD_LENGTH_UNKNOWN.as_bytes()),
-            }
+            // A body that was given and may not be sent still tells its length.
+            let body = Some(response.body().len() as u64).filter(|length| *length > 0);
+            let told = stated.or(body).map_or_else(|| HEAD_LENGTH_UNKNOWN.to_owned(), |length| length.to_string());
+            field(head, HEAD_LENGTH_FIELD, told.as_bytes());
         }
     })
 }
@@ -123,11 +127,27 @@ fn host(request: &Request<Bytes>) -> Result<&[u8], SendError> {
     }
 }
 
-/// Writes all fields but those that belong to one hop or to framing (R-write-no-hop-by-hop), and those `left_out`.
+/// A receiver with the limits of this side would refuse more (R-limit-fields). Counted with room for the fields that
+/// are written besides: Host, Content-Length, Teleport-Head-Length.
+fn check_count(fields: &HeaderMap, limits: &Limits) -> Result<(), SendError> {
+    let limit = limits.header_count.min(Limits::MAX_HEADER_COUNT);
+    if fields.len() + 3 > limit { Err(SendError::TooManyFields(limit)) } else { Ok(()) }
+}
+
+/// Writes all fields but those that belong to one hop or to framing, those that Connection names
+/// (R-write-no-hop-by-hop), and those `left_out`.
 fn fields(head: &mut Vec<u8>, fields: &HeaderMap, left_out: impl Fn(&HeaderName) -> bool) {
+    let is_named = |name: &HeaderName| {
+        let values = fields.get_all(CONNECTION).iter();
+        values
+            .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+    };
+    let names_some = fields.contains_key(CONNECTION);
     for (name, value) in fields {
-        if !is_of_one_hop(name) && !left_out(name) {
-            field(head, name.as_str(), value.as_bytes());
+        let stays_behind = is_of_one_hop(name) || left_out(name) || (names_some && is_named(name));
+        if !stays_behind {
+            field(head, name.as_str(), value.as_bytes().trim_ascii());
         }
     }
 }
@@ -137,7 +157,7 @@ fn is_of_one_hop(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection" | HEAD_LENGTH_FIELD)
 }
 
-fn length(head: &mut Vec<u8>, length: usize) {
+fn length(head: &mut Vec<u8>, length: u64) {
     field(head, "content-length", length.to_string().as_bytes());
 }
 
