@@ -1,6 +1,7 @@
 //! The proxy with HTTP on both sides, against an origin that is a plain socket in the hands of each test.
 
 // Callers and origins are real sockets in real time.
+#![cfg(feature = "httptp")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod common;

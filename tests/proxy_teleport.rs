@@ -1,6 +1,7 @@
 //! The usual pair in one process: callers, near proxy, link, far proxy, and an origin in the hands of each test.
 
 // Callers and origins are real sockets in real time.
+#![cfg(feature = "httptp")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod common;

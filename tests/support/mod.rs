@@ -176,6 +176,21 @@ pub fn server(compression: Compression, now: Instant) -> ServerConnection {
     ServerConnection::new(ServerConfig { config: Config { compression, ..config.config }, ..config }, now)
 }
 
+/// A client and a server whose hellos are through and told, with the same settings.
+pub fn open(config: &Config, now: Instant) -> (ClientConnection, ServerConnection) {
+    let mut client = ClientConnection::new(ClientConfig { config: config.clone(), tls: false }, now);
+    let mut server = ServerConnection::new(ServerConfig { config: config.clone(), ..ServerConfig::default() }, now);
+    server.handle_input(now, &transmit(|out| client.poll_transmit(now, out)));
+    client.handle_input(now, &transmit(|out| server.poll_transmit(now, out)));
+    assert!(matches!(client.poll_event(), Some(ClientEvent::Connected { .. })));
+    assert!(matches!(server.poll_event(), Some(ServerEvent::Connected { .. })));
+    (client, server)
+}
+
+pub fn plain() -> Config {
+    config(Compression::None)
+}
+
 /// Feeds `bytes` to a server in pieces of the given sizes and then whole, and returns its events.
 pub fn feed_server(
     server: &mut ServerConnection,

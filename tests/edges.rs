@@ -1,0 +1,463 @@
+//! Each limit and timer of a connection at its exact edge, under virtual time.
+
+#![allow(clippy::disallowed_methods, reason = "a test takes one real time as the base of its virtual ones")]
+
+mod support;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request;
+use httpteleport::proto::{
+    ClientConnection, Compression, Config, Limits, ResponseToken, ServerConnection, ServerEvent, Timer,
+};
+use support::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn limited(limits: Limits) -> Config {
+    Config { limits, ..plain() }
+}
+
+/// Carries what the client has to the server, and returns the requests.
+fn ask(
+    client: &mut ClientConnection,
+    server: &mut ServerConnection,
+    now: Instant,
+) -> Vec<(ResponseToken, Request<Bytes>)> {
+    client.flush();
+    let bytes = transmit(|out| client.poll_transmit(now, out));
+    assert_eq!(server.handle_input(now, &bytes), bytes.len());
+    let events = std::iter::from_fn(|| server.poll_event());
+    let requests = events.filter_map(|event| match event {
+        ServerEvent::Request { token, request } => Some((token, request)),
+        ServerEvent::Oneway { .. } => None,
+        other => panic!("{other:?}"),
+    });
+    requests.collect()
+}
+
+/// Carries what the server has to the client.
+fn tell(server: &mut ServerConnection, client: &mut ClientConnection, now: Instant) -> Vec<String> {
+    server.flush();
+    client.handle_input(now, &transmit(|out| server.poll_transmit(now, out)));
+    client_lines(client)
+}
+
+fn client_lines(client: &mut ClientConnection) -> Vec<String> {
+    std::iter::from_fn(|| client.poll_event()).map(|event| client_line(&event)).collect()
+}
+
+fn server_lines(server: &mut ServerConnection) -> Vec<String> {
+    std::iter::from_fn(|| server.poll_event()).map(|event| server_line(&event)).collect()
+}
+
+fn get() -> Request<Bytes> {
+    request("GET", "/", "")
+}
+
+#[test]
+fn a_request_that_timed_out_before_it_left_is_taken_out_of_the_batch() {
+    // R-fail-in-flight, 4.2 ("can be taken out of the queue"): during the hello, and in a batch that waits
+    let now = Instant::now();
+    let mut client = client(Compression::None, now);
+    client.send_request(now, &get(), Some(now + MS)).unwrap();
+    transmit(|out| client.poll_transmit(now, out));
+    client.handle_timeout(now + MS);
+    assert_eq!(client_lines(&mut client), ["failed 1 timeout unsent"]);
+    client.handle_input(now + 2 * MS, HELLO);
+    assert_eq!(transmit(|out| client.poll_transmit(now + 2 * MS, out)), b"", "during the hello");
+
+    let (mut client, _) = open(&Config { max_batch_delay: 9 * MS, ..plain() }, now);
+    client.send_request(now, &get(), Some(now + MS)).unwrap();
+    client.handle_timeout(now + MS);
+    assert_eq!(client_lines(&mut client), ["failed 1 timeout unsent"]);
+    assert_eq!(transmit(|out| client.poll_transmit(now + 9 * MS, out)), b"", "in a batch");
+}
+
+#[test]
+fn a_failed_request_is_maybe_delivered_from_the_first_byte_handed_over() {
+    // R-fail-in-flight: the same for each way to fail
+    let now = Instant::now();
+    for handed_over in [false, true] {
+        let word = if handed_over { "maybe" } else { "unsent" };
+        for (way, code) in ["timeout", "closed", "truncated", "transport"].into_iter().enumerate() {
+            let (mut client, _) = open(&plain(), now);
+            client.send_request(now, &get(), (way == 0).then_some(now + MS)).unwrap();
+            if handed_over {
+                assert!(!transmit(|out| client.poll_transmit(now, out)).is_empty());
+            }
+            match way {
+                0 => client.handle_timeout(now + MS),
+                1 => client.handle_eof(now),
+                2 => {
+                    client.handle_input(now, &[1, 0]);
+                    client.handle_eof(now);
+                }
+                _ => client.handle_transport_error(now),
+            }
+            assert_eq!(client_lines(&mut client)[0], format!("failed 1 {code} {word}"));
+        }
+    }
+}
+
+#[test]
+fn ids_wrap_past_zero_and_past_all_that_are_reserved() {
+    // R-id-order, R-id-nonzero, R-id-unique, R-response-abandoned (H7)
+    let now = Instant::now();
+    let (mut client, mut server) = open(&plain(), now);
+    let send = |client: &mut ClientConnection| client.send_request(now, &get(), None).unwrap();
+    let [_, second, third] = [1, 2, 3].map(|id| {
+        let sent = send(&mut client);
+        assert_eq!(sent.get(), id);
+        sent
+    });
+    let mut tokens: Vec<_> = ask(&mut client, &mut server, now).into_iter().map(|(token, _)| token).collect();
+    assert!(client.cancel(now, second) && !client.cancel(now, second), "once");
+    client.set_next_id(u32::MAX);
+    // 1 and 3 are in flight, 2 is abandoned.
+    assert_eq!([send(&mut client).get(), send(&mut client).get()], [u32::MAX, 4]);
+    server.send_response(now, tokens.remove(1), &response(200, "late")).unwrap();
+    assert_eq!(tell(&mut server, &mut client, now), ["unmatched 2"]);
+    server.send_response(now, tokens.remove(1), &response(200, "c")).unwrap();
+    assert_eq!(tell(&mut server, &mut client, now), ["response 3 200 \"c\""]);
+    assert!(!client.cancel(now, third), "answered");
+    client.set_next_id(u32::MAX);
+    assert_eq!([send(&mut client).get(), send(&mut client).get(), send(&mut client).get()], [2, 3, 5]);
+}
+
+#[test]
+fn a_late_response_is_unmatched_and_frees_its_id() {
+    // R-deadline, R-response-abandoned: also a late answer to HEAD, which is framed as one
+    let now = Instant::now();
+    for method in ["GET", "HEAD"] {
+        let (mut client, mut server) = open(&plain(), now);
+        client.send_request(now, &request(method, "/", ""), Some(now + 5 * MS)).unwrap();
+        let (token, _) = ask(&mut client, &mut server, now).remove(0);
+        assert_eq!(client.next_timer(), Some((Timer::Request, now + 5 * MS)));
+        client.handle_timeout(now + 4 * MS);
+        assert!(client.poll_event().is_none(), "not yet");
+        client.handle_timeout(now + 5 * MS);
+        assert_eq!(client_lines(&mut client), ["failed 1 timeout maybe"]);
+        assert_eq!((client.pending_requests(), client.next_timer()), (0, None));
+        client.set_next_id(1);
+        assert_eq!(client.send_request(now, &get(), None).unwrap().get(), 2, "1 is abandoned");
+        server.send_response(now, token, &response(200, "late")).unwrap();
+        let (token, _) = ask(&mut client, &mut server, now).remove(0);
+        server.send_response(now, token, &response(200, "b")).unwrap();
+        assert_eq!(tell(&mut server, &mut client, now), ["unmatched 1", "response 2 200 \"b\""]);
+        client.set_next_id(1);
+        assert_eq!(client.send_request(now, &get(), None).unwrap().get(), 1);
+    }
+}
+
+#[test]
+fn a_late_response_to_head_is_framed_as_one_though_nobody_waits() {
+    // R-response-abandoned, R-read-head-response: where a GET's body would end, nobody knows of a HEAD's
+    let now = Instant::now();
+    for (method, lines) in [
+        ("GET", &["unmatched 1", "response 2 200 \"b\""][..]),
+        ("HEAD", &["unmatched 1", "failed 2 head-ambiguous maybe", "closed head-ambiguous"]),
+    ] {
+        let (mut client, mut server) = open(&plain(), now);
+        let id = client.send_request(now, &request(method, "/", ""), None).unwrap();
+        client.send_request(now, &get(), None).unwrap();
+        drop(ask(&mut client, &mut server, now));
+        assert!(client.cancel(now, id));
+        let ok = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        client.handle_input(now, &[frame(1, ok("late")), frame(2, ok("b"))].concat());
+        assert_eq!(client_lines(&mut client), lines, "{method}");
+    }
+}
+
+#[test]
+fn a_batch_waits_for_its_delay_and_no_longer() {
+    // R-batch-begin, R-batch-no-extend, R-batch-seal
+    let (base, delay) = (Instant::now(), 10 * MS);
+    let (mut client, mut server) = open(&Config { max_batch_delay: delay, ..plain() }, base);
+    for begin in [base, base + 100 * MS, base + 103 * MS + delay] {
+        client.send_request(begin, &get(), None).unwrap();
+        client.send_oneway(begin + 9 * MS, &get()).unwrap();
+        assert_eq!(client.next_timer(), Some((Timer::Flush, begin + delay)), "not extended");
+        for early in [begin, begin + 5 * MS, begin + delay - Duration::from_nanos(1)] {
+            client.handle_timeout(early);
+            assert!(transmit(|out| client.poll_transmit(early, out)).is_empty());
+        }
+        let out = transmit(|out| client.poll_transmit(begin + delay, out));
+        assert_eq!(frames(&out).len(), 2, "all of it, and without handle_timeout");
+        assert_eq!(client.next_timer(), None);
+        // The server's side of the same rule, by handle_timeout.
+        server.handle_input(begin, &out);
+        let Some(ServerEvent::Request { token, .. }) = server.poll_event() else { panic!() };
+        assert!(matches!(server.poll_event(), Some(ServerEvent::Oneway { .. })));
+        server.send_response(begin, token, &response(200, "")).unwrap();
+        assert_eq!(server.next_timer(), Some((Timer::Flush, begin + delay)));
+        assert!(transmit(|out| server.poll_transmit(begin, out)).is_empty());
+        server.handle_timeout(begin + delay);
+        assert_eq!(frames(&transmit(|out| server.poll_transmit(begin, out))).len(), 1);
+    }
+    assert_eq!(client.stats().batches_out, 3);
+}
+
+#[test]
+fn a_batch_leaves_at_once_without_delay_or_when_flushed_or_full() {
+    // R-batch-seal, R-batch-size
+    let now = Instant::now();
+    let (mut client, _) = open(&plain(), now);
+    client.send_request(now, &get(), None).unwrap();
+    assert_eq!(frames(&transmit(|out| client.poll_transmit(now, out))).len(), 1, "delay 0");
+
+    let slow = Config { max_batch_delay: Duration::from_secs(1), ..plain() };
+    let (mut client, _) = open(&slow, now);
+    client.flush();
+    client.send_request(now, &get(), None).unwrap();
+    assert!(transmit(|out| client.poll_transmit(now, out)).is_empty(), "an empty flush seals nothing later");
+    client.flush();
+    assert_eq!(client.next_timer(), None);
+    assert_eq!(frames(&transmit(|out| client.poll_transmit(now, out))).len(), 1, "flushed");
+
+    let mut sealed = BTreeSet::new();
+    for body in 65_440..65_490 {
+        let (mut client, _) = open(&slow, now);
+        client.send_request(now, &request("POST", "/", vec![b'x'; body]), None).unwrap();
+        let out = transmit(|out| client.poll_transmit(now, out));
+        client.flush();
+        let leaves = !out.is_empty();
+        let size = out.len() + transmit(|out| client.poll_transmit(now, out)).len();
+        assert_eq!(leaves, size >= 65_536, "{size} bytes");
+        sealed.insert(leaves);
+    }
+    assert_eq!(sealed.len(), 2, "the edge is within what was tried");
+}
+
+#[test]
+fn pending_requests_have_a_limit() {
+    // R-limit-pending: oneways do not count; any outcome makes room
+    let now = Instant::now();
+    let (mut client, mut server) = open(&limited(Limits { pending_requests: 2, ..Limits::default() }), now);
+    client.send_request(now, &get(), Some(now + MS)).unwrap();
+    let second = client.send_request(now, &get(), None).unwrap();
+    client.send_oneway(now, &get()).unwrap();
+    let full = |client: &mut ClientConnection| {
+        assert_eq!(client.send_request(now, &get(), None).unwrap_err().code(), "pending-overflow");
+        assert_eq!(client.pending_requests(), 2);
+    };
+    full(&mut client);
+    client.handle_timeout(now + MS);
+    client.send_request(now, &get(), None).unwrap();
+    full(&mut client);
+    client.cancel(now, second);
+    client.send_request(now, &get(), None).unwrap();
+    full(&mut client);
+    // This server, with the same limit, takes two at a time.
+    for (token, _) in ask(&mut client, &mut server, now) {
+        server.send_response(now, token, &response(200, "")).unwrap();
+    }
+    for event in std::iter::from_fn(|| server.poll_event()).collect::<Vec<_>>() {
+        if let ServerEvent::Request { token, .. } = event {
+            server.send_response(now, token, &response(200, "")).unwrap();
+        }
+    }
+    tell(&mut server, &mut client, now);
+    client.send_request(now, &get(), None).unwrap();
+}
+
+#[test]
+fn waiting_output_has_a_limit() {
+    // R-limit-output, R-backpressure: a client refuses what comes after, a server reads no further
+    let now = Instant::now();
+    let limits = Limits { output_bytes: 1000, ..Limits::default() };
+    let slow = Config { max_batch_delay: Duration::from_secs(1), ..limited(limits) };
+    let (mut client, mut server) = open(&slow, now);
+    let size = frame(1, "GET / HTTP/1.1\r\nhost: h.example\r\n\r\n").len();
+    let (mut taken, mut waiting) = (0, 0);
+    while waiting < 1000 {
+        client.send_request(now, &get(), None).unwrap();
+        taken += 1;
+        waiting += size;
+        if waiting < 1000 {
+            client.send_oneway(now, &get()).unwrap();
+            waiting += size;
+        }
+    }
+    assert_eq!(client.send_request(now, &get(), None).unwrap_err().code(), "output-full");
+    assert_eq!(client.send_oneway(now, &get()).unwrap_err().code(), "output-full");
+    let mut tokens = ask(&mut client, &mut server, now);
+    assert_eq!(tokens.len(), taken);
+    client.send_request(now, &get(), None).unwrap();
+    let size = frame(1, "HTTP/1.1 200 OK\r\ncontent-length: 90\r\n\r\n").len() + 90;
+    for waiting in (size..).step_by(size) {
+        let (token, _) = tokens.pop().unwrap();
+        server.send_response(now, token, &response(200, vec![b'x'; 90])).unwrap();
+        assert_eq!(server.wants_read(), waiting < 1000);
+        if waiting >= 1000 {
+            break;
+        }
+    }
+    assert_eq!(server.handle_input(now, &frame(99, "GET / HTTP/1.1\r\n\r\n")), 0);
+    server.flush();
+    transmit(|out| server.poll_transmit(now, out));
+    assert!(server.wants_read(), "what waited has left");
+}
+
+#[test]
+fn abandoned_requests_have_a_limit() {
+    // R-abandoned-limit: one more than the limit ends the link; a late response makes room
+    let now = Instant::now();
+    for by_deadline in [false, true] {
+        let limits = Limits { abandoned_requests: 2, ..Limits::default() };
+        let (mut client, mut server) = open(&limited(limits), now);
+        let mut abandon = |client: &mut ClientConnection| {
+            let deadline = by_deadline.then_some(now + MS);
+            let id = client.send_request(now, &get(), deadline).unwrap();
+            let mut token = ask(client, &mut server, now);
+            if by_deadline {
+                client.handle_timeout(now + MS)
+            } else {
+                assert!(client.cancel(now, id))
+            }
+            (token.remove(0).0, client_lines(client))
+        };
+        let (first, _) = abandon(&mut client);
+        drop(abandon(&mut client));
+        assert!(!client.is_closed(), "the limit itself is allowed");
+        client.handle_input(now, &frame(first.id(), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
+        drop(abandon(&mut client));
+        assert!(!client.is_closed(), "the late response made room");
+        client.send_request(now, &get(), None).unwrap();
+        let (_, lines) = abandon(&mut client);
+        assert_eq!(lines[lines.len() - 2..], ["failed 4 abandoned-limit maybe", "closed abandoned-limit"]);
+    }
+}
+
+#[test]
+fn a_server_takes_no_more_requests_than_its_limit_until_one_is_answered() {
+    // R-backpressure: consumed < len and no wish to read, then on from where it stopped
+    let now = Instant::now();
+    let (_, mut server) = open(&limited(Limits { pending_requests: 2, ..Limits::default() }), now);
+    let padding = "x".repeat(30_000);
+    let request = |id: u32| frame(id, format!("GET /{id} HTTP/1.1\r\nX: {padding}\r\n\r\n"));
+    let oneway = frame(0, "GET /0 HTTP/1.1\r\n\r\n");
+    let bytes: Vec<u8> = std::iter::once(oneway).chain((1..=40).map(request)).flatten().collect();
+    let mut taken = server.handle_input(now, &bytes);
+    assert!(taken < bytes.len() && !server.wants_read());
+    assert_eq!(server.handle_input(now, &bytes[taken..]), 0, "nothing while full");
+    assert!(matches!(server.poll_event(), Some(ServerEvent::Oneway { .. })), "oneways do not count");
+    let mut tokens = VecDeque::new();
+    for answered in 1..=40 {
+        while let Some(event) = server.poll_event() {
+            let ServerEvent::Request { token, .. } = event else { panic!("{event:?}") };
+            tokens.push_back(token);
+        }
+        let expected = 2.min(41 - answered);
+        assert_eq!((tokens.len(), server.pending_requests()), (expected, expected));
+        assert_eq!(server.wants_read(), expected < 2);
+        let token = tokens.pop_front().unwrap();
+        assert_eq!(token.id(), answered as u32);
+        // Answered and discarded alike make room, without new input.
+        if answered % 2 == 0 {
+            server.discard(token)
+        } else {
+            server.send_response(now, token, &response(204, "")).unwrap()
+        }
+        assert!(server.wants_read());
+        taken += server.handle_input(now, &bytes[taken..]);
+    }
+    assert_eq!(taken, bytes.len());
+}
+
+#[test]
+fn a_server_at_the_end_of_its_input_answers_what_it_took_and_closes() {
+    // R-server-drain, R-deadline-fixed: (how the input ends, the reason that remains)
+    let base = Instant::now();
+    let drain = Duration::from_secs(5);
+    for (end, reason) in [("eof", "closed -"), ("close", "closed -"), ("fault", "closed start-line")] {
+        for in_time in [true, false] {
+            let (mut client, mut server) = open(&plain(), base);
+            client.send_request(base, &get(), None).unwrap();
+            client.send_request(base, &get(), None).unwrap();
+            let mut tokens = ask(&mut client, &mut server, base);
+            match end {
+                "eof" => server.handle_eof(base),
+                "close" => server.close(base),
+                _ => _ = server.handle_input(base, &frame(3, "garbage\r\n\r\n")),
+            }
+            assert!(!server.wants_read() && !server.is_closed() && server.poll_event().is_none());
+            let late = frame(9, "GET / HTTP/1.1\r\n\r\n");
+            assert_eq!(server.handle_input(base, &late), late.len(), "R-error-stop: dropped");
+            let then = base + 2 * MS;
+            server.send_response(then, tokens.pop().unwrap().0, &response(200, "b")).unwrap();
+            assert_eq!(tell(&mut server, &mut client, then), ["response 2 200 \"b\""]);
+            assert_eq!(server.next_timer(), Some((Timer::Drain, base + drain)), "not moved");
+            if in_time {
+                server.send_response(then, tokens.pop().unwrap().0, &response(200, "a")).unwrap();
+                assert!(!server.is_closed(), "the answer is still here");
+                assert_eq!(tell(&mut server, &mut client, then), ["response 1 200 \"a\""]);
+                assert_eq!(server_lines(&mut server), [reason]);
+            } else {
+                server.handle_timeout(base + drain - MS);
+                assert!(!server.is_closed());
+                server.handle_timeout(base + drain);
+                // R-error-once: what began the drain remains the reason; without one, it is the time-out.
+                let reason = if end == "fault" { reason } else { "closed drain-timeout" };
+                assert_eq!(server_lines(&mut server), [reason]);
+                let rejected = server.send_response(base + drain, tokens.pop().unwrap().0, &response(200, "a"));
+                assert_eq!(rejected.unwrap_err().error.code(), "closing");
+            }
+            assert_eq!(server.next_timer(), None);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_closes_takes_nothing_new_and_waits_for_what_is_in_flight() {
+    // R-close-graceful: flush, wait, close; each request waits at most for its own deadline
+    let base = Instant::now();
+    for answered in [true, false] {
+        let (mut client, mut server) = open(&Config { max_batch_delay: 9 * MS, ..plain() }, base);
+        client.send_request(base, &get(), Some(base + 20 * MS)).unwrap();
+        client.close(base);
+        assert_eq!(client.send_request(base, &get(), None).unwrap_err().code(), "closing");
+        assert_eq!(client.send_oneway(base, &get()).unwrap_err().code(), "closing");
+        let bytes = transmit(|out| client.poll_transmit(base, out));
+        assert_eq!(frames(&bytes).len(), 1, "flushed");
+        server.handle_input(base, &bytes);
+        let Some(ServerEvent::Request { token, .. }) = server.poll_event() else { panic!() };
+        if answered {
+            server.send_response(base, token, &response(200, "a")).unwrap();
+            assert_eq!(tell(&mut server, &mut client, base), ["response 1 200 \"a\"", "closed -"]);
+        } else {
+            client.handle_timeout(base + 20 * MS);
+            assert_eq!(client_lines(&mut client), ["failed 1 timeout maybe", "closed -"]);
+        }
+    }
+    let (mut client, _) = open(&plain(), base);
+    client.close(base);
+    assert_eq!(client_lines(&mut client), ["closed -"], "at once with nothing in flight");
+}
+
+#[test]
+fn an_idle_link_closes_after_its_time_and_any_byte_begins_it_anew() {
+    // R-idle: at the hello's end, and at each wire byte sent or received
+    let base = Instant::now();
+    let (mut client, mut server) = open(&Config { idle_timeout: Some(100 * MS), ..plain() }, base);
+    assert_eq!(client.next_timer(), Some((Timer::Idle, base + 100 * MS)));
+    client.send_oneway(base + 60 * MS, &get()).unwrap();
+    assert_eq!(client.next_timer(), Some((Timer::Idle, base + 100 * MS)), "no byte has left");
+    let bytes = transmit(|out| client.poll_transmit(base + 60 * MS, out));
+    assert_eq!(client.next_timer(), Some((Timer::Idle, base + 160 * MS)), "sent");
+    server.handle_input(base + 70 * MS, &bytes[..1]);
+    assert_eq!(server.next_timer(), Some((Timer::Idle, base + 170 * MS)), "received");
+    server.handle_input(base + 80 * MS, &bytes[1..]);
+    assert_eq!(server.next_timer(), Some((Timer::Idle, base + 180 * MS)), "received");
+    client.send_request(base + 110 * MS, &get(), None).unwrap();
+    transmit(|out| client.poll_transmit(base + 110 * MS, out));
+    for (ms, over) in [(160, false), (209, false), (210, true)] {
+        client.handle_timeout(base + ms * MS);
+        assert_eq!(client.is_closed(), over);
+    }
+    assert_eq!(client_lines(&mut client), ["failed 1 idle-timeout maybe", "closed idle-timeout"]);
+    server.handle_timeout(base + 180 * MS);
+    assert_eq!(server_lines(&mut server)[1..], ["closed idle-timeout"]);
+}
