@@ -5,7 +5,7 @@ use std::fmt;
 use http::StatusCode;
 
 use crate::driver::smol::ClientError;
-use crate::proto::SendError;
+use crate::proto::{ErrorKind, SendError, Stranger};
 
 /// Why there is no response.
 #[derive(Debug)]
@@ -54,6 +54,9 @@ impl From<ClientError> for UpstreamError {
             ClientError::Send(error) => Self::NotSent(send_status(&error), error.to_string()),
             ClientError::Timeout { .. } => Self::Timeout("no response in time (--out-timeout)"),
             ClientError::Connect { error, .. } => Self::Unreachable(error.to_string()),
+            ClientError::Link { error: ref link, .. } if *link.kind() == ErrorKind::HelloMagic(Stranger::Http) => {
+                Self::Broken(format!("{error}; to send it plain HTTP use --out-type http"))
+            }
             ClientError::Link { .. } => Self::Broken(format!("the link broke: {error}")),
             ClientError::Response(_) => Self::Response(error.to_string()),
             ClientError::Closed => {

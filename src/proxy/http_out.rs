@@ -255,7 +255,13 @@ fn no_response() -> UpstreamError {
 }
 
 fn broken(error: &hyper::Error) -> UpstreamError {
-    let hint = if error.is_parse() { "what it answers is no HTTP/1: " } else { "" };
+    let hint = if error.is_parse() {
+        "what it answers is no HTTP/1: "
+    } else if error.is_incomplete_message() {
+        "it closed the connection instead of answering (a teleport listener would: then use --out-type teleport): "
+    } else {
+        ""
+    };
     UpstreamError::Broken(format!("{hint}{}", causes(error)))
 }
 

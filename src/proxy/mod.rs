@@ -33,7 +33,7 @@ mod upstream;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -69,7 +69,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// smol::block_on(executor.run(async {
 ///     let proxy = Proxy::bind(ProxyConfig::default(), executor.clone()).await?;
 ///     println!("listening on {}", proxy.local_addr());
-///     proxy.run(std::future::pending()).await
+///     proxy.run(std::future::pending()).await?;
+///     Ok::<(), Box<dyn std::error::Error>>(())
 /// }))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -94,6 +95,9 @@ impl Proxy {
         let listener = listen(&config.inbound.addr).await?;
         let local_addr =
             listener.local_addr().map_err(|error| StartError::Listen { addr: config.inbound.addr.clone(), error })?;
+        if is_own_upstream(&config, local_addr) {
+            return Err(StartError::Loop { addr: config.outbound.addr });
+        }
         let upstream = Upstream::new(&executor, &config);
         // An address is always a valid field value.
         let default_host =
@@ -142,6 +146,9 @@ async fn serve_links(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let strangers = Strangers::default();
+    server.on_link_start(|peer, compression| {
+        info!("link from {peer}: up, requests compressed with {}", name(compression));
+    });
     server.on_link_end(move |peer, error| strangers.note_on_teleport(peer, error));
     let answer = move |request: Request<Bytes>, _peer: Peer| {
         let handler = handler.clone();
@@ -234,6 +241,11 @@ pub enum StartError {
         /// Which one, for people.
         role: &'static str,
     },
+    /// It would send requests to itself, for ever.
+    Loop {
+        /// Where it would send them.
+        addr: String,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -241,7 +253,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Listen { addr, error } if error.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
-                "cannot listen on {addr}: the port is in use; stop what listens there or choose another with --in"
+                "cannot listen on {addr}: the port is in use; stop what listens there, or choose another port"
             ),
             Self::Listen { addr, error } if error.kind() == io::ErrorKind::PermissionDenied => {
                 write!(f, "cannot listen on {addr}: permission denied; ports below 1024 need privileges")
@@ -250,6 +262,10 @@ impl fmt::Display for StartError {
             Self::Address { addr, role } => {
                 write!(f, "{role} {addr:?} is not HOST:PORT, such as 127.0.0.1:8043 or far.example:8043")
             }
+            Self::Loop { addr } => write!(
+                f,
+                "it would send requests to itself, at {addr}: give the address of the next hop with --out and what is spoken there with --out-type"
+            ),
         }
     }
 }
@@ -258,7 +274,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen { error, .. } => Some(error),
-            Self::Address { .. } => None,
+            Self::Address { .. } | Self::Loop { .. } => None,
         }
     }
 }
@@ -292,6 +308,18 @@ fn split_port(addr: &str) -> Option<(&str, u16)> {
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
     (is_plain || is_bracketed).then_some(())?;
     Some((host, port.parse().ok()?))
+}
+
+/// Whether requests would come in again where they go out. A loop over other hosts is not seen here.
+fn is_own_upstream(config: &ProxyConfig, local: SocketAddr) -> bool {
+    let Some((host, port)) = split_port(&config.outbound.addr) else { return false };
+    let ip = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) => ip,
+        Err(_) if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
+        Err(_) => return false,
+    };
+    let same_host = ip == local.ip() || (local.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()));
+    config.inbound.kind == config.outbound.kind && port == local.port() && same_host
 }
 
 fn start_line(config: &ProxyConfig, local_addr: SocketAddr) -> String {
@@ -339,6 +367,20 @@ mod tests {
         assert!(sending_to("h:1").is_ok());
         assert!(sending_to(":80").is_err());
         assert!(sending_to("h:0").is_err());
+    }
+
+    #[test]
+    fn a_proxy_is_not_its_own_upstream() {
+        let own = |kind, out: &str, local: &str| {
+            let inbound = Inbound { kind, ..Inbound::default() };
+            let outbound = Outbound { addr: out.to_owned(), ..Outbound::default() };
+            is_own_upstream(&ProxyConfig { inbound, outbound, ..ProxyConfig::default() }, local.parse().unwrap())
+        };
+        assert!(own(Kind::Teleport, "127.0.0.1:8043", "127.0.0.1:8043"));
+        assert!(own(Kind::Teleport, "localhost:8043", "0.0.0.0:8043"));
+        assert!(!own(Kind::Teleport, "127.0.0.1:8044", "127.0.0.1:8043"));
+        assert!(!own(Kind::Teleport, "10.0.0.1:8043", "0.0.0.0:8043"));
+        assert!(!own(Kind::Http, "127.0.0.1:8043", "127.0.0.1:8043"), "another protocol answers there, with an error");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::proto::{ConnectionError, ErrorKind};
 
@@ -29,7 +29,7 @@ impl Strangers {
     /// A link to a teleport port ended.
     pub(crate) fn note_on_teleport(&self, peer: SocketAddr, error: Option<&ConnectionError>) {
         match error {
-            None => debug!("link from {peer}: closed"),
+            None => info!("link from {peer}: closed"),
             // Whoever only looks whether the port is open is no stranger.
             Some(error) if *error.kind() == ErrorKind::HelloTruncated && error.offset() == Some(0) => {
                 debug!("link from {peer}: {error}");

@@ -32,7 +32,10 @@ const MAX_TRIES: u32 = 3;
 /// Options of a [`Client`].
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Of each link.
+    /// Of each link. `tls` must stay off: this driver has none yet, and requests fail rather than go in clear.
+    ///
+    /// `config.limits.pending_requests` (1,000 unless set) bounds how many requests can wait on a link at once: more
+    /// fail with [`SendError::PendingOverflow`].
     pub connection: ClientConfig,
     /// How long a TCP connect may take. Default 3 s.
     pub connect_timeout: Duration,
@@ -240,7 +243,7 @@ impl Link {
 
     /// Dials and runs one connection to its end. Fails if it did not come to a complete hello.
     async fn connect_and_run(&mut self) -> Result<(), ClientError> {
-        let dial = dial(&self.addr, self.options.connect_timeout);
+        let dial = dial(&self.addr, &self.options);
         let stream = self
             .inbox
             .during(dial)
@@ -279,14 +282,17 @@ impl Link {
     }
 }
 
-async fn dial(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
+async fn dial(addr: &str, options: &ClientOptions) -> io::Result<TcpStream> {
+    if options.connection.tls {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "this driver has no TLS yet"));
+    }
     let connect = async {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     };
     let limit = async {
-        Timer::after(timeout).await;
+        Timer::after(options.connect_timeout).await;
         Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the connect"))
     };
     connect.or(limit).await

@@ -23,7 +23,9 @@ use smol::{Executor, Timer};
 
 use super::add_stats;
 use super::link::{Endpoint, drive};
-use crate::proto::{ConnectionError, ResponseToken, ServerConfig, ServerConnection, ServerEvent, Stats};
+use crate::proto::{
+    Compression, ConnectionError, ResponseToken, ServerConfig, ServerConnection, ServerEvent, ServerTls, Stats,
+};
 
 /// The pause after a failed accept: usually the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -31,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Options of a [`Server`].
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// Of each link.
+    /// Of each link. `tls` must stay off: this driver has none yet.
     pub connection: ServerConfig,
     /// How long the socket may take nothing of what is to be written. Default 5 s.
     pub write_timeout: Duration,
@@ -58,6 +60,7 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
+type LinkStart = Box<dyn Fn(SocketAddr, Compression) + Send + Sync>;
 type LinkEnd = Box<dyn Fn(SocketAddr, Option<&ConnectionError>) + Send + Sync>;
 
 struct Shared {
@@ -66,6 +69,7 @@ struct Shared {
     /// Requests in handlers.
     running: AtomicUsize,
     stats: Mutex<Stats>,
+    on_link_start: OnceLock<LinkStart>,
     on_link_end: OnceLock<LinkEnd>,
     links: Mutex<Links>,
     /// Closed when the server shuts down.
@@ -103,6 +107,7 @@ impl Server {
             options,
             running: AtomicUsize::new(0),
             stats: Mutex::default(),
+            on_link_start: OnceLock::new(),
             on_link_end: OnceLock::new(),
             links: Mutex::new(links),
             stop,
@@ -116,12 +121,15 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// None at present: a failed accept is tried again.
+    /// The options ask for TLS, which this driver does not have yet. A failed accept is no error: it is tried again.
     pub async fn serve<H, F>(&self, listener: TcpListener, handler: H) -> io::Result<()>
     where
         H: Fn(Request<Bytes>, Peer) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Bytes>> + Send + 'static,
     {
+        if self.shared.options.connection.tls != ServerTls::Off {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this driver has no TLS yet"));
+        }
         loop {
             let accept = async { Some(listener.accept().await) };
             let stopped = async {
@@ -134,6 +142,11 @@ impl Server {
                 Some(Err(_)) => drop(Timer::after(ACCEPT_PAUSE).await),
             }
         }
+    }
+
+    /// Sets what is called when a link is up, for logs: with how the client compresses. Only the first call counts.
+    pub fn on_link_start(&self, f: impl Fn(SocketAddr, Compression) + Send + Sync + 'static) {
+        let _ = self.shared.on_link_start.set(Box::new(f));
     }
 
     /// Sets what is called with each link's end, for logs: `None` if it closed in order. Only the first call counts.
@@ -342,7 +355,12 @@ where
             match event {
                 ServerEvent::Request { token, request } => self.handle(Some(token), request),
                 ServerEvent::Oneway { request } => self.handle(None, request),
-                ServerEvent::Connected { .. } | ServerEvent::Refused { .. } => {}
+                ServerEvent::Connected { compression } => {
+                    if let Some(on_start) = self.shared.on_link_start.get() {
+                        on_start(self.peer.addr, compression);
+                    }
+                }
+                ServerEvent::Refused { .. } => {}
                 // This driver offers no TLS.
                 ServerEvent::StartTls => self.connection.handle_transport_error(Instant::now()),
                 ServerEvent::Closed { error } => self.end = Some(error),

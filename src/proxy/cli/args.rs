@@ -34,7 +34,9 @@ Examples:
   Less CPU for more bytes:
       httptp --out far.example:8043 --out-compress snappy
 
-Command lines of the original run unchanged: -inType=http is --in-type http, and so on.
+The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
+Not here yet (they say so and exit with 2): https, unix and teleports, several --out addresses,
+-reusePort, -clientIPHeader, -inAllowIP, -expvarAddr, -inTLS..., -autocert...
 The link is not encrypted yet: run it inside a network that you trust.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
@@ -63,7 +65,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct ProxyArgs {
-    /// HOST:PORT to listen on; `:PORT` is every address
+    /// HOST:PORT to listen on; `:PORT` is every IPv4 address
     #[arg(
         long = "in",
         value_name = "HOST:PORT",
@@ -81,10 +83,10 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests come in")]
     in_delay: Duration,
     /// Longest request head, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024, help_heading = "Where requests come in")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = 64 * 1024, help_heading = "Where requests come in")]
     in_max_header_size: usize,
     /// Longest request body, in bytes; above it the answer is 413 [default: 4 MiB from http, 64 MiB from teleport]
-    #[arg(long, value_name = "BYTES", help_heading = "Where requests come in")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Where requests come in")]
     in_max_body_size: Option<usize>,
     /// Answer 405 to methods other than GET and HEAD
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
@@ -107,10 +109,10 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration::parse, help_heading = "Where requests go")]
     out_timeout: Duration,
     /// Longest response head, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024, help_heading = "Where requests go")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = 64 * 1024, help_heading = "Where requests go")]
     out_max_header_size: usize,
     /// Longest response body, in bytes; above it the answer is 502
-    #[arg(long, value_name = "BYTES", default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
     out_max_body_size: usize,
     /// Teleport: how many links; more than one only if compressing one takes a whole core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, help_heading = "Where requests go")]
@@ -315,6 +317,10 @@ fn go_bool(text: &str) -> Result<bool, String> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("write true or false".to_owned()),
     }
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "write whole bytes, such as 65536".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

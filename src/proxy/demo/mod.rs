@@ -100,6 +100,7 @@ async fn run(
         if args.seconds.is_none() && !is_interrupted {
             view::print(&format!("\nstill up; try it, and end it with Ctrl-C:\n\n    curl http://{}/\n\n", world.near));
             signal.await;
+            view::print("\n");
         }
     }
     world.stop().await;

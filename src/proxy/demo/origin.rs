@@ -18,7 +18,7 @@ use smol_hyper::rt::FuturesIo;
 
 use super::bids;
 
-const PAGE: &str = r#"{"from":"the origin of httptp demo","path":"near proxy, link, far proxy, origin, and back","try":"POST a bid request, such as {\"id\":\"1\"}"}
+const PAGE: &str = r#"{"from":"the origin of httptp demo","via":"near proxy, link, far proxy","try":"POST a bid request, such as {\"id\":\"1\"}"}
 "#;
 
 /// Starts the origin on a port of its own, until the process ends.

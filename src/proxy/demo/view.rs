@@ -20,7 +20,9 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn new() -> Self {
-        Self { is_terminal: io::stdout().is_terminal(), drawn: 0, rates: Vec::new() }
+        // A terminal that cannot move its cursor gets lines, as a file does.
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Self { is_terminal: io::stdout().is_terminal() && !is_dumb, drawn: 0, rates: Vec::new() }
     }
 
     /// How often to draw.
