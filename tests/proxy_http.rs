@@ -551,7 +551,7 @@ fn a_port_in_use_is_named() {
     let mut config = http_config(nowhere());
     config.inbound.addr = taken.local_addr().unwrap().to_string();
     let error = Running::try_start(config).err().unwrap().to_string();
-    assert!(error.contains("the port is in use") && error.contains("--in"), "{error}");
+    assert!(error.contains("the port is in use") && error.contains("choose another"), "{error}");
 }
 
 /// An address where nobody listens.
