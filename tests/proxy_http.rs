@@ -305,6 +305,16 @@ fn connect_is_501() {
 }
 
 #[test]
+fn a_transfer_coding_that_nobody_takes_off_is_not_lost_in_silence() {
+    let gzip = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+    assert_eq!(Caller::of(&http_proxy(nowhere())).exchange(gzip).status, 501);
+    let origin = Origin::answering(|_| "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".into());
+    let answer = Caller::of(&http_proxy(origin.addr())).exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(answer.status, 502);
+    assert!(answer.body.contains("transfer coding"), "{}", answer.body);
+}
+
+#[test]
 fn host_must_be_there_once() {
     let proxy = http_proxy(nowhere());
     for request in ["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"] {

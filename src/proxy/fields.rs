@@ -115,9 +115,29 @@ fn single_length(headers: &HeaderMap) -> Option<u64> {
     (is_number && values.next().is_none()).then(|| value.parse().ok()).flatten()
 }
 
+/// Whether the body has a transfer coding other than `chunked`. Nobody here takes such a coding off, and without its
+/// field, which ends with this connection, nobody behind could.
+pub(crate) fn has_unknown_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    codings.next().is_some() || first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_chunked_coding_is_known() {
+        let headers = |values: &[&'static str]| {
+            values.iter().map(|v| (header::TRANSFER_ENCODING, HeaderValue::from_static(v))).collect()
+        };
+        assert!(!has_unknown_coding(&HeaderMap::new()));
+        assert!(!has_unknown_coding(&headers(&["Chunked"])));
+        for bad in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked", "chunked"], &["identity"]] {
+            assert!(has_unknown_coding(&headers(bad)), "{bad:?}");
+        }
+    }
     use http::Request;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {

@@ -148,6 +148,10 @@ impl Handler {
         let has_no_body = body.is_end_stream();
         let closing_if_unread = |refusal: Refusal| if has_no_body { refusal } else { refusal.closing() };
         self.check_method(&parts.method).map_err(closing_if_unread)?;
+        if fields::has_unknown_coding(&parts.headers) {
+            let reason = "only the transfer coding `chunked` is supported";
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, reason).closing());
+        }
         fields::settle_target(&mut parts, &self.default_host)
             .map_err(|reason| closing_if_unread(Refusal::new(StatusCode::BAD_REQUEST, reason)))?;
         let bodiless = fields::is_bodiless(&parts.method);

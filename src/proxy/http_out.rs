@@ -185,6 +185,10 @@ impl Pool {
             let why = "it switched protocols without being asked";
             return Err(UpstreamError::Response(why.to_owned()));
         }
+        if fields::has_unknown_coding(&parts.headers) {
+            let why = "its transfer coding is not `chunked`, the only one supported";
+            return Err(UpstreamError::Response(why.to_owned()));
+        }
         let body = collect(body, self.0.max_body_bytes).await.map_err(|error| match error {
             CollectError::TooLong => UpstreamError::Response(format!(
                 "the response body is larger than the limit of {} bytes (--out-max-body-size)",
