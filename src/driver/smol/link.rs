@@ -13,6 +13,9 @@ use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use smol::net::TcpStream;
 
 const READ_BYTES: usize = 64 * 1024;
+/// How much input a connection takes before other tasks have their turn: DEFLATE can make a thousand times as much of
+/// it, and a peer that does must not hold up everybody else.
+const TURN_BYTES: usize = 8 * 1024;
 /// How long a closed link goes on reading, so that what it wrote is not destroyed by a reset (R-server-linger).
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -64,7 +67,12 @@ pub(super) async fn drive(
             break;
         }
         if !io.unread.is_empty() && endpoint.wants_read() {
-            io.unread.start += endpoint.handle_input(now, &io.input[io.unread.clone()]);
+            let turn = io.unread.len().min(TURN_BYTES);
+            let taken = endpoint.handle_input(now, &io.input[io.unread.start..io.unread.start + turn]);
+            io.unread.start += taken;
+            if !io.unread.is_empty() {
+                smol::future::yield_now().await;
+            }
             continue;
         }
         if progress {
