@@ -2,7 +2,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode, Uri, Version};
 
 /// Fields that concern one connection only, and `Expect`, which the proxy answers itself.
@@ -51,6 +51,9 @@ pub(crate) fn settle_target(parts: &mut Parts, default_host: &HeaderValue) -> Re
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err("the request has more than one Host field");
+    }
+    if host.is_some_and(|host| !is_host(host)) {
+        return Err("the Host field is no host and port");
     }
     if let Some(authority) = parts.uri.authority() {
         let host_port = authority.as_str().rsplit('@').next().unwrap_or_default();
@@ -113,6 +116,11 @@ fn single_length(headers: &HeaderMap) -> Option<u64> {
     let value = values.next()?.to_str().ok()?;
     let is_number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     (is_number && values.next().is_none()).then(|| value.parse().ok()).flatten()
+}
+
+/// Whether a Host field holds what it may: nothing, or a host and perhaps a port, without user information.
+fn is_host(host: &HeaderValue) -> bool {
+    host.is_empty() || (!host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok())
 }
 
 /// Whether the body has a transfer coding other than `chunked`. Nobody here takes such a coding off, and without its
@@ -220,6 +228,12 @@ mod tests {
     fn host_is_required_once() {
         assert!(settled("GET", "/", Version::HTTP_11, &[]).is_err());
         assert!(settled("GET", "/", Version::HTTP_11, &[("Host", "a"), ("Host", "a")]).is_err());
+        for bad in ["a b", "a/c", "u@a", "a:b:c", "http://a"] {
+            assert!(settled("GET", "/", Version::HTTP_11, &[("Host", bad)]).is_err(), "{bad}");
+        }
+        for good in ["", "a", "a.example:8080", "[::1]:80", "127.0.0.1"] {
+            assert!(settled("GET", "/", Version::HTTP_11, &[("Host", good)]).is_ok(), "{good}");
+        }
         let old = settled("GET", "/", Version::HTTP_10, &[]).unwrap();
         assert_eq!(old, ("/".to_owned(), "here:1".to_owned()));
     }
