@@ -1,0 +1,269 @@
+//! The command line of the conformance suite.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use teleport_conformance::check::check;
+use teleport_conformance::mutants;
+use teleport_conformance::report::Report;
+use teleport_conformance::run::TIMEOUT;
+use teleport_conformance::scenario::{Scenario, read_all};
+use teleport_conformance::spec::Spec;
+use teleport_conformance::suite::{Options, matches, run_all};
+
+/// The conformance suite of the teleport protocol, version 0.
+///
+/// A case is a scenario file below conformance/cases; conformance/FORMAT.md tells what is in it, conformance/SHIM.md
+/// how an implementation is made to answer.
+#[derive(Parser)]
+#[command(version, after_long_help = VERDICTS)]
+struct Cli {
+    /// The folder `conformance`, beside which `spec` lies.
+    #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR")))]
+    suite: PathBuf,
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+const VERDICTS: &str = "\
+Verdicts:
+  pass           every replay of the case came true
+  fail           a case of level must did not: the implementation is not conformant
+  non-strict     a case of level should did not
+  informational  a case of level may did not
+  unimplemented  the shim does not claim a capability that the case needs
+  skipped        left out by --skip
+
+Exit codes:
+  0  conformant: every required case (level must) passes
+  1  required cases fail (run), a mutant survives (mutants)
+  2  usage or suite error: an unreadable case, a shim that does not start, a check that fails
+  3  incomplete: no required case fails, but some are unimplemented or skipped
+
+A run with filters says nothing about the cases that it leaves out.";
+
+#[derive(Subcommand)]
+enum Cmd {
+    /// Lists the cases.
+    List(Filter),
+    /// Tells what a case or a rule is about.
+    Explain {
+        /// The id of a case, or of a rule (R-...).
+        id: String,
+    },
+    /// Runs cases against an implementation.
+    Run {
+        /// The shell command that starts the shim.
+        #[arg(long)]
+        shim: String,
+        #[command(flatten)]
+        filter: Filter,
+        /// Cases that are not run, by patterns of their ids; they are reported as skipped.
+        #[arg(long, value_name = "ID")]
+        skip: Vec<String>,
+        /// How the report is written.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+        /// Names the cases that pass, too.
+        #[arg(long, short)]
+        verbose: bool,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Runs every wilful fault of a shim against the cases of mutants.txt: all must be caught.
+    Mutants {
+        /// The shell command that starts the shim; `--mutant NAME` and `--list-mutants` are added to it.
+        #[arg(long)]
+        shim: String,
+        /// Looks for the cases that catch each fault, and writes mutants.txt.
+        #[arg(long)]
+        find: bool,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Checks the suite: cases can be read, ids and rules exist, every owed rule has a case.
+    Check,
+}
+
+#[derive(Args)]
+struct How {
+    /// How many shims run at a time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// How long a shim may take for one answer, in milliseconds.
+    #[arg(long, default_value_t = TIMEOUT.as_millis() as u64)]
+    timeout: u64,
+}
+
+impl How {
+    fn options(&self, shim: &str, skip: &[String]) -> Options {
+        let timeout = Duration::from_millis(self.timeout);
+        Options { command: shim.to_owned(), jobs: self.jobs, timeout, skip: skip.to_vec() }
+    }
+}
+
+/// Which cases are meant; `*` stands for any characters. Several values of one option widen the choice, several
+/// options narrow it.
+#[derive(Args)]
+struct Filter {
+    /// By id.
+    #[arg(long)]
+    id: Vec<String>,
+    /// By area.
+    #[arg(long)]
+    area: Vec<String>,
+    /// By level: must, should or may.
+    #[arg(long)]
+    level: Vec<String>,
+    /// By rule.
+    #[arg(long)]
+    rule: Vec<String>,
+    /// By role: client or server.
+    #[arg(long)]
+    role: Vec<String>,
+}
+
+impl Filter {
+    fn takes(&self, scenario: &Scenario) -> bool {
+        let any = |patterns: &[String], text: &str| {
+            patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, text))
+        };
+        any(&self.id, &scenario.id)
+            && any(&self.area, &scenario.area)
+            && any(&self.level, scenario.level.name())
+            && any(&self.role, scenario.role.name())
+            && (self.rule.is_empty() || scenario.rules.iter().any(|rule| any(&self.rule, rule)))
+    }
+
+    fn is_empty(&self) -> bool {
+        [&self.id, &self.area, &self.level, &self.rule, &self.role].iter().all(|values| values.is_empty())
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Junit,
+}
+
+fn main() -> ExitCode {
+    match command(&Cli::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(message) => {
+            eprintln!("teleport-conformance: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn command(cli: &Cli) -> Result<u8, String> {
+    let spec = read_spec(&cli.suite)?;
+    match &cli.command {
+        Cmd::List(filter) => {
+            for scenario in read_cases(&cli.suite)?.iter().filter(|scenario| filter.takes(scenario)) {
+                let (area, role, level) = (&scenario.area, scenario.role.name(), scenario.level.name());
+                print(&format!("{area:11} {role:6} {level:6} {}: {}\n", scenario.id, scenario.title));
+            }
+            Ok(0)
+        }
+        Cmd::Explain { id } => explain(&cli.suite, &spec, id),
+        Cmd::Run { shim, filter, skip, format, verbose, how } => {
+            let scenarios = read_cases(&cli.suite)?;
+            let chosen: Vec<&Scenario> = scenarios.iter().filter(|scenario| filter.takes(scenario)).collect();
+            if chosen.is_empty() {
+                return Err("no case is chosen".into());
+            }
+            let options = how.options(shim, skip);
+            let (description, outcomes) = run_all(&chosen, &options)?;
+            let report = Report {
+                description: &description,
+                outcomes: &outcomes,
+                spec: &spec,
+                command: shim,
+                is_partial: !filter.is_empty(),
+            };
+            match format {
+                Format::Text => print(&report.text(*verbose)),
+                Format::Json => print(&format!("{:#}\n", report.json())),
+                Format::Junit => print(&report.junit()),
+            }
+            Ok(report.exit_code())
+        }
+        Cmd::Mutants { shim, find, how } => mutants(&cli.suite, shim, *find, how),
+        Cmd::Check => {
+            let checked = check(&cli.suite, &spec).map_err(|error| error.to_string())?;
+            for error in &checked.errors {
+                print(&format!("{error}\n"));
+            }
+            let (cases, errors) = (checked.scenarios.len(), checked.errors.len());
+            let (covered, untestable, missing) = (checked.covered, checked.untestable, checked.missing);
+            print(&format!(
+                "{cases} cases; of the MUST rules for client and server {covered} have cases, {untestable} a reason why \
+                 not, {missing} are still owed one (owed.txt); {errors} errors\n"
+            ));
+            Ok(if errors == 0 { 0 } else { 2 })
+        }
+    }
+}
+
+fn mutants(suite: &Path, shim: &str, find: bool, how: &How) -> Result<u8, String> {
+    let scenarios = read_cases(suite)?;
+    let options = how.options(shim, &[]);
+    if find {
+        let table = mutants::find(suite, &scenarios, &options)?;
+        let path = suite.join("mutants.txt");
+        std::fs::write(&path, mutants::write_table(&table)).map_err(|error| error.to_string())?;
+        for (name, cases) in &table {
+            print(&format!("{name}: {}\n", cases.join(" ")));
+        }
+    }
+    let wrong = mutants::check(suite, &scenarios, &options)?;
+    for line in &wrong {
+        print(&format!("{line}\n"));
+    }
+    let count = mutants::list(shim)?.len();
+    print(&format!("{count} mutants; {}\n", if wrong.is_empty() { "all are caught" } else { "not all are caught" }));
+    Ok(if wrong.is_empty() { 0 } else { 1 })
+}
+
+fn explain(suite: &Path, spec: &Spec, id: &str) -> Result<u8, String> {
+    let scenarios = read_cases(suite)?;
+    if let Some(rule) = spec.rules.get(id) {
+        print(&format!("{id} ({}, {}), spec/{}\n\n{}\n\n", rule.level, rule.who, rule.file, rule.text));
+        for scenario in scenarios.iter().filter(|scenario| scenario.rules.iter().any(|rule| rule == id)) {
+            print(&format!("{:6} {}: {}\n", scenario.role.name(), scenario.id, scenario.title));
+        }
+        return Ok(0);
+    }
+    let scenario = scenarios.iter().find(|scenario| scenario.id == id);
+    let scenario = scenario.ok_or_else(|| format!("neither a case nor a rule is called {id:?}"))?;
+    let text = std::fs::read_to_string(&scenario.path).map_err(|error| error.to_string())?;
+    print(&format!("{}\n\n{text}\nneeds: {}\n", scenario.path.display(), scenario.needs.join(" ")));
+    for rule in scenario.rules.iter().filter_map(|rule| spec.rules.get(rule)) {
+        print(&format!("\n{} ({}, {}): {}\n", rule.id, rule.level, rule.who, rule.text));
+    }
+    Ok(0)
+}
+
+fn read_spec(suite: &Path) -> Result<Spec, String> {
+    let folder = suite.join("../spec");
+    Spec::read(&folder).map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+/// All cases; one that cannot be read is an error, because what it required would go unchecked.
+fn read_cases(suite: &Path) -> Result<Vec<Scenario>, String> {
+    let (scenarios, errors) = read_all(&suite.join("cases")).map_err(|error| error.to_string())?;
+    for error in &errors {
+        eprintln!("teleport-conformance: {error}");
+    }
+    if errors.is_empty() { Ok(scenarios) } else { Err(format!("{} cases cannot be read", errors.len())) }
+}
+
+/// Prints; a reader that has gone away is no reason to fail.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,385 @@
+//! The subject behind its shim: a process that speaks JSON lines (SHIM.md).
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::http1::Field;
+use crate::literal::{hex, unhex};
+use crate::scenario::{Config, Scenario};
+use crate::step::Outgoing;
+
+/// What a shim says of itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Description {
+    /// The implementation's name.
+    pub name: String,
+    /// Its version.
+    #[serde(default)]
+    pub version: String,
+    /// How it is driven: `core`.
+    pub profile: String,
+    /// The capabilities that it claims.
+    pub can: Vec<String>,
+}
+
+/// What a shim answers to a command.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Answer {
+    /// How many bytes of the input were taken.
+    pub consumed: usize,
+    /// What is to be transmitted.
+    #[serde(deserialize_with = "bytes")]
+    pub out: Vec<u8>,
+    /// What happened.
+    pub events: Vec<Event>,
+    /// The next deadline, in microseconds.
+    #[serde(deserialize_with = "there")]
+    pub timer: Option<u64>,
+    /// Whether input would be taken.
+    pub reads: bool,
+    /// The local code with which the command failed.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Why the shim does not have the command.
+    #[serde(skip)]
+    pub nack: Option<String>,
+}
+
+/// The answer of a shim that does not have a command.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nack {
+    nack: String,
+}
+
+/// A value that may be null, but not be left out.
+fn there<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    Option::deserialize(from)
+}
+
+/// Something that the subject tells its program.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(missing_docs, reason = "SHIM.md says what they are")]
+pub enum Event {
+    Connected {},
+    StartTls {},
+    Request {
+        ticket: u64,
+        id: u32,
+        #[serde(deserialize_with = "text")]
+        method: Vec<u8>,
+        #[serde(deserialize_with = "text")]
+        target: Vec<u8>,
+        #[serde(deserialize_with = "fields")]
+        fields: Vec<Field>,
+        #[serde(deserialize_with = "bytes")]
+        body: Vec<u8>,
+    },
+    Oneway {
+        #[serde(deserialize_with = "text")]
+        method: Vec<u8>,
+        #[serde(deserialize_with = "text")]
+        target: Vec<u8>,
+        #[serde(deserialize_with = "fields")]
+        fields: Vec<Field>,
+        #[serde(deserialize_with = "bytes")]
+        body: Vec<u8>,
+    },
+    Refused {
+        id: u32,
+        code: String,
+    },
+    Response {
+        tag: u64,
+        status: u16,
+        #[serde(deserialize_with = "fields")]
+        fields: Vec<Field>,
+        #[serde(deserialize_with = "bytes")]
+        body: Vec<u8>,
+    },
+    Failed {
+        tag: u64,
+        code: String,
+        maybe_delivered: bool,
+    },
+    Unmatched {
+        id: u32,
+    },
+    Closed {
+        code: Option<String>,
+    },
+}
+
+/// Text of a shim: each character is one byte.
+fn latin1(text: &str) -> Result<Vec<u8>, String> {
+    text.chars().map(|c| u8::try_from(c).map_err(|_| format!("{c:?} is no byte"))).collect()
+}
+
+fn to_latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| char::from(*b)).collect()
+}
+
+fn text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    latin1(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+}
+
+fn bytes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    unhex(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+}
+
+fn fields<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Field>, D::Error> {
+    let fields = Vec::<(String, String)>::deserialize(from)?;
+    let field = |(name, value): (String, String)| Ok((name, latin1(&value)?));
+    fields.into_iter().map(field).collect::<Result<_, String>>().map_err(serde::de::Error::custom)
+}
+
+/// A command to a shim.
+#[derive(Debug, Serialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "SHIM.md says what they are")]
+pub enum Request {
+    Describe {
+        suite: u32,
+    },
+    New {
+        role: &'static str,
+        config: serde_json::Value,
+    },
+    Input {
+        now: u64,
+        hex: String,
+    },
+    Eof {
+        now: u64,
+    },
+    Timeout {
+        now: u64,
+    },
+    TlsEstablished {
+        now: u64,
+    },
+    Request {
+        now: u64,
+        tag: u64,
+        #[serde(flatten)]
+        message: MessageOut,
+        deadline: Option<u64>,
+    },
+    Oneway {
+        now: u64,
+        #[serde(flatten)]
+        message: MessageOut,
+    },
+    Cancel {
+        now: u64,
+        tag: u64,
+    },
+    Respond {
+        now: u64,
+        ticket: u64,
+        status: u64,
+        fields: Vec<(String, String)>,
+        body: String,
+    },
+    Discard {
+        now: u64,
+        ticket: u64,
+    },
+    Flush {
+        now: u64,
+    },
+    Close {
+        now: u64,
+    },
+}
+
+/// A request as a shim is told it.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "SHIM.md says what they are")]
+pub struct MessageOut {
+    pub method: String,
+    pub target: String,
+    pub fields: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl From<&Outgoing> for MessageOut {
+    fn from(request: &Outgoing) -> Self {
+        Self {
+            method: to_latin1(&request.method),
+            target: to_latin1(&request.target),
+            fields: fields_out(&request.fields),
+            body: hex(&request.body),
+        }
+    }
+}
+
+/// Fields as a shim is told them.
+pub fn fields_out(fields: &[Field]) -> Vec<(String, String)> {
+    fields.iter().map(|(name, value)| (name.clone(), to_latin1(value))).collect()
+}
+
+/// The command that begins a scenario.
+pub fn new_command(scenario: &Scenario) -> Request {
+    let config = &scenario.config;
+    let tls = match config.tls.as_str() {
+        "no" => false.into(),
+        "yes" => true.into(),
+        other => serde_json::Value::from(other),
+    };
+    let limits: serde_json::Map<_, _> =
+        Config::LIMITS.iter().zip(config.limits).map(|(name, limit)| ((*name).to_owned(), limit.into())).collect();
+    let config = serde_json::json!({
+        "compression": config.compression.name(),
+        "tls": tls,
+        "max_batch_delay": config.batch_delay,
+        "hello_timeout": config.hello_timeout,
+        "idle_timeout": config.idle_timeout,
+        "drain_timeout": config.drain_timeout,
+        "limits": limits,
+        "next_id": config.next_id,
+    });
+    Request::New { role: scenario.role.name(), config }
+}
+
+/// A running shim. Dropping it ends the process.
+pub struct Shim {
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    watch: Arc<Watch>,
+    timeout: Duration,
+    line: String,
+}
+
+/// What the watchdog looks at: a shim that hangs must not hang the run.
+struct Watch {
+    child: Mutex<Child>,
+    deadline: Mutex<Option<Instant>>,
+    has_fired: AtomicBool,
+    is_over: AtomicBool,
+}
+
+impl Watch {
+    fn set(&self, deadline: Option<Instant>) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+
+    fn kill(&self) {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        // The shell that was started, and whatever it started: all are in a group of their own.
+        let group = format!("-{}", child.id());
+        let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    fn guard(&self) {
+        while !self.is_over.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(50));
+            let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                self.has_fired.store(true, Ordering::Relaxed);
+                self.kill();
+                return;
+            }
+        }
+    }
+}
+
+impl Shim {
+    /// Starts a shim by a shell command; every answer must come within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// The command cannot be started.
+    pub fn start(command: &str, timeout: Duration) -> Result<Self, String> {
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot start {command:?}: {error}"))?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("the shim has no stdin or stdout".into());
+        };
+        let watch = Arc::new(Watch {
+            child: Mutex::new(child),
+            deadline: Mutex::new(None),
+            has_fired: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+        });
+        let guard = Arc::clone(&watch);
+        std::thread::spawn(move || guard.guard());
+        Ok(Self { stdin, stdout: BufReader::new(stdout), watch, timeout, line: String::new() })
+    }
+
+    /// Asks what the shim is.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call), or it is driven in a way that the suite does not know.
+    pub fn describe(&mut self) -> Result<Description, String> {
+        self.exchange(&Request::Describe { suite: 1 })?;
+        let description: Description = self.parsed()?;
+        if description.profile != "core" {
+            return Err(format!("the suite does not know the profile {:?}", description.profile));
+        }
+        Ok(description)
+    }
+
+    /// Sends a command and returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// The shim has ended, does not answer in time, or says what no shim says.
+    pub fn call(&mut self, request: &Request) -> Result<Answer, String> {
+        self.exchange(request)?;
+        match self.parsed() {
+            Err(error) => match serde_json::from_str(&self.line) {
+                Ok(Nack { nack }) => Ok(Answer { nack: Some(nack), ..Answer::default() }),
+                Err(_) => Err(error),
+            },
+            answer => answer,
+        }
+    }
+
+    fn exchange(&mut self, request: &Request) -> Result<(), String> {
+        let mut command = serde_json::to_vec(request).map_err(|error| error.to_string())?;
+        command.push(b'\n');
+        self.line.clear();
+        self.watch.set(Some(Instant::now() + self.timeout));
+        let done = self.stdin.write_all(&command).and_then(|()| self.stdout.read_line(&mut self.line));
+        self.watch.set(None);
+        match done {
+            _ if self.watch.has_fired.load(Ordering::Relaxed) => {
+                Err(format!("the shim did not answer within {} ms", self.timeout.as_millis()))
+            }
+            Ok(0) => Err("the shim has ended".into()),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err("the shim has ended".into()),
+            Err(error) => Err(format!("the shim cannot be talked to: {error}")),
+        }
+    }
+
+    fn parsed<T: serde::de::DeserializeOwned>(&self) -> Result<T, String> {
+        serde_json::from_str(&self.line).map_err(|error| {
+            let line: String = self.line.trim_end().chars().take(300).collect();
+            format!("the shim's answer cannot be read: {error}: {line}")
+        })
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        self.watch.is_over.store(true, Ordering::Relaxed);
+        self.watch.kill();
+    }
+}

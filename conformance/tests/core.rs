@@ -1,0 +1,123 @@
+//! The suite against this project's own core: every required case passes, the suite itself is whole, and every wilful
+//! fault is caught.
+
+use std::path::PathBuf;
+
+use teleport_conformance::check::check;
+use teleport_conformance::mutants;
+use teleport_conformance::report::Report;
+use teleport_conformance::run::TIMEOUT;
+use teleport_conformance::scenario::{Scenario, read_all};
+use teleport_conformance::spec::Spec;
+use teleport_conformance::suite::{Options, run_all};
+
+fn suite() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn spec() -> Spec {
+    Spec::read(&suite().join("../spec")).unwrap()
+}
+
+fn scenarios() -> Vec<Scenario> {
+    let (scenarios, errors) = read_all(&suite().join("cases")).unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
+    scenarios
+}
+
+/// The shim beside the test; `CARGO_BIN_EXE_` is its path.
+fn options(arguments: &str) -> Options {
+    let command = format!("'{}'{arguments}", env!("CARGO_BIN_EXE_teleport-shim-core"));
+    Options { command, jobs: 2, timeout: TIMEOUT, skip: Vec::new() }
+}
+
+#[test]
+fn the_core_passes_every_case() {
+    let (scenarios, spec, options) = (scenarios(), spec(), options(""));
+    let all: Vec<&Scenario> = scenarios.iter().collect();
+    let (description, outcomes) = run_all(&all, &options).unwrap();
+    let report = Report {
+        description: &description,
+        outcomes: &outcomes,
+        spec: &spec,
+        command: &options.command,
+        is_partial: false,
+    };
+    let failed = outcomes.iter().filter(|outcome| outcome.verdict.name() != "pass").count();
+    assert_eq!((failed, report.exit_code()), (0, 0), "\n{}", report.text(false));
+    assert_eq!(outcomes.len(), scenarios.len());
+    // The two forms for programs name every case.
+    let json = report.json();
+    assert_eq!(json["cases"].as_array().unwrap().len(), scenarios.len());
+    assert_eq!(report.junit().matches("<testcase ").count(), scenarios.len());
+}
+
+#[test]
+fn the_suite_is_whole() {
+    let checked = check(&suite(), &spec()).unwrap();
+    assert!(checked.errors.is_empty(), "\n{}", checked.errors.join("\n"));
+}
+
+#[test]
+fn every_mutant_is_caught() {
+    let wrong = mutants::check(&suite(), &scenarios(), &options("")).unwrap();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    assert!(mutants::list(&options("").command).unwrap().len() >= 30);
+}
+
+#[test]
+fn a_shim_that_hangs_or_ends_fails_its_case_and_not_the_run() {
+    let scenarios = scenarios();
+    let two: Vec<&Scenario> = scenarios.iter().filter(|scenario| scenario.level.name() == "must").take(2).collect();
+    let describe = r#"read line; echo '{"name": "x", "version": "1", "profile": "core", "can": ["client", "server", "none", "deflate", "snappy"]}'"#;
+    for (end, said) in
+        [("sleep 60", "did not answer within"), ("true", "the shim has ended"), ("read l; echo oops", "cannot be read")]
+    {
+        let command = format!("{describe}; {end}");
+        let options = Options { command, jobs: 1, timeout: std::time::Duration::from_millis(1_000), skip: Vec::new() };
+        let (_, outcomes) = run_all(&two, &options).unwrap();
+        for outcome in outcomes {
+            let failure = outcome.verdict.failure().unwrap();
+            // The second process answers the first command of its case with its description, which is none.
+            assert_eq!(failure.mismatch.layer, "shim", "{end}");
+            assert!(
+                outcome.scenario.id != two[0].id || failure.mismatch.actual.contains(said),
+                "{}",
+                failure.mismatch.actual
+            );
+        }
+    }
+}
+
+#[test]
+fn the_exit_codes_tell_the_verdict() {
+    let run = |arguments: &[&str]| {
+        let shim = format!("'{}'", env!("CARGO_BIN_EXE_teleport-shim-core"));
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_teleport-conformance"));
+        let output = command.args(["run", "--shim"]).arg(shim + arguments[0]).args(&arguments[1..]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let case = "basic-server-http-1-2-is-refused";
+    assert_eq!(run(&["", "--id", case]).0, 0);
+    let (code, text) = run(&[" --mutant http-1-2-accepted", "--id", case]);
+    assert_eq!(code, 1);
+    for part in [
+        "fail",
+        "layer     frame",
+        "rule      R-read-version (MUST, receiver): Minor version",
+        "expected",
+        "actual",
+        "again     cargo run",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(run(&["", "--id", "nothing-like-this"]).0, 2);
+    assert_eq!(run(&["", "--id", case, "--skip", "basic-*"]).0, 3);
+    assert_eq!(run(&[" --no-such-argument", "--id", case]).0, 2);
+}
+
+#[test]
+fn the_cases_of_the_original_are_as_they_were_generated() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_import-original")).arg("--check").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
