@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::io::Read;
 use std::time::Instant;
 
 use http::Method;
@@ -107,35 +106,6 @@ fn an_answer_to_head_with_a_length_ends_the_link() {
     }
 }
 
-/// Reads a compressed stream with decoders that the core does not use.
-fn independently(compression: Compression, wire: &[u8]) -> Vec<u8> {
-    match compression {
-        Compression::None => wire.to_vec(),
-        Compression::Snappy => {
-            let mut plain = Vec::new();
-            snap::read::FrameDecoder::new(wire).read_to_end(&mut plain).unwrap();
-            plain
-        }
-        Compression::Deflate => {
-            // The stream has no end, so that the decoder is asked for all that there is.
-            use miniz_oxide::inflate::stream::{InflateState, inflate};
-            let mut state = InflateState::new_boxed(miniz_oxide::DataFormat::Raw);
-            let (mut plain, mut rest, mut step) = (Vec::new(), wire, vec![0; 1 << 16]);
-            loop {
-                let result = inflate(&mut state, rest, &mut step, miniz_oxide::MZFlush::None);
-                rest = &rest[result.bytes_consumed..];
-                plain.extend_from_slice(&step[..result.bytes_written]);
-                if result.bytes_consumed == 0 && result.bytes_written == 0 {
-                    assert!(rest.is_empty());
-                    return plain;
-                }
-                result.status.unwrap();
-            }
-        }
-        other => panic!("no independent decoder for {other:?}"),
-    }
-}
-
 #[test]
 fn independent_decoders_read_what_the_core_writes() {
     let now = Instant::now();
@@ -164,7 +134,7 @@ fn independent_decoders_read_what_the_core_writes() {
                 }
                 client.poll_transmit(now, &mut wire);
             }
-            let written = frames(&independently(compression, &wire[15..]));
+            let written = frames(&decompressed(compression, &wire[15..]));
             assert!(written == recording.requests, "{} {compression:?}", recording.name);
 
             let heads: Vec<u32> = recording
@@ -178,7 +148,7 @@ fn independent_decoders_read_what_the_core_writes() {
                 server.send_response(now, token, &message.response()).unwrap();
                 server.poll_transmit(now, &mut answers);
             }
-            let written: Vec<_> = frames(&independently(compression, &answers[15..]))
+            let written: Vec<_> = frames(&decompressed(compression, &answers[15..]))
                 .into_iter()
                 .map(|(id, message)| (id, without_reason(message)))
                 .collect();
