@@ -461,3 +461,152 @@ fn an_idle_link_closes_after_its_time_and_any_byte_begins_it_anew() {
     server.handle_timeout(base + 180 * MS);
     assert_eq!(server_lines(&mut server)[1..], ["closed idle-timeout"]);
 }
+
+/// What a driver does that follows the contract to the letter, until the connection has nothing more to say.
+fn drain(
+    server: &mut ServerConnection,
+    now: Instant,
+    mut handle: impl FnMut(&mut ServerConnection, ServerEvent),
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    loop {
+        while server.poll_transmit(now, &mut out) > 0 {}
+        let mut any = false;
+        while let Some(event) = server.poll_event() {
+            any = true;
+            handle(server, event);
+        }
+        if server.poll_timeout().is_some_and(|at| at <= now) {
+            server.handle_timeout(now);
+        } else if !any {
+            return out;
+        }
+    }
+}
+
+#[test]
+fn nothing_is_lost_when_more_arrives_than_is_polled_at_once() {
+    // R-refuse-server: every second request is refused, every other one answered
+    let now = Instant::now();
+    let (_, mut server) = open(&plain(), now);
+    let wire: Vec<u8> = (1..=2000)
+        .flat_map(|id| frame(id, if id % 2 == 0 { "GET / HTTP/1.1\r\n\r\n" } else { "GET bad HTTP/1.1\r\n\r\n" }))
+        .collect();
+    let mut rest = &wire[..];
+    let mut out = Vec::new();
+    while !rest.is_empty() {
+        let taken = server.handle_input(now, rest);
+        rest = &rest[taken..];
+        assert!(taken > 0 || !server.wants_read(), "a connection that reads takes something");
+        out.extend(drain(&mut server, now, |server, event| {
+            if let ServerEvent::Request { token, .. } = event {
+                server.send_response(now, token, &response(200, "")).unwrap();
+            }
+        }));
+    }
+    let answers = frames(&out);
+    assert_eq!(answers.len(), 2000);
+    for (id, answer) in answers {
+        assert_eq!(answer.start.contains(" 200 "), id % 2 == 0, "{id}: {}", answer.start);
+    }
+}
+
+#[test]
+fn input_waits_for_a_caller_that_does_not_poll() {
+    let now = Instant::now();
+    let (_, mut server) = open(&plain(), now);
+    let wire: Vec<u8> = (0..10_000).flat_map(|_| frame(0, "GET / HTTP/1.1\r\n\r\n")).collect();
+    let taken = server.handle_input(now, &wire);
+    assert!(taken < wire.len() && !server.wants_read());
+    assert_eq!(server.next_timer(), None, "there is nothing to do before events are polled");
+    let mut oneways = std::iter::from_fn(|| server.poll_event()).count();
+    assert!(oneways < 1000, "{oneways} events were queued");
+    assert_eq!(server.next_timer(), Some((Timer::Input, now)), "what was taken goes on");
+    let count = |_: &mut ServerConnection, _| oneways += 1;
+    drain(&mut server, now, count);
+    assert!(server.wants_read());
+    drain(&mut server, now, |_, _| panic!("all was polled"));
+    let whole = taken / frame(0, "GET / HTTP/1.1\r\n\r\n").len();
+    assert_eq!(oneways, whole);
+}
+
+#[test]
+fn requests_in_handlers_hold_a_limited_amount() {
+    // R-limit-held
+    let now = Instant::now();
+    let limits = Limits { held_bytes: 10_000, pending_requests: 1000, ..Limits::default() };
+    let (_, mut server) = open(&limited(limits), now);
+    let post = |id| frame(id, format!("POST / HTTP/1.1\r\nContent-Length: 4000\r\n\r\n{}", "x".repeat(4000)));
+    let wire: Vec<u8> = (1..=9).flat_map(post).collect();
+    let mut events = feed_server(&mut server, now, &wire, std::iter::empty());
+    assert_eq!(events.len(), 3, "the third one passes the limit, and is the last");
+    assert!(!server.wants_read());
+    let Some(ServerEvent::Request { token, .. }) = events.pop() else { panic!() };
+    server.send_response(now, token, &response(200, "")).unwrap();
+    server.handle_timeout(now);
+    assert_eq!(server_lines(&mut server).len(), 1, "one place, one request");
+
+    let (_, mut server) = open(&limited(Limits { held_bytes: 10_000, ..Limits::default() }), now);
+    let many_fields = format!("GET / HTTP/1.1\r\n{}\r\n", "a:\r\n".repeat(60));
+    let wire: Vec<u8> = (1..=9).flat_map(|id| frame(id, &many_fields)).collect();
+    let events = feed_server(&mut server, now, &wire, std::iter::empty());
+    assert_eq!(events.len(), 2, "a field costs more than its bytes");
+}
+
+#[test]
+fn a_response_without_room_comes_back_with_its_token() {
+    // R-limit-output
+    let now = Instant::now();
+    let limits = Limits { output_bytes: 1000, ..Limits::default() };
+    let slow = Config { max_batch_delay: Duration::from_secs(1), ..limited(limits) };
+    let (mut client, mut server) = open(&slow, now);
+    client.send_request(now, &get(), None).unwrap();
+    client.send_request(now, &get(), None).unwrap();
+    let mut tokens = ask(&mut client, &mut server, now);
+    let (first, second) = (tokens.remove(0).0, tokens.remove(0).0);
+    server.send_response(now, first, &response(200, vec![b'x'; 5000])).unwrap();
+    let rejected = server.send_response(now, second, &response(200, "late")).unwrap_err();
+    assert_eq!(rejected.error.code(), "output-full");
+    assert_eq!(server.pending_requests(), 1);
+    assert_eq!(tell(&mut server, &mut client, now).len(), 1);
+    server.send_response(now, rejected.token, &response(200, "late")).unwrap();
+    assert_eq!(tell(&mut server, &mut client, now), ["response 2 200 \"late\""]);
+}
+
+#[test]
+fn a_long_batch_leaves_in_pieces_and_what_has_begun_is_not_taken_back() {
+    // R-flush-boundary, R-fail-in-flight
+    let now = Instant::now();
+    for compression in Compression::ALL {
+        let slow = Config { compression, max_batch_delay: Duration::from_secs(1), ..plain() };
+        let (mut client, mut server) = open(&slow, now);
+        let post = |size| request("POST", "/", vec![b'x'; size]);
+        let sent: Vec<_> =
+            [300_000, 300_000, 10].map(|size| client.send_request(now, &post(size), None).unwrap()).into();
+        let mut piece = Vec::new();
+        assert!(client.poll_transmit(now, &mut piece) > 0);
+        // The first has left, the second has begun, the third has not.
+        client.poll_transmit(now, &mut piece);
+        for id in &sent {
+            assert!(client.cancel(now, *id));
+        }
+        assert_eq!(client.abandoned_requests(), 2);
+        piece.extend(transmit(|out| client.poll_transmit(now, out)));
+        let events = feed_server(&mut server, now, &piece, std::iter::empty());
+        assert_eq!(events.iter().map(server_line).count(), 2);
+    }
+}
+
+#[test]
+fn time_does_not_run_backwards() {
+    let base = Instant::now();
+    let idle = Config { idle_timeout: Some(Duration::from_secs(1)), ..plain() };
+    let (mut client, mut server) = open(&idle, base);
+    client.handle_timeout(base + 500 * MS);
+    client.send_request(base, &get(), None).unwrap();
+    let bytes = transmit(|out| client.poll_transmit(base, out));
+    assert_eq!(client.next_timer(), Some((Timer::Idle, base + 1500 * MS)));
+    server.handle_timeout(base + 500 * MS);
+    server.handle_input(base, &bytes);
+    assert_eq!(server.next_timer(), Some((Timer::Idle, base + 1500 * MS)));
+}

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 
-use super::batch::FrameIndex;
+use super::batch::FrameNumber;
 use super::config::{ClientConfig, Compression, Limits, Stats};
 use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
@@ -185,9 +185,8 @@ impl ClientConnection {
         let id = self.link.role.free_id();
         let frame = self.link.send(|batch, limits| write_request(batch, id.get(), request, limits))?;
         // The response cannot come first: nothing has been transmitted (R-register-before-write).
-        let batch = self.link.batches() + 1;
         let to_head = request.method() == Method::HEAD;
-        self.link.role.register(id, Slot { is_pending: true, to_head, deadline, batch, frame });
+        self.link.role.register(id, Slot { is_pending: true, to_head, deadline, frame });
         Ok(RequestId(id))
     }
 
@@ -323,10 +322,8 @@ struct Slot {
     /// The method was HEAD.
     to_head: bool,
     deadline: Option<Instant>,
-    /// The batch that carries the request.
-    batch: u64,
-    /// Its place in that batch.
-    frame: FrameIndex,
+    /// The frame that carries the request.
+    frame: FrameNumber,
 }
 
 impl Client {
@@ -374,14 +371,14 @@ impl Client {
     /// Ends a pending request, if it is one; returns whether it may have been delivered. If so its id stays reserved;
     /// if not its frame is taken back, so that it never will be.
     fn give_up(link: &mut Link<Self>, id: NonZeroU32) -> Option<bool> {
-        let sent = link.batches();
-        let slot = link.role.slots.get_mut(&id).filter(|slot| slot.is_pending)?;
-        let maybe_delivered = slot.batch <= sent;
+        let frame = link.role.slots.get(&id).filter(|slot| slot.is_pending)?.frame;
+        let maybe_delivered = link.has_begun(frame);
         if maybe_delivered {
-            slot.is_pending = false;
-            slot.deadline = None;
+            if let Some(slot) = link.role.slots.get_mut(&id) {
+                slot.is_pending = false;
+                slot.deadline = None;
+            }
         } else {
-            let frame = slot.frame;
             link.role.slots.remove(&id);
             link.withdraw(frame);
         }
@@ -453,13 +450,12 @@ impl Role for Client {
     }
 
     fn fail_unfinished(link: &mut Link<Self>, error: &ConnectionError) {
-        let sent = link.batches();
         link.role.pending = 0;
         link.role.deadlines.clear();
         // In order of ids, which is the order of sending but for a wrap.
         for (id, slot) in std::mem::take(&mut link.role.slots) {
             if slot.is_pending {
-                let error = RequestError::Link { error: error.clone(), maybe_delivered: slot.batch <= sent };
+                let error = RequestError::Link { error: error.clone(), maybe_delivered: link.has_begun(slot.frame) };
                 link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
             }
         }

@@ -54,14 +54,20 @@ pub struct Limits {
     pub pending_requests: usize,
     /// Client: most timed-out or cancelled requests whose response has not come yet (R-abandoned-limit). Default 10,000.
     pub abandoned_requests: usize,
-    /// Most bytes of messages encoded and not yet taken by `poll_transmit`. A client refuses to send more; a server
-    /// reads no further. Default 16 MiB.
+    /// Server: most bytes of requests handed to the caller and not yet answered, heads and bodies, with
+    /// [`Limits::FIELD_BYTES`] more for each field; the connection reads no further until some are (R-limit-held).
+    /// Passed by at most one message. Default 256 MiB.
+    pub held_bytes: usize,
+    /// Most bytes of messages encoded and not yet taken by `poll_transmit`: no more are taken from the caller, and a
+    /// server reads no further (R-limit-output). Passed by at most one message. Default 16 MiB.
     pub output_bytes: usize,
 }
 
 impl Limits {
     /// The greatest `header_count`.
     pub const MAX_HEADER_COUNT: usize = 256;
+    /// What a field of a request is taken to cost beside its bytes.
+    pub const FIELD_BYTES: usize = 128;
 }
 
 impl Default for Limits {
@@ -73,6 +79,7 @@ impl Default for Limits {
             message_bytes: 1024 * 1024 * 1024,
             pending_requests: 1_000,
             abandoned_requests: 10_000,
+            held_bytes: 256 * 1024 * 1024,
             output_bytes: 16 * 1024 * 1024,
         }
     }

@@ -3,11 +3,12 @@
 //! What delimits a message stands behind [`FrameReader::next`]; nothing above it knows that version 0 has no frame
 //! length.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use nom::bytes::streaming::{tag, take_while_m_n};
 use nom::sequence::terminated;
 use nom::{IResult, Parser};
 
+use super::compress::STEP_BYTES;
 use super::config::Limits;
 use super::error::{ErrorKind, MessageError, Place};
 use super::message::{Length, ParsedHead, Then};
@@ -20,6 +21,8 @@ pub(crate) struct Frame<H> {
     pub(crate) id: u32,
     /// The head, or why the message is refused.
     pub(crate) head: Result<H, MessageError>,
+    /// Bytes of the head.
+    pub(crate) head_bytes: usize,
     /// Empty where the message is refused.
     pub(crate) body: Bytes,
     /// A HEAD request, refused or not.
@@ -66,6 +69,7 @@ enum State<H> {
 struct Message<H> {
     id: u32,
     head: Result<H, MessageError>,
+    head_bytes: usize,
     is_head: bool,
     is_last: bool,
 }
@@ -99,7 +103,7 @@ impl<H> FrameReader<H> {
                         return Ok(None);
                     };
                     let id = u32::from_le_bytes(*id);
-                    self.take(plain, ID_BYTES);
+                    self.pass(plain, ID_BYTES);
                     self.used = 0;
                     self.state = State::Head { id, scanned: 0 };
                 }
@@ -113,13 +117,18 @@ impl<H> FrameReader<H> {
                 State::Body { message, left } => {
                     // A refused message's body is dropped as it comes; any other waits until it is whole.
                     let here = left.min(plain.len() as u64);
-                    if message.head.is_ok() && here < left {
-                        self.state = State::Body { message, left };
-                        return Ok(None);
-                    }
-                    let body = self.take(plain, here as usize).freeze();
-                    if here == left {
+                    if message.head.is_ok() {
+                        if here < left {
+                            make_room(plain, left);
+                            self.state = State::Body { message, left };
+                            return Ok(None);
+                        }
+                        let body = self.take(plain, here as usize);
                         return Ok(Some(self.finish(message, body)));
+                    }
+                    self.pass(plain, here as usize);
+                    if here == left {
+                        return Ok(Some(self.finish(message, Bytes::new())));
                     }
                     self.state = State::Body { message, left: left - here };
                     return Ok(None);
@@ -156,10 +165,31 @@ impl<H> FrameReader<H> {
         Place::Frame { frame: self.frame, id, at: self.begin }
     }
 
-    fn take(&mut self, plain: &mut BytesMut, n: usize) -> BytesMut {
+    /// Takes `n` bytes, in memory that is theirs alone: a small message that is kept for long must not keep the large
+    /// buffer that it came in.
+    fn take(&mut self, plain: &mut BytesMut, n: usize) -> Bytes {
+        if n <= STEP_BYTES {
+            let bytes = Bytes::copy_from_slice(&plain[..n]);
+            self.pass(plain, n);
+            return bytes;
+        }
+        // The buffer was grown for these bytes: they keep it, and what is behind them moves.
+        let behind = BytesMut::from(&plain[n..]);
+        let mut bytes = std::mem::replace(plain, behind);
+        bytes.truncate(n);
+        self.count(n);
+        bytes.freeze()
+    }
+
+    /// Passes over `n` bytes.
+    fn pass(&mut self, plain: &mut BytesMut, n: usize) {
+        plain.advance(n);
+        self.count(n);
+    }
+
+    fn count(&mut self, n: usize) {
         self.offset += n as u64;
         self.used += n as u64;
-        plain.split_to(n)
     }
 
     /// How many more bytes the current message may take; an error if it has taken too many (R-limit-message).
@@ -186,7 +216,7 @@ impl<H> FrameReader<H> {
     }
 
     fn finish(&mut self, message: Message<H>, body: Bytes) -> Frame<H> {
-        let Message { id, head, is_head, is_last } = message;
+        let Message { id, head, head_bytes, is_head, is_last } = message;
         if is_last {
             self.state = State::Stopped { id: Some(id) };
         } else {
@@ -195,7 +225,7 @@ impl<H> FrameReader<H> {
             self.state = State::Id;
         }
         let body = if head.is_ok() { body } else { Bytes::new() };
-        Frame { id, head, body, is_head, is_last }
+        Frame { id, head, head_bytes, body, is_head, is_last }
     }
 
     /// Takes a head from `plain` and returns the state after it, or notes how far there is none.
@@ -210,7 +240,7 @@ impl<H> FrameReader<H> {
         if scanned == 0 {
             // Empty lines before the start line are no part of the head, but of the message (R-read-empty-lines).
             let lines = blank_lines(plain);
-            self.take(plain, lines);
+            self.pass(plain, lines);
         }
         let (end, scanned) = match &plain[..] {
             // An empty line may be under way.
@@ -222,12 +252,12 @@ impl<H> FrameReader<H> {
             self.state = State::Head { id, scanned };
             return Ok(None);
         };
-        let head = self.take(plain, end).freeze();
+        let head = self.take(plain, end);
         let ParsedHead { head, length, is_head, then } = parse(id, &head)?;
         if then == Then::NextHead {
             return Ok(Some(State::Head { id, scanned: 0 }));
         }
-        let mut message = Message { id, head, is_head, is_last: then == Then::Ambiguous };
+        let mut message = Message { id, head, head_bytes: end, is_head, is_last: then == Then::Ambiguous };
         Ok(Some(match length {
             Length::Chunked => State::Chunks { message, body: BytesMut::new(), part: Part::Size },
             Length::Unstated => State::Body { message, left: 0 },
@@ -257,7 +287,7 @@ impl<H> FrameReader<H> {
                     if size > i64::MAX as u64 {
                         return Err(ErrorKind::ChunkedBody);
                     }
-                    self.take(plain, line);
+                    self.pass(plain, line);
                     self.afford(size, limits)?;
                     if body.len() as u64 + size > limits.body_bytes as u64 && message.head.is_ok() {
                         message.head = Err(MessageError::BodyTooLarge);
@@ -271,15 +301,15 @@ impl<H> FrameReader<H> {
                     if here == 0 {
                         return Ok(false);
                     }
-                    let data = self.take(plain, here as usize);
                     if message.head.is_ok() {
-                        body.unsplit(data);
+                        body.extend_from_slice(&plain[..here as usize]);
                     }
+                    self.pass(plain, here as usize);
                     Part::Data { left: left - here }
                 }
                 end @ (Part::LineEnd | Part::LastLineEnd) => {
                     let Some((_, taken)) = self.line(plain, limits, line_end)? else { return Ok(false) };
-                    self.take(plain, taken);
+                    self.pass(plain, taken);
                     if matches!(end, Part::LastLineEnd) {
                         return Ok(true);
                     }
@@ -307,6 +337,19 @@ impl<H> FrameReader<H> {
             Err(nom::Err::Incomplete(_)) => Ok(None),
             Err(_) => Err(ErrorKind::ChunkedBody),
         }
+    }
+}
+
+/// Grows `plain` towards the `want` bytes that were announced, no faster than they come and no further than that and
+/// the step that may follow them.
+fn make_room(plain: &mut BytesMut, want: u64) {
+    let missing = usize::try_from(want).unwrap_or(usize::MAX).saturating_sub(plain.len());
+    let room = missing.min(plain.len()) + STEP_BYTES;
+    if plain.capacity() - plain.len() < room {
+        // Not `reserve`, which would double.
+        let mut grown = BytesMut::with_capacity(plain.len() + room);
+        grown.extend_from_slice(plain);
+        *plain = grown;
     }
 }
 

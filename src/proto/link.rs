@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::batch::{Batch, FrameIndex};
+use super::batch::{Batch, FrameNumber};
 use super::compress::{Decoder, Encoder};
 use super::config::{Compression, Config, Limits, Stats};
 use super::error::{ConnectionError, ErrorKind, Place};
@@ -54,6 +54,8 @@ pub(super) trait Role: Sized {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Timer {
+    /// Input that was taken waited because its caller did not keep up, and need not wait any longer: due at once.
+    Input,
     /// Both hellos, and TLS if asked for, must be complete.
     Hello,
     /// The batch under way must leave.
@@ -98,13 +100,16 @@ pub(super) struct Link<R: Role> {
     hello_out: Option<Hello>,
     /// `StartTls` is due once this side's hello has left.
     tls_due: bool,
-    encoder: Encoder,
+    /// Made for the first batch: a connection that only says hello costs little.
+    encoder: Option<Encoder>,
     decoder: Decoder,
     /// Decompressed bytes that no frame has taken yet.
     plain: BytesMut,
     /// An error of the decoder that stands behind what is in `plain`.
     damage: Option<ErrorKind>,
     reader: FrameReader<R::Head>,
+    /// There may be more in what was taken: it waits until the caller has kept up.
+    is_behind: bool,
     /// Frames that wait to be compressed and transmitted.
     batch: Batch,
     input_ended: bool,
@@ -125,12 +130,13 @@ impl<R: Role> Link<R> {
             hello_in: Vec::with_capacity(HELLO_BYTES),
             hello_out: None,
             tls_due: false,
-            encoder: Encoder::new(config.compression),
+            encoder: None,
             // Replaced when the peer's hello says how it compresses.
             decoder: Decoder::None,
             plain: BytesMut::new(),
             damage: None,
             reader: FrameReader::new(),
+            is_behind: false,
             batch: Batch::default(),
             input_ended: false,
             eof: false,
@@ -156,7 +162,7 @@ impl<R: Role> Link<R> {
             return data.len();
         }
         if taken > 0 {
-            self.last_activity = now;
+            self.last_activity = self.now;
         }
         taken
     }
@@ -175,6 +181,10 @@ impl<R: Role> Link<R> {
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.tell_time(now);
+        // What came before a deadline counts, though it waited.
+        if self.is_behind {
+            self.pump(&[]);
+        }
         R::expire(self);
         if self.batch.flush_at().is_some_and(|at| at <= now) {
             self.batch.seal();
@@ -205,15 +215,20 @@ impl<R: Role> Link<R> {
     pub(super) fn send<E>(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>, &Limits) -> Result<(), E>,
-    ) -> Result<FrameIndex, E> {
+    ) -> Result<FrameNumber, E> {
         // A link that closes waits for nobody to share the batch.
         let delay = if self.closing.is_some() { Duration::ZERO } else { self.config.max_batch_delay };
         self.batch.push(self.now, delay, |batch| write(batch, &self.config.limits))
     }
 
-    /// Takes a frame back that has not been transmitted.
-    pub(super) fn withdraw(&mut self, frame: FrameIndex) {
+    /// Takes a frame back that has not begun to be transmitted.
+    pub(super) fn withdraw(&mut self, frame: FrameNumber) {
         self.batch.withdraw(frame);
+    }
+
+    /// Whether the peer can have seen any of a frame.
+    pub(super) fn has_begun(&self, frame: FrameNumber) -> bool {
+        self.batch.has_begun(frame)
     }
 
     /// Whether so many bytes wait that no more should be made.
@@ -255,7 +270,10 @@ impl<R: Role> Link<R> {
             }
         }
         if self.phase == Phase::Open
-            && let Some((frames, bytes)) = self.batch.take_due(now, |batch| self.encoder.encode(batch, out))
+            && let Some((frames, bytes)) = self.batch.take_due(self.now, |batch| {
+                let encoder = self.encoder.get_or_insert_with(|| Encoder::new(self.config.compression));
+                encoder.encode(batch, out);
+            })
         {
             self.stats.batches_out += 1;
             self.stats.frames_out += frames;
@@ -264,24 +282,22 @@ impl<R: Role> Link<R> {
         let made = out.len() - before;
         if made > 0 {
             self.stats.wire_out += made as u64;
-            self.last_activity = now;
+            self.last_activity = self.now;
         }
         self.settle();
         made
     }
 
     pub(super) fn poll_event(&mut self) -> Option<R::Event> {
-        if self.events.is_empty() && self.phase == Phase::Open {
-            // Input that waited because too many events did.
-            self.pump(&[]);
-        }
         self.events.pop_front()
     }
 
     pub(super) fn next_timer(&self) -> Option<(Timer, Instant)> {
+        let input = Some(self.now).filter(|_| self.is_behind && self.can_pump());
         let hello = self.hello_deadline.filter(|_| self.is_handshaking());
         let flush = self.batch.flush_at().filter(|_| self.phase == Phase::Open);
         [
+            (Timer::Input, input),
             (Timer::Hello, hello),
             (Timer::Flush, flush),
             (Timer::Request, self.role.deadline()),
@@ -313,11 +329,6 @@ impl<R: Role> Link<R> {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.is_some() || self.is_closed()
-    }
-
-    /// How many batches have been transmitted: a frame's batch number is this at its sending, plus one.
-    pub(super) fn batches(&self) -> u64 {
-        self.stats.batches_out
     }
 
     // The hello.
@@ -391,7 +402,9 @@ impl<R: Role> Link<R> {
     /// was taken.
     fn pump(&mut self, data: &[u8]) -> usize {
         let mut taken = 0;
-        while !self.input_ended && self.phase == Phase::Open && !self.is_paused() {
+        // Until there is no more to be had, which is where the loop breaks.
+        self.is_behind = true;
+        while self.can_pump() {
             let (role, limits) = (&self.role, &self.config.limits);
             match self.reader.next(&mut self.plain, limits, |id, head| role.parse(id, head, limits)) {
                 Ok(Some(frame)) => {
@@ -421,6 +434,7 @@ impl<R: Role> Link<R> {
             match step {
                 Err(kind) => self.damage = Some(kind),
                 Ok(0) if made == 0 => {
+                    self.is_behind = false;
                     if self.eof {
                         self.end_at_eof();
                     }
@@ -433,6 +447,10 @@ impl<R: Role> Link<R> {
             }
         }
         taken
+    }
+
+    fn can_pump(&self) -> bool {
+        !self.input_ended && self.phase == Phase::Open && !self.is_paused()
     }
 
     fn is_paused(&self) -> bool {
@@ -487,12 +505,12 @@ impl<R: Role> Link<R> {
         }
         self.phase = Phase::Closed;
         self.closing = None;
-        self.batch = Batch::default();
         self.plain = BytesMut::new();
         let error = error.or_else(|| (self.role.unfinished() > 0).then(|| ConnectionError::nowhere(ErrorKind::Closed)));
         if let Some(error) = &error {
             R::fail_unfinished(self, error);
         }
+        self.batch = Batch::default();
         self.events.push_back(R::closed(error));
     }
 

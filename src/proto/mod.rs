@@ -12,16 +12,16 @@
 //! |---|---|---|
 //! | inputs | `handle_input`, `handle_eof`, `handle_timeout`, `handle_tls_established`, `handle_transport_error` | never fail; a failure surfaces once, as an event, after every event that came before it |
 //! | commands | client: `send_request`, `send_oneway`, `cancel`; server: `send_response`, `discard`; both: `flush`, `close` | fail with a [`SendError`] and leave the connection unharmed |
-//! | outputs | `poll_transmit`, `poll_event`, `poll_timeout` | to be drained, in this order, after any input or command |
+//! | outputs | `poll_transmit`, `poll_event`, `poll_timeout` | to be drained, in this order, after any input or command; `poll_event` and `poll_timeout` never make new output |
 //! | getters | `wants_read`, `is_handshaking`, `is_closing`, `is_closed`, `pending_requests`, `next_timer`, `stats` | change nothing |
 //!
 //! So a driver's loop is:
 //!
-//! 1. `poll_transmit`, and write what it gave. Ask again when the socket has taken it all: what comes meanwhile shares
-//!    the next batch.
+//! 1. `poll_transmit`, and write what it gave. Ask again when the socket has taken it all, until it gives nothing:
+//!    a long batch leaves in pieces, and what comes meanwhile shares the next one.
 //! 2. `poll_event` until there is none. After `Closed` there will be none: close the socket once all is written.
 //! 3. Wait until the socket is readable (if `wants_read`), or writable (if something is to be written), or until
-//!    `poll_timeout`, or until the program has a command.
+//!    `poll_timeout`, which may be over already, or until the program has a command.
 //! 4. Tell the connection what happened, with the time. `handle_input` says how much it took; offer the rest again
 //!    once `wants_read` is true. End of file is told when everything before it has been taken.
 //!

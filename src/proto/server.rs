@@ -22,6 +22,8 @@ use super::message::{ParsedHead, parse_request, write_response};
 pub struct ResponseToken {
     id: u32,
     to_head: bool,
+    /// What its request counts for in `Limits::held_bytes`.
+    held: usize,
 }
 
 impl ResponseToken {
@@ -108,7 +110,7 @@ impl ServerConnection {
     /// A connection on a transport that was accepted at `now`.
     pub fn new(config: ServerConfig, now: Instant) -> Self {
         let ServerConfig { config, tls } = config;
-        Self { link: Link::new(Server { tls, pending: 0 }, config, now) }
+        Self { link: Link::new(Server { tls, pending: 0, held: 0 }, config, now) }
     }
 
     /// Takes bytes from the transport and returns how many; fewer than all only if [`wants_read`](Self::wants_read)
@@ -144,7 +146,8 @@ impl ServerConnection {
     ///
     /// # Errors
     ///
-    /// The response cannot be written, or the connection is closed: the token comes back with the reason.
+    /// The response cannot be written, or the connection is closed, or so much waits to be transmitted that nothing more
+    /// is taken for now ([`SendError::OutputFull`]): the token comes back with the reason.
     pub fn send_response(
         &mut self,
         now: Instant,
@@ -155,7 +158,11 @@ impl ServerConnection {
         if self.link.is_closed() {
             return Err(ResponseRejected { token, error: SendError::Closing });
         }
-        let ResponseToken { id, to_head } = token;
+        if self.link.is_output_full() {
+            let error = SendError::OutputFull(self.link.config.limits.output_bytes);
+            return Err(ResponseRejected { token, error });
+        }
+        let ResponseToken { id, to_head, .. } = token;
         let sent = self.link.send(|batch, limits| write_response(batch, id, to_head, response, limits));
         match sent {
             Ok(_) => {
@@ -168,9 +175,8 @@ impl ServerConnection {
 
     /// Leaves a request without a response: its client waits until its own deadline.
     pub fn discard(&mut self, token: ResponseToken) {
-        // The id is read so that it is clear that the token ends here.
-        let ResponseToken { .. } = token;
         self.link.role.pending = self.link.role.pending.saturating_sub(1);
+        self.link.role.held = self.link.role.held.saturating_sub(token.held);
         self.link.settle();
     }
 
@@ -236,6 +242,8 @@ struct Server {
     tls: ServerTls,
     /// Tokens that are out.
     pending: usize,
+    /// The bytes of their requests.
+    held: usize,
 }
 
 impl Server {
@@ -285,15 +293,17 @@ impl Role for Server {
     }
 
     fn receive(link: &mut Link<Self>, frame: Frame<Request<()>>) {
-        let Frame { id, head, body, is_head: to_head, .. } = frame;
+        let Frame { id, head, head_bytes, body, is_head: to_head, .. } = frame;
         let event = match head {
             Ok(head) => {
                 let request = head.map(|()| body);
                 if id == 0 {
                     ServerEvent::Oneway { request }
                 } else {
+                    let held = head_bytes + request.body().len() + request.headers().len() * Limits::FIELD_BYTES;
                     link.role.pending += 1;
-                    ServerEvent::Request { token: ResponseToken { id, to_head }, request }
+                    link.role.held += held;
+                    ServerEvent::Request { token: ResponseToken { id, to_head, held }, request }
                 }
             }
             Err(error) => {
@@ -312,7 +322,8 @@ impl Role for Server {
 
     /// A client that does not read its responses gets no more requests in either.
     fn is_full(link: &Link<Self>) -> bool {
-        link.role.pending >= link.config.limits.pending_requests || link.is_output_full()
+        let (role, limits) = (&link.role, &link.config.limits);
+        role.pending >= limits.pending_requests || role.held >= limits.held_bytes || link.is_output_full()
     }
 
     /// The tokens that are out have lost their connection; answering them tells so.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use httpteleport::proto::{
     ClientConfig, ClientConnection, ClientEvent, Compression, Config, Limits, RequestError, ServerConfig,
-    ServerConnection, ServerEvent,
+    ServerConnection, ServerEvent, Timer,
 };
 use serde_json::Value;
 
@@ -204,7 +204,9 @@ pub fn feed_server(
             let taken = server.handle_input(now, piece);
             piece = &piece[taken..];
             events.extend(std::iter::from_fn(|| server.poll_event()));
-            if piece.is_empty() || !server.wants_read() {
+            if matches!(server.next_timer(), Some((Timer::Input, _))) {
+                server.handle_timeout(now);
+            } else if piece.is_empty() || !server.wants_read() {
                 break;
             }
         }
@@ -225,7 +227,9 @@ pub fn feed_client(
             let taken = client.handle_input(now, piece);
             piece = &piece[taken..];
             events.extend(std::iter::from_fn(|| client.poll_event()));
-            if piece.is_empty() || !client.wants_read() {
+            if matches!(client.next_timer(), Some((Timer::Input, _))) {
+                client.handle_timeout(now);
+            } else if piece.is_empty() || !client.wants_read() {
                 break;
             }
         }
@@ -242,9 +246,9 @@ fn pieces(bytes: &[u8], cuts: impl Iterator<Item = usize>) -> impl Iterator<Item
     })
 }
 
-pub fn transmit(poll: impl FnOnce(&mut Vec<u8>) -> usize) -> Vec<u8> {
+pub fn transmit(mut poll: impl FnMut(&mut Vec<u8>) -> usize) -> Vec<u8> {
     let mut out = Vec::new();
-    poll(&mut out);
+    while poll(&mut out) > 0 {}
     out
 }
 
