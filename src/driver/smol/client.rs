@@ -39,7 +39,7 @@ pub struct ClientOptions {
     pub connection: ClientConfig,
     /// How long a TCP connect may take. Default 3 s.
     pub connect_timeout: Duration,
-    /// How long the socket may take nothing of what is to be written. Default 5 s.
+    /// How long the socket may take nothing of what is to be written, or less than 4 KiB/s of it. Default 5 s.
     pub write_timeout: Duration,
     /// How many links to the address share the requests. Default 1. One more may be opened for HEAD requests
     /// (R-head-alone).
@@ -362,6 +362,8 @@ impl LiveLink<'_> {
 }
 
 impl Endpoint for LiveLink<'_> {
+    const LINGERS: bool = false;
+
     fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
         self.connection.handle_input(now, data)
     }

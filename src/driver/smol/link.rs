@@ -12,15 +12,25 @@ use smol::future::FutureExt;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use smol::net::TcpStream;
 
-const READ_BYTES: usize = 64 * 1024;
+/// How much is read at once; at first only enough for a hello, so that a peer that says no more costs little.
+const READ_BYTES: (usize, usize) = (256, 64 * 1024);
 /// How much input a connection takes before other tasks have their turn: DEFLATE can make a thousand times as much of
 /// it, and a peer that does must not hold up everybody else.
 const TURN_BYTES: usize = 8 * 1024;
+/// What a peer must read each second while something is to be written: one that takes a byte now and then holds up what
+/// waits for it as surely as one that takes none.
+const LEAST_RATE: u64 = 4 * 1024;
+/// Output that is kept for the next batch.
+const KEPT_BYTES: usize = 256 * 1024;
 /// How long a closed link goes on reading, so that what it wrote is not destroyed by a reset (R-server-linger).
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A connection of the core together with the program that uses it.
 pub(super) trait Endpoint {
+    /// Whether it reads on for a while when it has closed (R-server-linger). Whoever waits for this link's end to try
+    /// another has no time for that.
+    const LINGERS: bool;
+
     fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize;
     fn handle_eof(&mut self, now: Instant);
     fn handle_timeout(&mut self, now: Instant);
@@ -40,14 +50,14 @@ pub(super) trait Endpoint {
 }
 
 /// Runs a connection until it is over. Returns what the transport failed with, if it did.
-pub(super) async fn drive(
-    endpoint: &mut impl Endpoint,
+pub(super) async fn drive<E: Endpoint>(
+    endpoint: &mut E,
     stream: TcpStream,
     write_timeout: Duration,
 ) -> Option<io::Error> {
     let mut io = Io {
         stream,
-        input: vec![0; READ_BYTES].into(),
+        input: vec![0; READ_BYTES.0],
         unread: 0..0,
         output: Vec::new(),
         written: 0,
@@ -92,7 +102,7 @@ pub(super) async fn drive(
             endpoint.handle_eof(now);
         }
     }
-    if io.error.is_none() {
+    if E::LINGERS && io.error.is_none() {
         io.linger().await;
     }
     io.error
@@ -100,14 +110,14 @@ pub(super) async fn drive(
 
 struct Io {
     stream: TcpStream,
-    input: Box<[u8]>,
+    input: Vec<u8>,
     /// What of `input` the connection has not taken.
     unread: std::ops::Range<usize>,
     output: Vec<u8>,
     /// How much of `output` the socket has taken.
     written: usize,
     write_timeout: Duration,
-    /// When the socket must have taken something more.
+    /// When the socket must have taken something more, and so much that `LEAST_RATE` is kept.
     write_deadline: Option<Instant>,
     timer: Timer,
     timer_at: Option<Instant>,
@@ -139,10 +149,13 @@ impl Io {
                 Poll::Pending => break,
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.written += n;
-                    self.write_deadline = Instant::now().checked_add(self.write_timeout);
+                    let earned = Duration::from_micros(n as u64 * 1_000_000 / LEAST_RATE);
+                    let earned = self.write_deadline.and_then(|at| at.checked_add(earned));
+                    let latest = Instant::now().checked_add(self.write_timeout);
+                    self.write_deadline = earned.into_iter().chain(latest).min();
                     if self.written == self.output.len() {
                         self.output.clear();
-                        self.output.shrink_to(4 * READ_BYTES);
+                        self.output.shrink_to(KEPT_BYTES);
                         self.written = 0;
                         self.write_deadline = None;
                     }
@@ -162,7 +175,12 @@ impl Io {
         match Pin::new(&mut self.stream).poll_read(context, &mut self.input) {
             Poll::Pending => return false,
             Poll::Ready(Ok(0)) => self.eof = true,
-            Poll::Ready(Ok(n)) => self.unread = 0..n,
+            Poll::Ready(Ok(n)) => {
+                self.unread = 0..n;
+                if n == READ_BYTES.0 {
+                    self.input.resize(READ_BYTES.1, 0);
+                }
+            }
             Poll::Ready(Err(error)) => self.error = Some(error),
         }
         true
@@ -185,7 +203,7 @@ impl Io {
 
     fn check_write_deadline(&mut self, now: Instant) {
         if self.write_deadline.is_some_and(|at| at <= now) && self.error.is_none() {
-            self.error = Some(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read"));
+            self.error = Some(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read, or hardly"));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The server: accepts links and runs a handler for each request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -24,7 +24,8 @@ use smol::{Executor, Timer};
 use super::add_stats;
 use super::link::{Endpoint, drive};
 use crate::proto::{
-    Compression, ConnectionError, ResponseToken, ServerConfig, ServerConnection, ServerEvent, ServerTls, Stats,
+    Compression, ConnectionError, ResponseRejected, ResponseToken, SendError, ServerConfig, ServerConnection,
+    ServerEvent, ServerTls, Stats,
 };
 
 /// The pause after a failed accept: usually the process has no file descriptor left.
@@ -35,15 +36,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ServerOptions {
     /// Of each link. `tls` must stay off: this driver has none yet.
     pub connection: ServerConfig,
-    /// How long the socket may take nothing of what is to be written. Default 5 s.
+    /// How long the socket may take nothing of what is to be written, or less than 4 KiB/s of it. Default 5 s.
     pub write_timeout: Duration,
+    /// Most links at once: a further one is closed when it is accepted. Default 10,000.
+    pub links: usize,
     /// Most requests in handlers at once, over all links; above it the answer is 429 (R-overload). Default 10,000.
     pub concurrency: usize,
+    /// Most bytes of responses that wait for one link to take them, beside its `output_bytes`; instead of a further
+    /// one its client gets a short 503. Default 256 MiB.
+    pub waiting_bytes: usize,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { connection: ServerConfig::default(), write_timeout: Duration::from_secs(5), concurrency: 10_000 }
+        Self {
+            connection: ServerConfig::default(),
+            write_timeout: Duration::from_secs(5),
+            links: 10_000,
+            concurrency: 10_000,
+            waiting_bytes: 256 * 1024 * 1024,
+        }
     }
 }
 
@@ -191,6 +203,9 @@ impl Server {
             let Some(alive) = links.alive.clone() else {
                 return;
             };
+            if links.commands.len() >= self.shared.options.links {
+                return;
+            }
             links.next += 1;
             let key = links.next;
             links.commands.insert(key, commands.clone());
@@ -208,6 +223,8 @@ impl Server {
                 commands,
                 inbox: Box::pin(inbox),
                 queue: Vec::new(),
+                waiting: Waiting::default(),
+                oneway_bytes: 0,
                 counted: Stats::default(),
                 end: None,
             };
@@ -228,6 +245,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 enum Command {
     Respond(ResponseToken, Response<Bytes>),
+    /// The handler of a oneway with a body of so many bytes has ended.
+    OnewayEnded(usize),
     Close,
 }
 
@@ -241,6 +260,9 @@ struct Link<'a, H> {
     commands: Sender<Command>,
     inbox: Pin<Box<Receiver<Command>>>,
     queue: Vec<Command>,
+    waiting: Waiting,
+    /// Bodies of oneways in handlers: the connection, which gives out no tokens for them, does not count them.
+    oneway_bytes: usize,
     /// What of the connection's figures `shared.stats` already has.
     counted: Stats,
     /// The last event, when it has come.
@@ -263,23 +285,50 @@ where
         }
         let handler = self.handler.clone();
         let (peer, commands) = (self.peer, self.commands.clone());
+        let size = request.body().len();
+        if token.is_none() {
+            self.oneway_bytes += size;
+        }
         let run = async move {
             let response = AssertUnwindSafe(async { handler(request, peer).await }).catch_unwind().await;
             drop(running);
-            if let Some(token) = token {
-                let response =
-                    response.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "handler panicked\n"));
-                // A link that has ended needs no response.
-                let _ = commands.try_send(Command::Respond(token, response));
-            }
+            let command = match token {
+                Some(token) => {
+                    let panicked = |_| text(StatusCode::INTERNAL_SERVER_ERROR, "handler panicked\n");
+                    Command::Respond(token, response.unwrap_or_else(panicked))
+                }
+                None => Command::OnewayEnded(size),
+            };
+            // A link that has ended needs none.
+            let _ = commands.try_send(command);
         };
         self.shared.executor.spawn(run).detach();
     }
 
-    fn respond(&mut self, now: Instant, token: ResponseToken, response: &Response<Bytes>) {
-        let Err(rejected) = self.connection.send_response(now, token, response) else {
-            return;
-        };
+    /// Takes a response from its handler; if too many bytes wait already, a short one takes its place.
+    fn respond(&mut self, now: Instant, token: ResponseToken, response: Response<Bytes>) {
+        let is_too_much = self.waiting.bytes.saturating_add(response.body().len()) > self.shared.options.waiting_bytes;
+        let response = if is_too_much && !self.waiting.responses.is_empty() { too_slow() } else { response };
+        self.waiting.push_back(token, response);
+        self.send_waiting(now);
+    }
+
+    /// Hands responses to the connection while it has room (R-limit-output).
+    fn send_waiting(&mut self, now: Instant) {
+        while let Some((token, response)) = self.waiting.pop_front() {
+            match self.connection.send_response(now, token, &response) {
+                Ok(()) => {}
+                Err(ResponseRejected { token, error: SendError::OutputFull(_) }) => {
+                    self.waiting.push_front(token, response);
+                    return;
+                }
+                Err(rejected) => self.send_reason(now, rejected),
+            }
+        }
+    }
+
+    /// Answers in place of a response that cannot be sent.
+    fn send_reason(&mut self, now: Instant, rejected: ResponseRejected) {
         let reason = format!("the response cannot be sent: {}\n", rejected.error);
         let instead = text(StatusCode::BAD_GATEWAY, &reason);
         if let Err(rejected) = self.connection.send_response(now, rejected.token, &instead) {
@@ -301,6 +350,8 @@ where
     H: Fn(Request<Bytes>, Peer) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Bytes>> + Send + 'static,
 {
+    const LINGERS: bool = true;
+
     fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
         self.connection.handle_input(now, data)
     }
@@ -326,7 +377,7 @@ where
     }
 
     fn wants_read(&self) -> bool {
-        self.connection.wants_read()
+        self.connection.wants_read() && self.oneway_bytes < self.shared.options.connection.config.limits.held_bytes
     }
 
     fn poll_commands(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -338,9 +389,11 @@ where
     }
 
     fn take_commands(&mut self, now: Instant) {
+        self.send_waiting(now);
         for command in std::mem::take(&mut self.queue) {
             match command {
-                Command::Respond(token, response) => self.respond(now, token, &response),
+                Command::Respond(token, response) => self.respond(now, token, response),
+                Command::OnewayEnded(size) => self.oneway_bytes -= size,
                 Command::Close => self.connection.close(now),
             }
         }
@@ -375,6 +428,32 @@ where
     }
 }
 
+/// Responses for which a connection has no room yet, in order.
+#[derive(Default)]
+struct Waiting {
+    responses: VecDeque<(ResponseToken, Response<Bytes>)>,
+    /// Of their bodies.
+    bytes: usize,
+}
+
+impl Waiting {
+    fn push_back(&mut self, token: ResponseToken, response: Response<Bytes>) {
+        self.bytes += response.body().len();
+        self.responses.push_back((token, response));
+    }
+
+    fn push_front(&mut self, token: ResponseToken, response: Response<Bytes>) {
+        self.bytes += response.body().len();
+        self.responses.push_front((token, response));
+    }
+
+    fn pop_front(&mut self) -> Option<(ResponseToken, Response<Bytes>)> {
+        let (token, response) = self.responses.pop_front()?;
+        self.bytes -= response.body().len();
+        Some((token, response))
+    }
+}
+
 /// A request in a handler, for as long as it runs.
 struct Running {
     shared: Arc<Shared>,
@@ -397,6 +476,13 @@ impl Drop for Running {
 
 fn overloaded(concurrency: usize) -> Response<Bytes> {
     text(StatusCode::TOO_MANY_REQUESTS, &format!("{concurrency} requests are being handled, which is the limit\n"))
+}
+
+fn too_slow() -> Response<Bytes> {
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too many bytes of responses wait for this link, which is too slow for them\n",
+    )
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Bytes> {
