@@ -568,3 +568,103 @@ fn a_port_in_use_is_named() {
 fn nowhere() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
+
+#[test]
+fn heads_of_128_fields_pass_both_ways_and_longer_ones_are_named() {
+    // R-limit-fields; Host or Content-Length is one of them
+    let fields = |n: usize| (1..n).map(|i| format!("X-{i}: {i}\r\n")).collect::<String>();
+    let origin = Origin::answering(move |request| {
+        let n = if request.start_line.contains("/more") { 129 } else { 128 };
+        format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", fields(n))
+    });
+    let proxy = http_proxy(origin.addr());
+    let mut caller = Caller::of(&proxy);
+    assert_eq!(caller.exchange(&format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", fields(128))).status, 200);
+    assert_eq!(origin.next_request().fields.len(), 128);
+    let answer = caller.exchange("GET /more HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(answer.status, 502);
+    assert!(answer.body.contains("128 fields"), "{}", answer.body);
+    let answer = Caller::of(&proxy).exchange(&format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", fields(129)));
+    assert_eq!(answer.status, 431);
+}
+
+#[test]
+fn a_status_without_a_name_gets_none() {
+    let origin = Origin::answering(|_| "HTTP/1.1 299 Whatever\r\nContent-Length: 2\r\n\r\nok".into());
+    let proxy = http_proxy(origin.addr());
+    let answer = Caller::of(&proxy).exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!((answer.start_line.trim_end(), answer.body.as_str()), ("HTTP/1.1 299", "ok"));
+}
+
+#[test]
+fn an_idle_caller_is_closed_and_a_slow_reader_is_not() {
+    const SIZE: usize = 24 << 20;
+    let origin =
+        Origin::answering(|_| format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n{}", "x".repeat(SIZE)));
+    let mut config = http_config(origin.addr());
+    config.inbound.idle_timeout = Duration::from_millis(100);
+    let proxy = Running::start(config);
+    let mut idle = Caller::of(&proxy);
+    assert!(idle.is_closed());
+
+    let mut stream = std::net::TcpStream::connect(proxy.addr()).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let (mut received, mut part) = (0, vec![0; SIZE / 40]);
+    while received < SIZE {
+        // A second and a half in all, and what the sockets hold is much less than what is to come.
+        std::thread::sleep(Duration::from_millis(40));
+        let n = stream.read(&mut part).unwrap();
+        assert!(n > 0, "cut after {received} bytes");
+        received += n;
+    }
+}
+
+#[test]
+fn a_caller_that_stops_reading_is_closed() {
+    let origin = Origin::answering(|_| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {0}\r\n\r\n{1}", 24 << 20, "x".repeat(24 << 20))
+    });
+    let mut config = http_config(origin.addr());
+    config.inbound.idle_timeout = Duration::from_millis(100);
+    let proxy = Running::start(config);
+    let mut stream = std::net::TcpStream::connect(proxy.addr()).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    proxy.wait_for(|stats| stats.responses == 1);
+    std::thread::sleep(Duration::from_millis(500));
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received);
+    assert!(received.len() < 24 << 20, "the rest was not kept for it");
+}
+
+#[test]
+fn a_body_that_does_not_come_is_408() {
+    let origin = Origin::answering(|_| OK.into());
+    let mut config = http_config(origin.addr());
+    config.inbound.body_timeout = Duration::from_millis(100);
+    let proxy = Running::start(config);
+    let answer = Caller::of(&proxy).exchange("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhi");
+    assert_eq!(answer.status, 408);
+    assert_eq!(origin.requests(), 0);
+}
+
+#[test]
+fn an_upload_that_timed_out_ends_its_connection() {
+    const SIZE: usize = 32 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = http_config(listener.local_addr().unwrap());
+    config.inbound.max_body_bytes = SIZE;
+    config.outbound.timeout = Some(Duration::from_millis(300));
+    let proxy = Running::start(config);
+    let mut caller = Caller::of(&proxy);
+    let body = "x".repeat(SIZE);
+    let answer = caller.exchange(&format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {SIZE}\r\n\r\n{body}"));
+    assert_eq!(answer.status, 504);
+    let (mut origin, _) = listener.accept().unwrap();
+    origin.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut received = Vec::new();
+    // The end or a reset, but not the rest of the body.
+    if let Err(error) = origin.read_to_end(&mut received) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert!(received.len() < SIZE);
+}

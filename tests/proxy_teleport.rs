@@ -346,3 +346,28 @@ fn teleport_to_teleport_relays() {
     assert_eq!(caller.exchange(&post("/", "hi")).body, "POST / HTTP/1.1 hi");
     assert_eq!(caller.exchange(&get("/")).status, 200);
 }
+
+#[test]
+fn a_link_that_carries_nothing_is_closed() {
+    use std::io::{Read, Write};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut near = http_config(listener.local_addr().unwrap());
+    near.outbound.kind = Kind::Teleport;
+    near.outbound.compression = Compression::None;
+    near.outbound.idle_timeout = Duration::from_millis(100);
+    let near = Running::start(near);
+    let mut caller = Caller::of(&near);
+    caller.send(&get("/"));
+    let (mut link, _) = listener.accept().unwrap();
+    link.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    link.write_all(b"httpteleport\x00\x01\x00").unwrap();
+    let mut received = Vec::new();
+    while !received.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        link.read_exact(&mut byte).unwrap();
+        received.extend(byte);
+    }
+    link.write_all(b"\x01\0\0\0HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+    assert_eq!(caller.read("GET").body, "ok");
+    link.read_to_end(&mut Vec::new()).expect("the link is closed");
+}

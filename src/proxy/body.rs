@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
+use hyper::ext::ReasonPhrase;
 
 /// Why a body could not be collected.
 #[derive(Debug)]
@@ -74,7 +75,11 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn to_http(response: Response<Bytes>) -> Response<Self> {
+    pub(crate) fn to_http(mut response: Response<Bytes>) -> Response<Self> {
+        if response.status().canonical_reason().is_none() {
+            // Lest hyper makes one up.
+            response.extensions_mut().insert(ReasonPhrase::from_static(b""));
+        }
         let announced =
             response.status() == StatusCode::NOT_MODIFIED && response.headers().contains_key(header::CONTENT_LENGTH);
         response.map(|body| Self { data: (!body.is_empty() && !announced).then_some(body), announced })

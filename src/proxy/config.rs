@@ -8,8 +8,9 @@ use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig};
 
 /// How long a write on a link may make no progress.
 const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// After how long a link that carries nothing is closed; the next request opens a new one.
-const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Most fields in a head, on both sides (R-limit-fields).
+pub(crate) const MAX_HEADER_COUNT: usize = 128;
 
 /// All that a [`Proxy`](crate::proxy::Proxy) is told.
 #[derive(Clone, Debug)]
@@ -63,6 +64,10 @@ pub struct Inbound {
     pub max_head_bytes: usize,
     /// Longest request body, in bytes. Default 4 MiB, which suits HTTP; see [`Inbound::max_body_bytes_of`].
     pub max_body_bytes: usize,
+    /// HTTP: a connection that does nothing for so long, or for twice as long at most, is closed. Default 60 s.
+    pub idle_timeout: Duration,
+    /// HTTP: how long a caller may take for the body of a request. Default 120 s.
+    pub body_timeout: Duration,
     /// Refuse methods other than GET and HEAD. Default off.
     pub get_only: bool,
 }
@@ -87,6 +92,8 @@ impl Default for Inbound {
             batch_delay: Duration::ZERO,
             max_head_bytes: 64 * 1024,
             max_body_bytes: Self::max_body_bytes_of(Kind::Http),
+            idle_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(120),
             get_only: false,
         }
     }
@@ -111,6 +118,8 @@ pub struct Outbound {
     pub timeout: Option<Duration>,
     /// Teleport: how many links. Default 1.
     pub links: usize,
+    /// Teleport: a link that carries nothing for so long is closed; the next request opens a new one. Default 120 s.
+    pub idle_timeout: Duration,
 }
 
 impl Outbound {
@@ -131,6 +140,7 @@ impl Default for Outbound {
             max_body_bytes: Self::MAX_BODY_BYTES,
             timeout: Some(Self::TIMEOUT),
             links: 1,
+            idle_timeout: Duration::from_secs(120),
         }
     }
 }
@@ -145,7 +155,7 @@ impl ProxyConfig {
                 config: Config {
                     compression: out.compression,
                     max_batch_delay: out.batch_delay,
-                    idle_timeout: Some(LINK_IDLE_TIMEOUT),
+                    idle_timeout: Some(out.idle_timeout),
                     limits,
                     ..Config::default()
                 },
@@ -176,6 +186,7 @@ impl ProxyConfig {
             },
             write_timeout: LINK_WRITE_TIMEOUT,
             concurrency: self.concurrency,
+            ..ServerOptions::default()
         }
     }
 
@@ -187,11 +198,39 @@ impl ProxyConfig {
         let message_bytes = (body_bytes as u64).saturating_mul(2).saturating_add(head_bytes as u64);
         Limits {
             head_bytes,
+            header_count: MAX_HEADER_COUNT,
             body_bytes,
             message_bytes: message_bytes.max(defaults.message_bytes),
             pending_requests,
+            // As many as can be pending can be given up, all at once (R-limit-minimum).
+            abandoned_requests: defaults.abandoned_requests.max(pending_requests),
+            held_bytes: defaults.held_bytes.max(head_bytes.saturating_add(body_bytes)),
             output_bytes: defaults.output_bytes.saturating_add(body_bytes),
-            ..defaults
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_of_links_keep_the_minimums() {
+        // R-limit-minimum, in the table of spec/07-limits-and-security.md
+        let small = Inbound { max_body_bytes: 1, max_head_bytes: 1, ..Inbound::default() };
+        let large = Inbound { max_body_bytes: 1 << 40, ..Inbound::default() };
+        for inbound in [Inbound::default(), small, large] {
+            for concurrency in [1, 100_000, usize::MAX] {
+                let config = ProxyConfig { inbound: inbound.clone(), concurrency, ..ProxyConfig::default() };
+                let client = config.client_options().connection.config.limits;
+                let server = config.server_options().connection.config.limits;
+                for limits in [client, server] {
+                    assert!(limits.abandoned_requests >= limits.pending_requests);
+                    assert!(limits.message_bytes >= (limits.head_bytes + limits.body_bytes) as u64);
+                    assert!(limits.held_bytes >= limits.head_bytes + limits.body_bytes);
+                    assert!(limits.output_bytes >= 65_536 && limits.header_count >= 64 && limits.body_bytes >= 65_536);
+                }
+            }
         }
     }
 }

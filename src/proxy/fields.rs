@@ -55,6 +55,9 @@ pub(crate) fn settle_target(parts: &mut Parts, default_host: &HeaderValue) -> Re
     if host.is_some_and(|host| !is_host(host)) {
         return Err("the Host field is no host and port");
     }
+    if parts.uri.authority().is_some() && parts.uri.scheme().is_none() {
+        return Err("the target is an authority alone, which only CONNECT may ask for");
+    }
     if let Some(authority) = parts.uri.authority() {
         let host_port = authority.as_str().rsplit('@').next().unwrap_or_default();
         let value = HeaderValue::from_str(host_port).map_err(|_| "the target's authority is malformed")?;
@@ -222,6 +225,7 @@ mod tests {
         assert_eq!(settled("GET", "http://user:pass@x:81/", v, &[]), ok("/", "x:81"));
         assert_eq!(settled("OPTIONS", "http://x", v, &[]), ok("*", "x"));
         assert_eq!(settled("OPTIONS", "*", v, &[("Host", "h")]), ok("*", "h"));
+        assert!(settled("GET", "other:80", v, &[("Host", "h")]).is_err());
     }
 
     #[test]

@@ -20,9 +20,6 @@ use super::error::UpstreamError;
 use super::fields;
 use super::upstream::Upstream;
 
-/// How long a caller may take for the body of its request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// Takes requests from a listener and answers every one of them.
 #[derive(Debug)]
 pub(crate) struct Handler {
@@ -30,6 +27,7 @@ pub(crate) struct Handler {
     /// The `Host` of an HTTP/1.0 request that names none: the address it was sent to.
     default_host: HeaderValue,
     max_request_body: usize,
+    body_timeout: Duration,
     max_response_body: usize,
     get_only: bool,
     concurrency: usize,
@@ -63,6 +61,7 @@ impl Handler {
             upstream,
             default_host,
             max_request_body: config.inbound.max_body_bytes,
+            body_timeout: config.inbound.body_timeout,
             max_response_body: config.outbound.max_body_bytes,
             get_only: config.inbound.get_only,
             concurrency: config.concurrency,
@@ -187,7 +186,7 @@ impl Handler {
     {
         let result = async { Ok(collect(body, limit).await) }
             .or(async {
-                Timer::after(BODY_TIMEOUT).await;
+                Timer::after(self.body_timeout).await;
                 let reason = "the request body did not come in time";
                 Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason).closing())
             })

@@ -22,12 +22,13 @@ use smol_hyper::rt::FuturesIo;
 use tracing::{debug, warn};
 
 use super::body::Reply;
-use super::config::Inbound;
+use super::config::{Inbound, MAX_HEADER_COUNT};
+use super::counted::{Counted, Counts};
 use super::handler::Handler;
 use super::stranger::Strangers;
 
-/// A connection that starts no request in one to two of these is closed.
-const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+/// What a caller must take of an answer each second, lest that counts as nothing.
+const LEAST_RATE: f64 = 256.0;
 /// The pause after a failed accept, which mostly means that there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a closed connection is read on, so that the last answer is not lost to a reset.
@@ -45,6 +46,7 @@ pub(crate) struct HttpIn {
 /// What all connections share.
 struct Shared {
     http: Builder,
+    idle_timeout: Duration,
     handler: Arc<Handler>,
     strangers: Strangers,
 }
@@ -70,9 +72,14 @@ impl HttpIn {
         let mut http = Builder::new();
         http.half_close(true)
             .max_buf_size(config.max_head_bytes.max(MIN_BUFFER))
-            .max_header_size(config.max_head_bytes);
+            .max_header_size(config.max_head_bytes)
+            .max_headers(MAX_HEADER_COUNT);
         let strangers = Strangers::default();
-        Self { listener, connection: Arc::new(Shared { http, handler, strangers }), executor }
+        Self {
+            listener,
+            connection: Arc::new(Shared { http, idle_timeout: config.idle_timeout, handler, strangers }),
+            executor,
+        }
     }
 
     /// Accepts until `stop` ends; then the requests in hand have `drain` to end.
@@ -119,17 +126,19 @@ impl Shared {
     async fn serve(&self, stream: TcpStream, peer: SocketAddr, signals: Signals) {
         // Without it answers still go out, only later.
         let _ = stream.set_nodelay(true);
+        let counts = Arc::new(Counts::default());
         let activity = Activity::default();
         let service = service_fn(|request| async {
             let _busy = activity.begin();
             Ok::<_, Infallible>(Reply::to_http(self.handler.handle(request).await))
         });
-        let mut connection = self.http.serve_connection(FuturesIo::new(stream), service);
+        let mut connection = self.http.serve_connection(FuturesIo::new(Counted::new(stream, counts.clone())), service);
         let mut finish = pin!(signals.finish.recv());
         let mut abort = pin!(signals.abort.recv());
-        let mut tick = Timer::interval(IDLE_INTERVAL);
+        let mut tick = Timer::interval(self.idle_timeout);
+        let least_bytes = (self.idle_timeout.as_secs_f64() * LEAST_RATE) as u64;
         let mut is_finishing = false;
-        let mut seen = None;
+        let mut last = (None, 0);
         let end = poll_fn(|cx| {
             if !is_finishing && finish.as_mut().poll(cx).is_ready() {
                 is_finishing = true;
@@ -142,11 +151,11 @@ impl Shared {
                 return Poll::Ready(End::Cut);
             }
             while tick.poll_next(cx).is_ready() {
-                let now = activity.mark();
-                if now.is_some() && now == seen {
+                let now = (activity.mark(), counts.sent());
+                if now.0.is_some() && now.0 == last.0 && now.1 - last.1 <= least_bytes {
                     return Poll::Ready(End::Cut);
                 }
-                seen = now;
+                last = now;
             }
             Poll::Pending
         })
@@ -157,7 +166,7 @@ impl Shared {
                 debug!("caller {peer}: {error}");
                 self.strangers.note_on_http(peer, &parts.read_buf);
             }
-            linger(parts.io.into_inner()).await;
+            linger(parts.io.into_inner().into_inner()).await;
         }
     }
 }
@@ -170,7 +179,7 @@ enum End {
     Cut,
 }
 
-/// Whether a connection starts requests. Kept here, not by hyper's own timer, which costs a timer for each request.
+/// Whether a connection has a request in hand, or has had one. Kept here, not by hyper's own timer, which costs a timer for each request.
 #[derive(Default)]
 struct Activity {
     begun: AtomicU64,

@@ -5,10 +5,8 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,14 +14,15 @@ use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
-use smol::Timer;
 use smol::future::FutureExt;
-use smol::io::{AsyncRead, AsyncWrite};
 use smol::net::TcpStream;
+use smol::{Task, Timer};
 use smol_hyper::rt::FuturesIo;
 
 use super::body::{CollectError, causes, collect};
+use super::config::MAX_HEADER_COUNT;
 use super::config::Outbound;
+use super::counted::{Counted, Counts};
 use super::error::UpstreamError;
 use super::fields;
 
@@ -60,14 +59,18 @@ struct Idle {
 #[derive(Debug)]
 struct Conn {
     sender: SendRequest<Full<Bytes>>,
-    /// Bytes received so far: tells whether a response had begun.
-    received: Arc<AtomicU64>,
+    /// Tells whether a response had begun.
+    counts: Arc<Counts>,
+    /// What moves the bytes. With it ends the connection, whatever it was doing.
+    _task: Task<()>,
 }
 
 impl Pool {
     pub(crate) fn new(executor: Arc<smol::Executor<'static>>, config: &Outbound) -> Self {
         let mut http = Builder::new();
-        http.max_buf_size(config.max_head_bytes.max(MIN_BUFFER)).max_header_size(config.max_head_bytes);
+        http.max_buf_size(config.max_head_bytes.max(MIN_BUFFER))
+            .max_header_size(config.max_head_bytes)
+            .max_headers(MAX_HEADER_COUNT);
         Self(Arc::new(Inner {
             addr: config.addr.clone(),
             executor,
@@ -116,7 +119,7 @@ impl Pool {
     async fn send_on_idle(&self, mut request: Request<Full<Bytes>>, deadline: Option<Instant>) -> Attempt {
         while let Some(mut conn) = self.check_out().await {
             let spare = fields::is_idempotent(request.method()).then(|| request.clone());
-            let received = conn.received.load(Ordering::Relaxed);
+            let received = conn.counts.received();
             let exchange = async { Ok(conn.sender.try_send_request(request).await) };
             match before(deadline, exchange, no_response()).await {
                 Err(late) => return Attempt::Failed(late),
@@ -126,7 +129,7 @@ impl Pool {
                         request = unsent;
                         continue;
                     }
-                    let is_silent = conn.received.load(Ordering::Relaxed) == received;
+                    let is_silent = conn.counts.received() == received;
                     return match spare {
                         Some(spare) if is_silent => Attempt::Unsent(spare),
                         _ => Attempt::Failed(broken(&error.into_error())),
@@ -168,15 +171,14 @@ impl Pool {
         let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
         let stream = TcpStream::connect(self.0.addr.as_str()).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        let received = Arc::new(AtomicU64::new(0));
-        let io = FuturesIo::new(Counted { stream, received: received.clone() });
+        let counts = Arc::new(Counts::default());
+        let io = FuturesIo::new(Counted::new(stream, counts.clone()));
         let (sender, connection) = self.0.http.handshake(io).await.map_err(|error| broken(&error))?;
         let task = async move {
             // Its errors reach the request that meets them.
             let _ = connection.await;
         };
-        self.0.executor.spawn(task).detach();
-        Ok(Conn { sender, received })
+        Ok(Conn { sender, counts, _task: self.0.executor.spawn(task) })
     }
 
     async fn collect(&self, method: &Method, response: Response<Incoming>) -> Result<Response<Bytes>, UpstreamError> {
@@ -259,7 +261,11 @@ fn no_response() -> UpstreamError {
 }
 
 fn broken(error: &hyper::Error) -> UpstreamError {
-    let hint = if error.is_parse() {
+    let hint = if error.is_parse_too_large() {
+        return UpstreamError::Broken(format!(
+            "its response has a head that is too large (--out-max-header-size) or more than {MAX_HEADER_COUNT} fields"
+        ));
+    } else if error.is_parse() {
         "what it answers is no HTTP/1: "
     } else if error.is_incomplete_message() {
         "it closed the connection instead of answering (a teleport listener would: then use --out-type teleport): "
@@ -267,43 +273,4 @@ fn broken(error: &hyper::Error) -> UpstreamError {
         ""
     };
     UpstreamError::Broken(format!("{hint}{}", causes(error)))
-}
-
-/// A TCP stream that counts what it receives.
-#[derive(Debug)]
-struct Counted {
-    stream: TcpStream,
-    received: Arc<AtomicU64>,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Poll::Ready(Ok(n)) = read {
-            self.received.fetch_add(n as u64, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(cx)
-    }
 }

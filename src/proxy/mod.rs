@@ -20,6 +20,7 @@
 mod body;
 pub mod cli;
 mod config;
+mod counted;
 mod demo;
 mod error;
 mod fields;
@@ -145,10 +146,9 @@ async fn serve_links(
     handler: Arc<Handler>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let strangers = Strangers::default();
-    server.on_link_start(|peer, compression| {
-        info!("link from {peer}: up, requests compressed with {}", name(compression));
-    });
+    let strangers = Arc::new(Strangers::default());
+    let links = strangers.clone();
+    server.on_link_start(move |peer, compression| links.note_link(peer, name(compression)));
     server.on_link_end(move |peer, error| strangers.note_on_teleport(peer, error));
     let answer = move |request: Request<Bytes>, _peer: Peer| {
         let handler = handler.clone();

@@ -26,10 +26,16 @@ impl Strangers {
         self.warn(advice, format_args!("caller {peer}: {advice}"));
     }
 
+    /// A link to a teleport port is up.
+    pub(crate) fn note_link(&self, peer: SocketAddr, compression: &str) {
+        let line = format_args!("link from {peer}: up, requests compressed with {compression}");
+        if self.is_news("up", Instant::now()) { info!("{line}") } else { debug!("{line}") }
+    }
+
     /// A link to a teleport port ended.
     pub(crate) fn note_on_teleport(&self, peer: SocketAddr, error: Option<&ConnectionError>) {
         match error {
-            None => info!("link from {peer}: closed"),
+            None => debug!("link from {peer}: closed"),
             // Whoever only looks whether the port is open is no stranger.
             Some(error) if *error.kind() == ErrorKind::HelloTruncated && error.offset() == Some(0) => {
                 debug!("link from {peer}: {error}");

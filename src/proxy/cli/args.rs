@@ -115,14 +115,14 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
     out_max_body_size: usize,
     /// Teleport: how many links; more than one only if compressing one takes a whole core
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, help_heading = "Where requests go")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to::<1024>, help_heading = "Where requests go")]
     out_conns_per_addr: usize,
 
     /// Most requests at once; above it the answer is 429
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
     concurrency: usize,
     /// Worker threads; one for each core unless said
-    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "The process")]
+    #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
     pub(super) threads: Option<usize>,
     /// Log each request that fails, not only the first of a row
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
@@ -168,7 +168,7 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse)]
     pub(super) delay: Duration,
     /// How many callers at once, each with a connection of its own
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = up_to::<10_000>)]
     pub(super) callers: usize,
     /// Seed of the generated requests
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -177,7 +177,7 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub(super) port: u16,
     /// Worker threads; one for each core unless said
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = up_to::<1024>)]
     pub(super) threads: Option<usize>,
 }
 
@@ -248,6 +248,7 @@ impl ProxyArgs {
                 max_head_bytes: self.in_max_header_size,
                 max_body_bytes: self.in_max_body_size.unwrap_or(Inbound::max_body_bytes_of(in_kind)),
                 get_only: self.in_get_only,
+                ..Inbound::default()
             },
             outbound: Outbound {
                 kind: self.out_type.kind("--out-type")?,
@@ -258,6 +259,7 @@ impl ProxyArgs {
                 max_body_bytes: self.out_max_body_size,
                 timeout: (!self.out_timeout.is_zero()).then_some(self.out_timeout),
                 links: self.out_conns_per_addr,
+                ..Outbound::default()
             },
             concurrency: self.concurrency,
             log_all_errors: self.log_all_errors,
@@ -324,8 +326,14 @@ fn bytes(text: &str) -> Result<usize, String> {
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
+    up_to::<{ usize::MAX }>(text)
+}
+
+/// A number from 1 to `MAX`: more threads, links or callers are a slip of the finger.
+fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least 1".to_owned()),
+        Ok(n) if n > MAX => Err(format!("at most {MAX}")),
         Ok(n) => Ok(n),
         Err(error) => Err(error.to_string()),
     }
