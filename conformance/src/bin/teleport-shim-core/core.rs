@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use httpteleport::proto::{
     ClientConfig, ClientConnection, ClientEvent, Compression, Config, Limits, RequestError, RequestId, ResponseToken,
-    SendError, ServerConfig, ServerConnection, ServerEvent, ServerTls,
+    SendError, ServerConfig, ServerConnection, ServerEvent, ServerTls, Timer,
 };
 use serde::{Deserialize, Serialize};
 
@@ -286,7 +286,9 @@ impl Core {
                     }
                 }
             }
-            if before == (answer.out.len(), answer.events.len()) {
+            if either!(&self.end, connection => matches!(connection.next_timer(), Some((Timer::Input, _)))) {
+                either!(&mut self.end, connection => connection.handle_timeout(now));
+            } else if before == (answer.out.len(), answer.events.len()) {
                 break;
             }
         }
@@ -382,6 +384,8 @@ fn config(setup: &Setup) -> Result<Config, String> {
             pending_requests: limits.pending,
             abandoned_requests: limits.abandoned,
             output_bytes: limits.output,
+            // The suite has no setting for it.
+            held_bytes: Limits::default().held_bytes,
         },
     })
 }
