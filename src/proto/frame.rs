@@ -340,17 +340,17 @@ impl<H> FrameReader<H> {
     }
 }
 
-/// Grows `plain` towards the `want` bytes that were announced, no faster than they come and no further than that and
-/// the step that may follow them.
+/// Makes room in `plain` for the next step: it doubles towards the `want` bytes that were announced, since a peer can
+/// announce what never comes, and goes no further than these and a step behind them.
 fn make_room(plain: &mut BytesMut, want: u64) {
-    let missing = usize::try_from(want).unwrap_or(usize::MAX).saturating_sub(plain.len());
-    let room = missing.min(plain.len()) + STEP_BYTES;
-    if plain.capacity() - plain.len() < room {
-        // Not `reserve`, which would double.
-        let mut grown = BytesMut::with_capacity(plain.len() + room);
-        grown.extend_from_slice(plain);
-        *plain = grown;
+    if plain.capacity() - plain.len() >= STEP_BYTES {
+        return;
     }
+    let missing = usize::try_from(want).unwrap_or(usize::MAX).saturating_sub(plain.len());
+    // Not `reserve`, which would double what is there however little is missing.
+    let mut grown = BytesMut::with_capacity(plain.len() + missing.min(plain.len()) + STEP_BYTES);
+    grown.extend_from_slice(plain);
+    *plain = grown;
 }
 
 /// A chunk's size and its line end; no extensions (R-read-chunked).
@@ -393,4 +393,25 @@ fn head_end(bytes: &[u8], from: usize) -> (Option<usize>, usize) {
         }
     }
     (None, bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_body_grows_by_doubling_and_not_beyond_what_was_announced() {
+        const WANT: usize = 10 << 20;
+        let mut plain = BytesMut::new();
+        let mut grown = 0;
+        while plain.len() < WANT {
+            let before = plain.capacity();
+            make_room(&mut plain, WANT as u64);
+            grown += usize::from(plain.capacity() != before);
+            assert!(plain.capacity() <= WANT + STEP_BYTES && plain.capacity() <= 2 * plain.len() + STEP_BYTES);
+            let step = STEP_BYTES.min(WANT - plain.len());
+            plain.resize(plain.len() + step, 0);
+        }
+        assert!(grown <= 9, "{grown}");
+    }
 }
