@@ -380,7 +380,7 @@ fn an_unreachable_upstream_is_502_and_says_so() {
 #[test]
 fn a_slow_upstream_is_504() {
     let origin = Origin::answering(|_| {
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_secs(10));
         OK.into()
     });
     let mut config = http_config(origin.addr());
@@ -390,7 +390,7 @@ fn a_slow_upstream_is_504() {
     let answer = Caller::of(&proxy).exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(answer.status, 504);
     assert!(answer.body.contains(&origin.addr().to_string()), "{}", answer.body);
-    assert!(start.elapsed() < Duration::from_millis(400));
+    assert!(start.elapsed() < Duration::from_secs(8));
     assert_eq!(proxy.stats().timeouts, 1);
 }
 
@@ -602,16 +602,16 @@ fn an_idle_caller_is_closed_and_a_slow_reader_is_not() {
     let origin =
         Origin::answering(|_| format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n{}", "x".repeat(SIZE)));
     let mut config = http_config(origin.addr());
-    config.inbound.idle_timeout = Duration::from_millis(100);
+    config.inbound.idle_timeout = Duration::from_millis(300);
     let proxy = Running::start(config);
     let mut idle = Caller::of(&proxy);
     assert!(idle.is_closed());
 
     let mut stream = std::net::TcpStream::connect(proxy.addr()).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-    let (mut received, mut part) = (0, vec![0; SIZE / 40]);
+    let (mut received, mut part) = (0, vec![0; SIZE / 60]);
     while received < SIZE {
-        // A second and a half in all, and what the sockets hold is much less than what is to come.
+        // More than two seconds in all, and what the sockets hold is much less than what is to come.
         std::thread::sleep(Duration::from_millis(40));
         let n = stream.read(&mut part).unwrap();
         assert!(n > 0, "cut after {received} bytes");

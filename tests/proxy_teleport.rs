@@ -200,7 +200,7 @@ fn many_callers_get_their_own_answers() {
 fn a_slow_answer_does_not_hold_up_the_others() {
     let origin = Origin::answering(|request| {
         if request.start_line.contains("/slow") {
-            thread::sleep(Duration::from_millis(800));
+            thread::sleep(Duration::from_secs(3));
         }
         OK.into()
     });
@@ -212,7 +212,7 @@ fn a_slow_answer_does_not_hold_up_the_others() {
     for _ in 0..10 {
         assert_eq!(pair.caller().exchange(&get("/fast")).status, 200);
     }
-    assert!(start.elapsed() < Duration::from_millis(700));
+    assert!(start.elapsed() < Duration::from_millis(2500));
     assert_eq!(slow.read("GET").status, 200);
 }
 

@@ -474,15 +474,18 @@ fn a_client_does_not_wait_at_the_end_of_a_broken_link() {
             stream.write_all(HELLO).unwrap();
             read(&mut stream, HELLO.len());
             read_frames(&mut stream, 1);
-            let bytes = if number == 0 { b"\x01\0\0\0garbage\r\n\r\n".to_vec() } else { answer(1, "fine") };
+            let bytes = if number < 4 { b"\x01\0\0\0garbage\r\n\r\n".to_vec() } else { answer(1, "fine") };
             stream.write_all(&bytes).unwrap();
             std::thread::sleep(Duration::from_secs(30));
         });
         let client = plain_client(&ex, &addr, |_| ());
         let start = Instant::now();
-        assert!(client.request(get(), soon()).await.is_err());
+        for _ in 0..4 {
+            assert!(client.request(get(), soon()).await.is_err());
+        }
         assert_eq!(client.request(get(), soon()).await.unwrap().body(), "fine");
-        assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+        // A server would linger for a second each time.
+        assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
     });
 }
 

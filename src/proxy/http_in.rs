@@ -26,6 +26,7 @@ use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
 use super::handler::Handler;
 use super::stranger::Strangers;
+use crate::driver::smol::set_up;
 
 /// What a caller must take of an answer each second, lest that counts as nothing.
 const LEAST_RATE: f64 = 256.0;
@@ -124,8 +125,7 @@ impl HttpIn {
 
 impl Shared {
     async fn serve(&self, stream: TcpStream, peer: SocketAddr, signals: Signals) {
-        // Without it answers still go out, only later.
-        let _ = stream.set_nodelay(true);
+        set_up(&stream);
         let counts = Arc::new(Counts::default());
         let activity = Activity::default();
         let service = service_fn(|request| async {

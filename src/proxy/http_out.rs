@@ -25,6 +25,7 @@ use super::config::Outbound;
 use super::counted::{Counted, Counts};
 use super::error::UpstreamError;
 use super::fields;
+use crate::driver::smol::set_up;
 
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -170,7 +171,7 @@ impl Pool {
     async fn connect(&self) -> Result<Conn, UpstreamError> {
         let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
         let stream = TcpStream::connect(self.0.addr.as_str()).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
+        set_up(&stream);
         let counts = Arc::new(Counts::default());
         let io = FuturesIo::new(Counted::new(stream, counts.clone()));
         let (sender, connection) = self.0.http.handshake(io).await.map_err(|error| broken(&error))?;

@@ -13,12 +13,18 @@ use std::time::{Duration, Instant};
 use httpteleport::proxy::{Inbound, Kind, Outbound, Proxy, ProxyConfig, ProxyStats, StartError, StatsReader};
 use smol::Executor;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 pub fn http_config(upstream: SocketAddr) -> ProxyConfig {
     ProxyConfig {
         inbound: Inbound { addr: "127.0.0.1:0".into(), ..Inbound::default() },
-        outbound: Outbound { addr: upstream.to_string(), kind: Kind::Http, ..Outbound::default() },
+        // Not a matter of how busy the machine is.
+        outbound: Outbound {
+            addr: upstream.to_string(),
+            kind: Kind::Http,
+            timeout: Some(Duration::from_secs(30)),
+            ..Outbound::default()
+        },
         ..ProxyConfig::default()
     }
 }

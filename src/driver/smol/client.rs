@@ -20,6 +20,7 @@ use super::add_stats;
 use super::error::ClientError;
 use super::inbox::{Command, Inbox, Job};
 use super::link::{Endpoint, drive};
+use super::socket::set_up;
 use crate::proto::{
     ClientConfig, ClientConnection, ClientEvent, ConnectionError, RequestError, RequestId, SendError, Stats,
 };
@@ -288,7 +289,7 @@ async fn dial(addr: &str, options: &ClientOptions) -> io::Result<TcpStream> {
     }
     let connect = async {
         let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
+        set_up(&stream);
         Ok(stream)
     };
     let limit = async {

@@ -37,10 +37,14 @@ mod error;
 mod inbox;
 mod link;
 mod server;
+mod socket;
 
 pub use client::{Client, ClientOptions};
 pub use error::ClientError;
 pub use server::{Peer, Server, ServerOptions};
+
+#[cfg(feature = "httptp")]
+pub(crate) use socket::set_up;
 
 use crate::proto::Stats;
 

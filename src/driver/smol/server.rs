@@ -23,6 +23,7 @@ use smol::{Executor, Timer};
 
 use super::add_stats;
 use super::link::{Endpoint, drive};
+use super::socket::set_up;
 use crate::proto::{
     Compression, ConnectionError, ResponseRejected, ResponseToken, SendError, ServerConfig, ServerConnection,
     ServerEvent, ServerTls, Stats,
@@ -213,8 +214,7 @@ impl Server {
         };
         let shared = self.shared.clone();
         let run = async move {
-            // Without it small batches wait for the peer's acknowledgement; the link works all the same.
-            let _ = stream.set_nodelay(true);
+            set_up(&stream);
             let mut link = Link {
                 connection: ServerConnection::new(shared.options.connection.clone(), Instant::now()),
                 shared: &shared,
