@@ -1,7 +1,9 @@
 //! The subject behind its shim: a process that speaks JSON lines (SHIM.md).
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -249,6 +251,30 @@ pub fn new_command(scenario: &Scenario) -> Request {
     Request::New { role: scenario.role.name(), config }
 }
 
+/// A file that keeps every line exchanged with shims, in the form that SHIM.md describes.
+#[derive(Clone, Debug)]
+pub struct Transcript(Arc<Mutex<File>>);
+
+impl Transcript {
+    /// Begins a new file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn create(path: &Path) -> Result<Self, String> {
+        let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self(Arc::new(Mutex::new(file))))
+    }
+
+    fn write(&self, direction: &str, line: &str) -> Result<(), String> {
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok();
+        let line = if is_json { line.trim_end().to_owned() } else { serde_json::Value::from(line).to_string() };
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = file.write_all(format!("{{\"{direction}\": {line}}}\n").as_bytes());
+        written.map_err(|error| format!("the transcript cannot be written: {error}"))
+    }
+}
+
 /// A running shim. Dropping it ends the process.
 pub struct Shim {
     stdin: ChildStdin,
@@ -256,6 +282,7 @@ pub struct Shim {
     watch: Arc<Watch>,
     timeout: Duration,
     line: String,
+    transcript: Option<Transcript>,
 }
 
 /// What the watchdog looks at: a shim that hangs must not hang the run.
@@ -318,7 +345,14 @@ impl Shim {
         });
         let guard = Arc::clone(&watch);
         std::thread::spawn(move || guard.guard());
-        Ok(Self { stdin, stdout: BufReader::new(stdout), watch, timeout, line: String::new() })
+        Ok(Self { stdin, stdout: BufReader::new(stdout), watch, timeout, line: String::new(), transcript: None })
+    }
+
+    /// The same shim; every line is kept, too.
+    #[must_use]
+    pub fn recorded(mut self, transcript: Option<Transcript>) -> Self {
+        self.transcript = transcript;
+        self
     }
 
     /// Asks what the shim is.
@@ -352,18 +386,20 @@ impl Shim {
     }
 
     fn exchange(&mut self, request: &Request) -> Result<(), String> {
-        let mut command = serde_json::to_vec(request).map_err(|error| error.to_string())?;
-        command.push(b'\n');
+        let command = serde_json::to_string(request).map_err(|error| error.to_string())? + "\n";
+        if let Some(transcript) = &self.transcript {
+            transcript.write("to", &command)?;
+        }
         self.line.clear();
         self.watch.set(Some(Instant::now() + self.timeout));
-        let done = self.stdin.write_all(&command).and_then(|()| self.stdout.read_line(&mut self.line));
+        let done = self.stdin.write_all(command.as_bytes()).and_then(|()| self.stdout.read_line(&mut self.line));
         self.watch.set(None);
         match done {
             _ if self.watch.has_fired.load(Ordering::Relaxed) => {
                 Err(format!("the shim did not answer within {} ms", self.timeout.as_millis()))
             }
             Ok(0) => Err("the shim has ended".into()),
-            Ok(_) => Ok(()),
+            Ok(_) => self.transcript.as_ref().map_or(Ok(()), |transcript| transcript.write("from", &self.line)),
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err("the shim has ended".into()),
             Err(error) => Err(format!("the shim cannot be talked to: {error}")),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::run::{Failure, Stop, run};
 use crate::scenario::{Level, Scenario};
-use crate::shim::{Description, Shim};
+use crate::shim::{Description, Shim, Transcript};
 
 /// What is said of a scenario.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Patterns of ids that are not run, and reported as skipped.
     pub skip: Vec<String>,
+    /// Where every line exchanged is kept; then one shim runs at a time.
+    pub transcript: Option<Transcript>,
 }
 
 /// Runs scenarios and returns what is said of each, in their order.
@@ -77,13 +79,14 @@ pub struct Options {
 ///
 /// No shim can be started, or it does not describe itself.
 pub fn run_all<'s>(scenarios: &[&'s Scenario], options: &Options) -> Result<(Description, Vec<Outcome<'s>>), String> {
-    let mut first = Shim::start(&options.command, options.timeout)?;
+    let mut first = start(options)?;
     let description = first.describe()?;
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());
     let first = Mutex::new(Some(first));
     std::thread::scope(|scope| {
-        for _ in 0..options.jobs.clamp(1, scenarios.len().max(1)) {
+        let jobs = if options.transcript.is_some() { 1 } else { options.jobs };
+        for _ in 0..jobs.clamp(1, scenarios.len().max(1)) {
             scope.spawn(|| {
                 let mut shim = first.lock().ok().and_then(|mut first| first.take());
                 while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -103,6 +106,10 @@ pub fn run_all<'s>(scenarios: &[&'s Scenario], options: &Options) -> Result<(Des
     Ok((description, outcomes))
 }
 
+fn start(options: &Options) -> Result<Shim, String> {
+    Ok(Shim::start(&options.command, options.timeout)?.recorded(options.transcript.clone()))
+}
+
 fn judge(scenario: &Scenario, shim: &mut Option<Shim>, description: &Description, options: &Options) -> Verdict {
     if options.skip.iter().any(|pattern| matches(pattern, &scenario.id)) {
         return Verdict::Skipped;
@@ -113,7 +120,7 @@ fn judge(scenario: &Scenario, shim: &mut Option<Shim>, description: &Description
     }
     let started = match shim {
         Some(running) => Ok(running),
-        None => Shim::start(&options.command, options.timeout).map(|new| shim.insert(new)),
+        None => start(options).map(|new| shim.insert(new)),
     };
     let stop = match started {
         Ok(running) => run(scenario, running),

@@ -28,7 +28,7 @@ fn scenarios() -> Vec<Scenario> {
 /// The shim beside the test; `CARGO_BIN_EXE_` is its path.
 fn options(arguments: &str) -> Options {
     let command = format!("'{}'{arguments}", env!("CARGO_BIN_EXE_teleport-shim-core"));
-    Options { command, jobs: 2, timeout: TIMEOUT, skip: Vec::new() }
+    Options { command, jobs: 2, timeout: TIMEOUT, skip: Vec::new(), transcript: None }
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_shim_that_hangs_or_ends_fails_its_case_and_not_the_run() {
         [("sleep 60", "did not answer within"), ("true", "the shim has ended"), ("read l; echo oops", "cannot be read")]
     {
         let command = format!("{describe}; {end}");
-        let options = Options { command, jobs: 1, timeout: std::time::Duration::from_millis(1_000), skip: Vec::new() };
+        let options = Options { timeout: std::time::Duration::from_millis(1_000), jobs: 1, command, ..options("") };
         let (_, outcomes) = run_all(&two, &options).unwrap();
         for outcome in outcomes {
             let failure = outcome.verdict.failure().unwrap();

@@ -10,6 +10,7 @@ use teleport_conformance::mutants;
 use teleport_conformance::report::Report;
 use teleport_conformance::run::TIMEOUT;
 use teleport_conformance::scenario::{Scenario, read_all};
+use teleport_conformance::shim::Transcript;
 use teleport_conformance::spec::Spec;
 use teleport_conformance::suite::{Options, matches, run_all};
 
@@ -69,6 +70,9 @@ enum Cmd {
         /// Names the cases that pass, too.
         #[arg(long, short)]
         verbose: bool,
+        /// Writes every line exchanged with the shim to this file (SHIM.md); one shim runs at a time.
+        #[arg(long, value_name = "FILE")]
+        transcript: Option<PathBuf>,
         #[command(flatten)]
         how: How,
     },
@@ -100,7 +104,7 @@ struct How {
 impl How {
     fn options(&self, shim: &str, skip: &[String]) -> Options {
         let timeout = Duration::from_millis(self.timeout);
-        Options { command: shim.to_owned(), jobs: self.jobs, timeout, skip: skip.to_vec() }
+        Options { command: shim.to_owned(), jobs: self.jobs, timeout, skip: skip.to_vec(), transcript: None }
     }
 }
 
@@ -170,13 +174,14 @@ fn command(cli: &Cli) -> Result<u8, String> {
             Ok(0)
         }
         Cmd::Explain { id } => explain(&cli.suite, &spec, id),
-        Cmd::Run { shim, filter, skip, format, verbose, how } => {
+        Cmd::Run { shim, filter, skip, format, verbose, transcript, how } => {
             let scenarios = read_cases(&cli.suite)?;
             let chosen: Vec<&Scenario> = scenarios.iter().filter(|scenario| filter.takes(scenario)).collect();
             if chosen.is_empty() {
                 return Err("no case is chosen".into());
             }
-            let options = how.options(shim, skip);
+            let transcript = transcript.as_deref().map(Transcript::create).transpose()?;
+            let options = Options { transcript, ..how.options(shim, skip) };
             let (description, outcomes) = run_all(&chosen, &options)?;
             let report = Report {
                 description: &description,
