@@ -36,6 +36,17 @@ pub(crate) fn parse_steps(role: Role, lines: &[(usize, &str)], resolve: Resolve<
             return Err((step.line, "`closed` and `still open` are last steps".into()));
         }
     }
+    let mut eof_in = steps.iter().filter(|step| matches!(step.kind, StepKind::Feed(Feed::EofIn(_))));
+    if let (Some(_), Some(second)) = (eof_in.next(), eof_in.next()) {
+        return Err((second.line, "there is a `feed eof-in` before".into()));
+    }
+    let in_branches = steps.iter().filter_map(|step| match &step.kind {
+        StepKind::Either(branches) => Some(branches.iter().flatten()),
+        _ => None,
+    });
+    if let Some(step) = in_branches.flatten().find(|step| matches!(step.kind, StepKind::Feed(Feed::EofIn(_)))) {
+        return Err((step.line, "`feed eof-in` stands in no block".into()));
+    }
     Ok(steps)
 }
 
@@ -64,7 +75,14 @@ impl Parser<'_> {
             let wrong = |message: String| (line, message);
             let (at, text) = timed(&source).map_err(wrong)?;
             let mut cursor = Cursor::new(text, self.resolve).map_err(wrong)?;
-            let word = cursor.need_word("a step").map_err(wrong)?;
+            let mut word = cursor.need_word("a step").map_err(wrong)?;
+            let late = word == "late";
+            if late {
+                word = cursor.need_word("feed or do").map_err(wrong)?;
+                if !["feed", "do"].contains(&word.as_str()) {
+                    return Err(wrong("only `feed` and `do` can be late".into()));
+                }
+            }
             if block != Block::None && (word == "or" || word == "end") {
                 return Ok(None);
             }
@@ -106,7 +124,7 @@ impl Parser<'_> {
                 }
             };
             cursor.end().map_err(wrong)?;
-            return Ok(Some(Step { at: at.unwrap_or(self.now), line, source, kind }));
+            return Ok(Some(Step { at: at.unwrap_or(self.now), late, line, source, kind }));
         }
     }
 
@@ -161,7 +179,7 @@ fn parse_step(role: Role, word: &str, cursor: &mut Cursor) -> Result<StepKind, S
 }
 
 fn parse_feed(cursor: &mut Cursor) -> Result<Feed, String> {
-    let word = cursor.need_word("wire, hello, plain, frame or eof")?;
+    let word = cursor.need_word("wire, hello, plain, frame, eof or eof-in")?;
     Ok(match word.as_str() {
         "wire" => Feed::Wire(cursor.bytes("bytes")?),
         "plain" => Feed::Plain(cursor.bytes("bytes")?),
@@ -170,6 +188,10 @@ fn parse_feed(cursor: &mut Cursor) -> Result<Feed, String> {
             Feed::Plain([&id.to_le_bytes()[..], &cursor.bytes("a message")?].concat())
         }
         "eof" => Feed::Eof,
+        "eof-in" => Feed::EofIn(
+            // Of fewer there would be no run, and the scenario would check nothing.
+            Some(cursor.bytes("bytes")?).filter(|bytes| bytes.len() > 1).ok_or("two bytes or more expected")?,
+        ),
         "hello" => {
             let keys = hello_keys(cursor, &["compression", "tls", "version"])?;
             let [compression, tls, version] = [keys[0], keys[1], keys[2]];

@@ -20,6 +20,8 @@ pub enum Replay {
     Cuts(u64),
     /// Feeds that follow each other at one time, joined.
     Joined,
+    /// Each feed whole, and so many bytes of the `feed eof-in`.
+    Prefix(usize),
 }
 
 impl Replay {
@@ -33,6 +35,7 @@ impl Replay {
             Self::Bytes => "byte by byte".into(),
             Self::Cuts(seed) => format!("random cuts, seed {seed}"),
             Self::Joined => "feeds joined".into(),
+            Self::Prefix(count) => format!("end of file after byte {count} of the `feed eof-in`"),
         }
     }
 }
@@ -65,6 +68,13 @@ pub enum Stop {
 ///
 /// The first difference; after [`Stop::Shim`] the shim cannot be used again.
 pub fn run(scenario: &Scenario, shim: &mut Shim) -> Result<(), Stop> {
+    let eof_in = scenario.steps.iter().find_map(|step| match &step.kind {
+        StepKind::Feed(Feed::EofIn(bytes)) => Some(bytes.len()),
+        _ => None,
+    });
+    if let Some(count) = eof_in {
+        return (1..count).try_for_each(|count| replay_once(scenario, shim, Replay::Prefix(count)));
+    }
     let replays = if scenario.replays { &Replay::ALL[..] } else { &Replay::ALL[..1] };
     for replay in replays {
         // A replay that would be as another one is left out.
@@ -161,14 +171,19 @@ impl<'s> Run<'s> {
         while let Some(step) = steps.get(at) {
             self.place = (step.line, step.source.clone());
             self.step += 1;
-            self.advance(step.at)?;
+            if step.late {
+                self.now = step.at;
+            } else {
+                self.advance(step.at)?;
+            }
             at += 1;
             match &step.kind {
                 StepKind::Feed(_) => {
                     let joins = matches!(self.replay, Replay::Joined | Replay::Cuts(_));
                     let is_joined = |next: &&Step| matches!(next.kind, StepKind::Feed(_)) && next.at == step.at;
                     let more = steps[at..].iter().take_while(is_joined).count();
-                    let count = if joins { more } else { 0 };
+                    // Between a late feed and the next one timers fire.
+                    let count = if joins && !step.late { more } else { 0 };
                     self.feed(&steps[at - 1..at + count])?;
                     at += count;
                 }
@@ -241,6 +256,11 @@ impl<'s> Run<'s> {
                     self.encoder = Encoder::new(known);
                 }
                 Feed::Eof => has_ended = true,
+                Feed::EofIn(wire) => {
+                    let count = if let Replay::Prefix(count) = self.replay { count } else { wire.len() };
+                    bytes.extend_from_slice(&wire[..count.min(wire.len())]);
+                    has_ended = true;
+                }
             }
         }
         let mut rest = &bytes[..];
@@ -259,7 +279,7 @@ impl<'s> Run<'s> {
         // So much at either end of a feed is fed byte by byte; the middle of a long body would only take time.
         const EDGE: usize = 2_048;
         match self.replay {
-            Replay::Whole | Replay::Joined => left,
+            Replay::Whole | Replay::Joined | Replay::Prefix(_) => left,
             Replay::Bytes if before < EDGE || left <= EDGE => 1,
             Replay::Bytes => 1_021.min(left - EDGE),
             Replay::Cuts(_) => {

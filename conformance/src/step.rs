@@ -7,6 +7,8 @@ use crate::http1::{Field, Message};
 pub struct Step {
     /// Virtual time, in microseconds since the connection was established.
     pub at: u64,
+    /// The timers that are due by then fire after it, and not before.
+    pub late: bool,
     /// Where it stands, from 1.
     pub line: usize,
     /// As it is written.
@@ -53,6 +55,8 @@ pub enum Feed {
     Plain(Vec<u8>),
     /// End of file.
     Eof,
+    /// The first of these bytes, but not all, and then the end of file: one run for each number of bytes.
+    EofIn(Vec<u8>),
 }
 
 /// What the subject's program does.

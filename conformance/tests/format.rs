@@ -50,6 +50,10 @@ fn errors_name_file_line_and_what_is_wrong() {
         ("@0 send frame 1 \"HTTP/1.1 200 OK\"", 8, "a head that ends"),
         ("@0 feed wire recorded\"no-such\"", 8, "no-such.json"),
         ("@0 feed wire x\"0\"", 8, "odd number"),
+        ("@0 feed eof-in \"a\"", 8, "two bytes or more"),
+        ("@0 feed eof-in \"ab\"\n@0 feed eof-in \"ab\"", 9, "a `feed eof-in` before"),
+        ("@0 either\n@0 quiet\n@0 feed eof-in \"ab\"\n@0 end", 10, "in no block"),
+        ("@0 late quiet", 8, "only `feed` and `do` can be late"),
         ("@0 dance", 8, "there is no step \"dance\""),
         ("@3 quiet", 8, "no time"),
     ];
