@@ -97,13 +97,13 @@ fn the_exit_codes_tell_the_verdict() {
         let output = command.args(["run", "--shim"]).arg(shim + arguments[0]).args(&arguments[1..]).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     };
-    let case = "basic-server-http-1-2-is-refused";
+    let case = "messages-server-versions-refused";
     assert_eq!(run(&["", "--id", case]).0, 0);
     let (code, text) = run(&[" --mutant http-1-2-accepted", "--id", case]);
     assert_eq!(code, 1);
     for part in [
         "fail",
-        "layer     frame",
+        "layer     message",
         "rule      R-read-version (MUST, receiver): Minor version",
         "expected",
         "actual",
@@ -112,7 +112,7 @@ fn the_exit_codes_tell_the_verdict() {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(run(&["", "--id", "nothing-like-this"]).0, 2);
-    assert_eq!(run(&["", "--id", case, "--skip", "basic-*"]).0, 3);
+    assert_eq!(run(&["", "--id", case, "--skip", "messages-*"]).0, 3);
     assert_eq!(run(&[" --no-such-argument", "--id", case]).0, 2);
 }
 
