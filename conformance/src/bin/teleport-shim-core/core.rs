@@ -140,7 +140,7 @@ enum End {
 
 struct ClientEnd {
     connection: ClientConnection,
-    /// Requests without an outcome, by tag.
+    /// The ids of all requests, by tag, so that a second outcome would be told.
     requests: BTreeMap<u64, RequestId>,
 }
 
@@ -230,7 +230,10 @@ impl Core {
                     sent.map_err(|error| code(&error))
                 });
                 match sent {
-                    Ok(id) => drop(client.requests.insert(*tag, id)),
+                    Ok(id) => {
+                        client.requests.retain(|_, known| *known != id);
+                        client.requests.insert(*tag, id);
+                    }
                     Err(code) => answer.error = Some(code),
                 }
             }
@@ -242,8 +245,8 @@ impl Core {
             }
             (Command::Cancel { now, tag }, End::Client(client)) => {
                 let now = time(*now);
-                if let Some(id) = client.requests.remove(tag) {
-                    client.connection.cancel(now, id);
+                if let Some(id) = client.requests.get(tag) {
+                    client.connection.cancel(now, *id);
                 }
             }
             (Command::Respond { now, ticket, status, fields, body }, End::Server(server)) => {
@@ -299,12 +302,12 @@ impl Core {
 }
 
 impl ClientEnd {
-    fn tell(&mut self, event: ClientEvent) -> Option<Event> {
+    fn tell(&self, event: ClientEvent) -> Option<Event> {
         Some(match event {
             ClientEvent::Connected { .. } => Event::Connected {},
             ClientEvent::StartTls => Event::StartTls {},
             ClientEvent::Response { id, response } => Event::Response {
-                tag: self.ended(id)?,
+                tag: self.tag(id)?,
                 status: response.status().as_u16(),
                 fields: fields(response.headers()),
                 body: hex(response.body()),
@@ -316,18 +319,15 @@ impl ClientEnd {
                     RequestError::Link { error, maybe_delivered } => (error.code(), *maybe_delivered),
                     _ => ("unknown", true),
                 };
-                Event::Failed { tag: self.ended(id)?, code: code.into(), maybe_delivered }
+                Event::Failed { tag: self.tag(id)?, code: code.into(), maybe_delivered }
             }
             ClientEvent::Unmatched { id } => Event::Unmatched { id },
             ClientEvent::Closed { error } => Event::Closed { code: error.map(|error| error.code().into()) },
         })
     }
 
-    /// The tag of a request that has its outcome.
-    fn ended(&mut self, id: RequestId) -> Option<u64> {
-        let tag = self.requests.iter().find(|(_, known)| **known == id).map(|(tag, _)| *tag)?;
-        self.requests.remove(&tag);
-        Some(tag)
+    fn tag(&self, id: RequestId) -> Option<u64> {
+        self.requests.iter().find(|(_, known)| **known == id).map(|(tag, _)| *tag)
     }
 }
 
