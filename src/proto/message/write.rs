@@ -25,7 +25,12 @@ pub(crate) fn write_request(
     if bodiless && !request.body().is_empty() {
         return Err(SendError::BodyNotAllowed);
     }
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let uri = request.uri();
+    if uri.authority().is_some() && uri.scheme().is_none() {
+        // Only CONNECT may name an authority alone.
+        return Err(SendError::Target);
+    }
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
     // `http://host?query` has a target without its slash.
     let slash = if target.starts_with('?') { "/" } else { "" };
     let is_target = target.starts_with(['/', '?']) || target == "*";
@@ -33,17 +38,12 @@ pub(crate) fn write_request(
         return Err(SendError::Target);
     }
     let host = host(request)?;
-    check_count(request.headers(), limits)?;
     write_frame(out, id, request.body(), limits, |head| {
-        head.extend_from_slice(method.as_str().as_bytes());
-        head.push(b' ');
-        head.extend_from_slice(slash.as_bytes());
-        head.extend_from_slice(target.as_bytes());
-        head.extend_from_slice(b" HTTP/1.1\r\n");
-        field(head, "host", host);
-        fields(head, request.headers(), |name| name == HOST || name == EXPECT);
+        head.line(&[method.as_str(), " ", slash, target, " HTTP/1.1"]);
+        head.field("host", host);
+        head.fields(request.headers(), |name| name == HOST || name == EXPECT);
         if !bodiless {
-            length(head, request.body().len() as u64);
+            head.length(request.body().len() as u64);
         }
     })
 }
@@ -60,54 +60,52 @@ pub(crate) fn write_response(
     if !(200..600).contains(&status.as_u16()) {
         return Err(SendError::Status);
     }
-    check_count(response.headers(), limits)?;
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let body = if bodiless || to_head { &Bytes::new() } else { response.body() };
     write_frame(out, id, body, limits, |head| {
-        head.extend_from_slice(b"HTTP/1.1 ");
-        head.extend_from_slice(status.as_str().as_bytes());
-        head.push(b' ');
-        head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        head.extend_from_slice(b"\r\n");
-        fields(head, response.headers(), |_| false);
+        head.line(&["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or_default()]);
+        head.fields(response.headers(), |_| false);
         let stated = response.headers().get(CONTENT_LENGTH).and_then(|v| decimal(v.as_bytes()));
         match status {
             StatusCode::NO_CONTENT => {}
             StatusCode::NOT_MODIFIED => {
                 if let Some(stated) = stated {
-                    length(head, stated);
+                    head.length(stated);
                 }
             }
-            _ => length(head, body.len() as u64),
+            _ => head.length(body.len() as u64),
         }
         if to_head && !bodiless {
             // A body that was given and may not be sent still tells its length.
             let body = Some(response.body().len() as u64).filter(|length| *length > 0);
             let told = stated.or(body).map_or_else(|| HEAD_LENGTH_UNKNOWN.to_owned(), |length| length.to_string());
-            field(head, HEAD_LENGTH_FIELD, told.as_bytes());
+            head.field(HEAD_LENGTH_FIELD, told.as_bytes());
         }
     })
 }
 
-/// Appends id, head and body; takes all back if the head or the body is too large for the peer.
+/// Appends id, head and body; takes all back if a receiver with the limits of this side would refuse it.
 fn write_frame(
     out: &mut Vec<u8>,
     id: u32,
     body: &[u8],
     limits: &Limits,
-    write_head: impl FnOnce(&mut Vec<u8>),
+    write_head: impl FnOnce(&mut Head<'_>),
 ) -> Result<(), SendError> {
     if body.len() > limits.body_bytes {
         return Err(SendError::BodyTooLarge(limits.body_bytes));
     }
     let start = out.len();
     out.extend_from_slice(&id.to_le_bytes());
-    let head = out.len();
-    write_head(out);
-    out.extend_from_slice(b"\r\n");
-    if out.len() - head > limits.head_bytes {
+    let mut head = Head { bytes: out, count: 0 };
+    write_head(&mut head);
+    head.line(&[]);
+    let too_many = head.count > limits.header_count.min(Limits::MAX_HEADER_COUNT);
+    let too_large = out.len() - start - size_of_val(&id) > limits.head_bytes;
+    if too_many || too_large {
         out.truncate(start);
-        return Err(SendError::HeadTooLarge(limits.head_bytes));
+        let many = SendError::TooManyFields(limits.header_count);
+        return Err(if too_many { many } else { SendError::HeadTooLarge(limits.head_bytes) });
     }
     out.extend_from_slice(body);
     Ok(())
@@ -121,33 +119,54 @@ fn host(request: &Request<Bytes>) -> Result<&[u8], SendError> {
     }
     let mut fields = request.headers().get_all(HOST).iter();
     match (fields.next(), fields.next()) {
-        (Some(host), None) if host.to_str().is_ok() => Ok(host.as_bytes()),
+        (Some(host), None) if host.to_str().is_ok() => Ok(host.as_bytes().trim_ascii()),
         (None, _) => Err(SendError::MissingHost),
         _ => Err(SendError::Host),
     }
 }
 
-/// A receiver with the limits of this side would refuse more (R-limit-fields). Counted with room for the fields that
-/// are written besides: Host, Content-Length, Teleport-Head-Length.
-fn check_count(fields: &HeaderMap, limits: &Limits) -> Result<(), SendError> {
-    let limit = limits.header_count.min(Limits::MAX_HEADER_COUNT);
-    if fields.len() + 3 > limit { Err(SendError::TooManyFields(limit)) } else { Ok(()) }
+/// A head under way.
+struct Head<'a> {
+    bytes: &'a mut Vec<u8>,
+    /// Field lines so far.
+    count: usize,
 }
 
-/// Writes all fields but those that belong to one hop or to framing, those that Connection names
-/// (R-write-no-hop-by-hop), and those `left_out`.
-fn fields(head: &mut Vec<u8>, fields: &HeaderMap, left_out: impl Fn(&HeaderName) -> bool) {
-    let is_named = |name: &HeaderName| {
-        let values = fields.get_all(CONNECTION).iter();
-        values
-            .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
-    };
-    let names_some = fields.contains_key(CONNECTION);
-    for (name, value) in fields {
-        let stays_behind = is_of_one_hop(name) || left_out(name) || (names_some && is_named(name));
-        if !stays_behind {
-            field(head, name.as_str(), value.as_bytes().trim_ascii());
+impl Head<'_> {
+    fn line(&mut self, parts: &[&str]) {
+        for part in parts {
+            self.bytes.extend_from_slice(part.as_bytes());
+        }
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    fn field(&mut self, name: &str, value: &[u8]) {
+        self.count += 1;
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(b": ");
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    fn length(&mut self, length: u64) {
+        self.field("content-length", length.to_string().as_bytes());
+    }
+
+    /// Writes all fields but those that belong to one hop or to framing, those that Connection names
+    /// (R-write-no-hop-by-hop), and those `left_out`.
+    fn fields(&mut self, fields: &HeaderMap, left_out: impl Fn(&HeaderName) -> bool) {
+        let is_named = |name: &HeaderName| {
+            let values = fields.get_all(CONNECTION).iter();
+            values
+                .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+                .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+        };
+        let names_some = fields.contains_key(CONNECTION);
+        for (name, value) in fields {
+            let stays_behind = is_of_one_hop(name) || left_out(name) || (names_some && is_named(name));
+            if !stays_behind {
+                self.field(name.as_str(), value.as_bytes().trim_ascii());
+            }
         }
     }
 }
@@ -155,15 +174,4 @@ fn fields(head: &mut Vec<u8>, fields: &HeaderMap, left_out: impl Fn(&HeaderName)
 fn is_of_one_hop(name: &HeaderName) -> bool {
     matches!(*name, CONNECTION | CONTENT_LENGTH | TE | TRAILER | TRANSFER_ENCODING | UPGRADE)
         || matches!(name.as_str(), "keep-alive" | "proxy-connection" | HEAD_LENGTH_FIELD)
-}
-
-fn length(head: &mut Vec<u8>, length: u64) {
-    field(head, "content-length", length.to_string().as_bytes());
-}
-
-fn field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
-    head.extend_from_slice(name.as_bytes());
-    head.extend_from_slice(b": ");
-    head.extend_from_slice(value);
-    head.extend_from_slice(b"\r\n");
 }
