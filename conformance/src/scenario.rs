@@ -292,6 +292,10 @@ fn need_of(step: &Step) -> Option<&'static str> {
         StepKind::Feed(Feed::Hello { compression, version: 0, .. }) => {
             Compression::from_code(*compression).map(Compression::name)
         }
+        // A hello in bare bytes, as recordings have it.
+        StepKind::Feed(Feed::Wire(wire)) if wire.starts_with(b"httpteleport\0") => {
+            wire.get(13).and_then(|code| Compression::from_code(*code)).map(Compression::name)
+        }
         StepKind::Do { action: Action::Cancel { .. }, .. } => Some("cancel"),
         StepKind::Do { action: Action::TlsEstablished, .. } => Some("tls"),
         _ => None,
