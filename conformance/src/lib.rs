@@ -7,18 +7,23 @@
 //! the suite's own, so that a fault of the core cannot hide itself.
 
 pub mod check;
+pub mod core_profile;
 pub mod http1;
 pub mod literal;
 pub mod matching;
 pub mod mutants;
 mod parser;
+mod process;
 pub mod recordings;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod shim;
+mod show;
 pub mod snappy;
 pub mod spec;
 pub mod step;
 pub mod suite;
+pub mod tcp;
 pub mod wire;
+pub mod writing;

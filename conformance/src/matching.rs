@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 
 use crate::http1::{FRAMING, Field, Message, values};
 use crate::literal::{quote, show_time};
-use crate::scenario::Config;
+use crate::scenario::{Compression, Config};
 use crate::shim::Event;
+pub use crate::show::layer_of;
+use crate::show::{layer_of_event, show, show_pattern, show_sent};
 use crate::step::{Content, EventPattern, Expect, Step, StepKind};
 use crate::wire::{Reader, Sent, hello};
 
@@ -16,6 +18,8 @@ pub struct Seen {
     pub sent: VecDeque<Sent>,
     /// Events, in their order, each with the number of the step during which it came.
     pub events: VecDeque<(usize, Event)>,
+    /// Ids and tickets of requests whose event did not tell the id: it is that of the step that mentioned it.
+    pub bound: Vec<(u32, u64)>,
 }
 
 /// How the subject stands besides.
@@ -30,6 +34,25 @@ pub struct State<'s> {
     pub timer: Option<u64>,
     /// The reader of what it sends.
     pub reader: &'s Reader,
+    /// How its socket stands, in profile tcp.
+    pub socket: Option<Socket>,
+}
+
+/// How the socket of a subject stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket {
+    /// The subject has ended the connection.
+    pub has_ended: bool,
+    /// The subject says with which code.
+    pub has_codes: bool,
+    /// Nothing is known of the subject but its address: it may compress as it likes.
+    pub is_black_box: bool,
+}
+
+impl State<'_> {
+    fn is_black_box(&self) -> bool {
+        self.socket.is_some_and(|socket| socket.is_black_box)
+    }
 }
 
 /// What differs.
@@ -106,6 +129,7 @@ impl Seen {
                 let wanted = format!("hello {}", crate::literal::hex(&bytes));
                 match self.sent.pop_front() {
                     Some(Sent::Hello(sent)) if sent == bytes => Ok(()),
+                    Some(Sent::Hello(sent)) if state.is_black_box() && is_but_for_compression(&sent, &bytes) => Ok(()),
                     Some(Sent::Hello(sent)) => {
                         let mut mismatch = Mismatch::new("hello", wanted, "another hello");
                         mismatch.bytes = Some(Box::new((bytes.to_vec(), sent)));
@@ -116,7 +140,7 @@ impl Seen {
             }
             Expect::SendFrame { id, message, no_fields } => {
                 let wanted = format!("frame {id} {}", quote(&message.to_bytes()));
-                let frame = match self.sent.pop_front() {
+                let frame = match self.next_sent(*id, state) {
                     Some(Sent::Frame(frame)) => frame,
                     other => return Err(not_sent("frame", wanted, other, state)),
                 };
@@ -139,7 +163,7 @@ impl Seen {
             }
             Expect::SendRefusal { id, status, head } => {
                 let wanted = format!("frame {id}: a refusal with status {status}");
-                let frame = match self.sent.pop_front() {
+                let frame = match self.next_sent(*id, state) {
                     Some(Sent::Frame(frame)) => frame,
                     other => return Err(not_sent("frame", wanted, other, state)),
                 };
@@ -151,8 +175,28 @@ impl Seen {
                 }
                 sealed(frame.output, state)
             }
+            Expect::Answer { id, head } => {
+                let wanted = format!("frame {id}: a final response");
+                let frame = match self.next_sent(*id, state) {
+                    Some(Sent::Frame(frame)) if frame.id == *id => frame,
+                    other => return Err(not_sent("frame", wanted, other, state)),
+                };
+                if *head && !frame.message.body.is_empty() {
+                    let actual = format!("frame {} {}", frame.id, quote(&frame.plain[4..]));
+                    let mismatch = Mismatch::new("message", "a response to HEAD has no body", actual);
+                    return Err(Mismatch { rule: Some("R-head-response"), ..mismatch });
+                }
+                sealed(frame.output, state)
+            }
             Expect::SendBatch(count) => self.batch(*count, state),
-            Expect::Event(pattern) => self.event(pattern),
+            Expect::Event(pattern) => {
+                // The callers and handlers of a whole driver are tasks: which is told first is not its affair.
+                let told = self.events.iter().position(|(_, event)| differs(pattern, event).is_none());
+                if let Some(event) = told.filter(|_| state.socket.is_some()).and_then(|at| self.events.remove(at)) {
+                    self.events.push_front(event);
+                }
+                self.event(pattern)
+            }
             Expect::Quiet => self.quiet(state.step),
             Expect::Reads(reads) if *reads == state.reads => Ok(()),
             Expect::Reads(reads) => {
@@ -167,6 +211,9 @@ impl Seen {
             }
             Expect::Closed(code) => {
                 let wanted = format!("the link ends: {}", code.as_deref().unwrap_or("in order"));
+                if state.socket.is_some_and(|socket| !socket.has_ended) {
+                    return Err(Mismatch::new(layer_of(code.as_deref()), wanted, "the connection is open"));
+                }
                 let told = self.next_event(|event| matches!(event, Event::Closed { .. }));
                 match told {
                     Some(Event::Closed { code: told }) if told == *code => Ok(()),
@@ -174,8 +221,12 @@ impl Seen {
                         let actual = format!("it ends: {}", told.as_deref().unwrap_or("in order"));
                         Err(Mismatch::new(layer_of(code.as_deref().or(told.as_deref())), wanted, actual))
                     }
+                    None if state.socket.is_some_and(|socket| !socket.has_codes) => Ok(()),
                     other => Err(Mismatch::new(layer_of(code.as_deref()), wanted, show(other.as_ref()))),
                 }
+            }
+            Expect::StillOpen if state.socket.is_some_and(|socket| socket.has_ended) => {
+                Err(Mismatch::new("closing", "the link is open", "the connection has ended"))
             }
             Expect::StillOpen => match self.events.iter().find(|(_, event)| matches!(event, Event::Closed { .. })) {
                 None => Ok(()),
@@ -232,6 +283,17 @@ impl Seen {
         }
     }
 
+    /// The next that was sent; over a socket the next response with this id, because a whole driver, whose handlers
+    /// are tasks, may send them in any order (R-response-any-order).
+    fn next_sent(&mut self, id: u32, state: &State<'_>) -> Option<Sent> {
+        let is_it = |sent: &Sent| match sent {
+            Sent::Frame(frame) => frame.id == id && frame.message.start.starts_with(b"HTTP/"),
+            _ => false,
+        };
+        let at = self.sent.iter().position(is_it).filter(|_| state.socket.is_some());
+        self.sent.remove(at.unwrap_or(0))
+    }
+
     /// The next event that counts: those that need not be mentioned are passed over, if they are not the wanted one.
     fn next_event(&mut self, is_wanted: impl Fn(&Event) -> bool) -> Option<Event> {
         while let Some((_, event)) = self.events.pop_front() {
@@ -246,7 +308,14 @@ impl Seen {
         let mut passed = None;
         while let Some((_, event)) = self.events.pop_front() {
             match differs(pattern, &event) {
-                None => return Ok(()),
+                None => {
+                    if let (EventPattern::Request { id: Some(id), .. }, Event::Request { id: None, ticket, .. }) =
+                        (pattern, &event)
+                    {
+                        self.bound.push((*id, *ticket));
+                    }
+                    return Ok(());
+                }
                 Some(_) if is_passed_over(&event) => passed = Some(event),
                 Some(what) => {
                     let actual = format!("{what}: {}", show(Some(&event)));
@@ -270,6 +339,14 @@ impl Seen {
 /// Whether an event need not be mentioned.
 fn is_passed_over(event: &Event) -> bool {
     matches!(event, Event::Connected {} | Event::Unmatched { .. } | Event::Refused { .. })
+}
+
+/// Whether a hello is as it should be, whatever compression it names, of those that exist.
+fn is_but_for_compression(sent: &[u8], wanted: &[u8]) -> bool {
+    sent.len() == wanted.len()
+        && Compression::from_code(sent[13]).is_some()
+        && sent[..13] == wanted[..13]
+        && sent[14..] == wanted[14..]
 }
 
 fn sealed(output: u64, state: &State<'_>) -> Matched {
@@ -339,9 +416,13 @@ fn differs(pattern: &EventPattern, event: &Event) -> Option<String> {
     let is_same = match (pattern, event) {
         (EventPattern::Connected, Event::Connected {}) | (EventPattern::StartTls, Event::StartTls {}) => true,
         (EventPattern::Request { id: Some(id), .. }, Event::Request { id: told, .. }) => {
-            if id != told {
+            if told.is_some_and(|told| *id != told) {
                 return Some("another id".into());
             }
+            return request_differs(pattern, event);
+        }
+        // A driver that does not tell ids does not tell its program either that a request wants no response.
+        (EventPattern::Request { id: None, .. }, Event::Request { id: None, .. }) => {
             return request_differs(pattern, event);
         }
         (EventPattern::Request { id: None, .. }, Event::Oneway { .. }) => return request_differs(pattern, event),
@@ -402,91 +483,4 @@ fn bodies(pattern: &EventPattern, event: &Event) -> Option<(Vec<u8>, Vec<u8>)> {
         return None;
     };
     content.body.clone().filter(|wanted| wanted != body).map(|wanted| (wanted, body.clone()))
-}
-
-/// The layer to which a code belongs.
-pub fn layer_of(code: Option<&str>) -> &'static str {
-    match code {
-        None | Some("closed" | "drain-timeout" | "closing" | "transport") => "closing",
-        Some("truncated") => "frame",
-        Some("hello-timeout" | "idle-timeout" | "abandoned-limit" | "timeout") => "timer",
-        Some(code) if code.starts_with("hello-") => "hello",
-        Some(code) if code.starts_with("tls-") => "tls",
-        Some(code) if code.starts_with("deflate-") || code.starts_with("snappy-") => "decompression",
-        Some(_) => "message",
-    }
-}
-
-fn layer_of_event(event: &Event) -> &'static str {
-    match event {
-        Event::Connected {} => "hello",
-        Event::StartTls {} => "tls",
-        Event::Closed { code } => layer_of(code.as_deref()),
-        Event::Failed { code, .. } => layer_of(Some(code)),
-        Event::Unmatched { .. } => "frame",
-        Event::Request { .. } | Event::Oneway { .. } | Event::Refused { .. } | Event::Response { .. } => "message",
-    }
-}
-
-fn show_sent(sent: &Sent) -> String {
-    match sent {
-        Sent::Hello(bytes) => format!("hello {}", crate::literal::hex(bytes)),
-        Sent::Frame(frame) => format!("frame {} {}", frame.id, quote(&frame.plain[4..])),
-        Sent::Fault(fault) => format!("{}: {}", fault.what, quote(&fault.bytes)),
-    }
-}
-
-fn show_fields(fields: &[Field]) -> String {
-    let text: Vec<u8> =
-        fields.iter().flat_map(|(name, value)| [name.as_bytes(), b": ", value, b"\r\n"].concat()).collect();
-    if text.is_empty() { String::new() } else { format!(" fields {}", quote(&text)) }
-}
-
-/// An event in the words of scenario files.
-fn show(event: Option<&Event>) -> String {
-    let Some(event) = event else { return "nothing".into() };
-    let request = |m: &[u8], t: &[u8], fields: &[Field], body: &[u8]| {
-        format!("{} {}{} body {}", quote(m), quote(t), show_fields(fields), quote(body))
-    };
-    let delivered = |maybe: bool| if maybe { "maybe" } else { "no" };
-    match event {
-        Event::Connected {} => "connected".into(),
-        Event::StartTls {} => "start-tls".into(),
-        Event::Request { id, method, target, fields, body, .. } => {
-            format!("request {id} {}", request(method, target, fields, body))
-        }
-        Event::Oneway { method, target, fields, body } => format!("oneway {}", request(method, target, fields, body)),
-        Event::Refused { id, code } => format!("refused {id} {code}"),
-        Event::Response { tag, status, fields, body } => {
-            format!("response {tag} {status}{} body {}", show_fields(fields), quote(body))
-        }
-        Event::Failed { tag, code, maybe_delivered } => {
-            format!("failed {tag} {code} delivered {}", delivered(*maybe_delivered))
-        }
-        Event::Unmatched { id } => format!("unmatched {id}"),
-        Event::Closed { code } => format!("closed {}", code.as_deref().unwrap_or("clean")),
-    }
-}
-
-/// A pattern in the words of scenario files.
-fn show_pattern(pattern: &EventPattern) -> String {
-    let content = |content: &Content| {
-        let names: String = content.no_fields.iter().map(|name| format!(" no-field {name:?}")).collect();
-        let body = content.body.as_ref().map_or(String::new(), |body| format!(" body {}", quote(body)));
-        format!("{}{names}{body}", show_fields(&content.fields))
-    };
-    match pattern {
-        EventPattern::Connected => "connected".into(),
-        EventPattern::StartTls => "start-tls".into(),
-        EventPattern::Request { id, method, target, content: c } => {
-            let name = id.map_or("oneway".into(), |id| format!("request {id}"));
-            format!("{name} {} {}{}", quote(method), quote(target), content(c))
-        }
-        EventPattern::Refused { id, code } => format!("refused {id} {code}"),
-        EventPattern::Response { tag, status, content: c } => format!("response {tag} {status}{}", content(c)),
-        EventPattern::Failed { tag, code, maybe_delivered } => {
-            format!("failed {tag} {code} delivered {}", if *maybe_delivered { "maybe" } else { "no" })
-        }
-        EventPattern::Unmatched { id } => format!("unmatched {id}"),
-    }
 }

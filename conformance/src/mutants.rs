@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::scenario::{AREAS, Scenario};
-use crate::suite::{Options, Verdict, run_all};
+use crate::suite::{Options, Target, Verdict, run_all};
 
 /// How many cases the table names for a fault.
 const NAMED: usize = 3;
@@ -65,13 +65,22 @@ pub fn list(shim: &str) -> Result<Vec<String>, String> {
 ///
 /// The shim does not start.
 pub fn catching(name: &str, scenarios: &[&Scenario], options: &Options) -> Result<Vec<String>, String> {
-    let options = Options { command: format!("{} --mutant {name}", options.command), ..options.clone() };
+    let target = Target::Shim(format!("{} --mutant {name}", command_of(options)?));
+    let options = Options { target, ..options.clone() };
     let (_, outcomes) = run_all(scenarios, &options)?;
     let caught = outcomes.into_iter().filter(|outcome| outcome.verdict.failure().is_some());
     let mut caught: Vec<_> =
         caught.map(|outcome| (is_weak(outcome.scenario, &outcome.verdict), outcome.scenario)).collect();
     caught.sort_by_key(|(weak, _)| *weak);
     Ok(caught.into_iter().map(|(_, scenario)| scenario.id.clone()).collect())
+}
+
+/// Faults are built into shims.
+fn command_of(options: &Options) -> Result<&str, String> {
+    match &options.target {
+        Target::Shim(command) => Ok(command),
+        Target::Server(addr) => Err(format!("{addr} is no shim with faults")),
+    }
 }
 
 /// Cases that say little about what is wrong are named last.
@@ -86,7 +95,7 @@ fn is_weak(scenario: &Scenario, verdict: &Verdict) -> (bool, bool) {
 /// The shim does not start, or the table cannot be read.
 pub fn check(suite: &Path, scenarios: &[Scenario], options: &Options) -> Result<Vec<String>, String> {
     let table = read_table(&suite.join("mutants.txt"))?;
-    let names = list(&options.command)?;
+    let names = list(command_of(options)?)?;
     let mut wrong = Vec::new();
     for name in table.keys().filter(|name| !names.contains(name)) {
         wrong.push(format!("{name}: the shim has no such mutant"));
@@ -120,7 +129,7 @@ pub fn find(suite: &Path, scenarios: &[Scenario], options: &Options) -> Result<B
     let known = read_table(&suite.join("mutants.txt")).unwrap_or_default();
     let all: Vec<&Scenario> = scenarios.iter().collect();
     let mut table = BTreeMap::new();
-    for name in list(&options.command)? {
+    for name in list(command_of(options)?)? {
         let caught = catching(&name, &all, options)?;
         let mut named = known.get(&name).cloned().unwrap_or_default();
         named.retain(|id| caught.contains(id));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::scenario::Level;
 use crate::shim::Description;
 use crate::spec::Spec;
-use crate::suite::{Outcome, Verdict};
+use crate::suite::{Outcome, Target, Verdict};
 
 /// Everything about a run.
 pub struct Report<'r> {
@@ -17,8 +17,8 @@ pub struct Report<'r> {
     pub outcomes: &'r [Outcome<'r>],
     /// The rules.
     pub spec: &'r Spec,
-    /// The shell command of the shim, for the line that runs a case again.
-    pub command: &'r str,
+    /// The option that says what was tested, for the line that runs a case again.
+    pub target: &'r Target,
     /// Whether the run left scenarios out by a filter.
     pub is_partial: bool,
 }
@@ -66,6 +66,11 @@ impl Report<'_> {
             NAMES.iter().map(|name| (name, self.count(name, None))).filter(|(_, count)| *count > 0).collect();
         let counts: Vec<_> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
         let _ = writeln!(text, "{name} {version} ({profile}): {} cases: {}", self.outcomes.len(), counts.join(", "));
+        let again: Vec<&str> =
+            self.outcomes.iter().filter(|outcome| outcome.was_again).map(|outcome| &*outcome.scenario.id).collect();
+        if !again.is_empty() {
+            let _ = writeln!(text, "{} passed only when run again: {}", again.len(), again.join(", "));
+        }
         let _ = writeln!(text, "{}", self.conclusion());
         text
     }
@@ -73,7 +78,8 @@ impl Report<'_> {
     fn outcome_text(&self, text: &mut String, outcome: &Outcome<'_>, is_verbose: bool) -> std::fmt::Result {
         let Outcome { scenario, verdict, .. } = outcome;
         match verdict {
-            Verdict::Pass | Verdict::Skipped if !is_verbose => return Ok(()),
+            Verdict::Pass if !is_verbose => return Ok(()),
+            Verdict::Skipped(why) => return writeln!(text, "skipped        {}: {why}", scenario.id),
             Verdict::Unimplemented(missing) => {
                 return writeln!(text, "unimplemented  {}: needs {}", scenario.id, missing.join(", "));
             }
@@ -102,8 +108,11 @@ impl Report<'_> {
 
     /// The command line that runs one case again.
     fn again(&self, id: &str) -> String {
-        let command = self.command.replace('\'', r"'\''");
-        format!("cargo run --release -p teleport-conformance -- run --shim '{command}' --id {id}")
+        let target = match self.target {
+            Target::Shim(command) => format!("--shim '{}'", command.replace('\'', r"'\''")),
+            Target::Server(addr) => format!("--server {addr}"),
+        };
+        format!("cargo run --release -p teleport-conformance -- run {target} --id {id}")
     }
 
     /// The report as JSON.
@@ -116,10 +125,13 @@ impl Report<'_> {
                 let mut case = json!({
                     "id": scenario.id, "title": scenario.title, "area": scenario.area, "role": scenario.role.name(),
                     "level": scenario.level.name(), "rules": scenario.rules, "verdict": outcome.verdict.name(),
-                    "seconds": outcome.took.as_secs_f64(),
+                    "seconds": outcome.took.as_secs_f64(), "again": outcome.was_again,
                 });
                 if let Verdict::Unimplemented(missing) = &outcome.verdict {
                     case["missing"] = json!(missing);
+                }
+                if let Verdict::Skipped(why) = &outcome.verdict {
+                    case["why"] = json!(why);
                 }
                 if let Some(failure) = outcome.verdict.failure() {
                     case["failure"] = json!({
@@ -154,7 +166,7 @@ impl Report<'_> {
             r#"  <testsuite name="teleport/0 {name}" tests="{total}" failures="{failed}" skipped="{not_run}">"#
         );
         for outcome in self.outcomes {
-            let Outcome { scenario, verdict, took } = outcome;
+            let Outcome { scenario, verdict, took, .. } = outcome;
             let (id, area) = (escaped(&scenario.id), escaped(&scenario.area));
             let _ = write!(xml, r#"    <testcase classname="{area}" name="{id}" time="{:.3}">"#, took.as_secs_f64());
             let mut details = String::new();

@@ -1,12 +1,13 @@
-//! Runs a scenario against a shim: virtual time, replays, and the first difference.
+//! Runs a scenario against a subject: replays, steps, and the first difference. How time passes and how bytes get to
+//! the subject is its profile's affair ([`Subject`]).
 
 use std::time::Duration;
 
 use crate::literal::hex;
-use crate::matching::{Mismatch, Seen, State, layer_of};
-use crate::scenario::{Compression, Scenario};
-use crate::shim::{Answer, Event, Request, Shim, fields_out, new_command};
-use crate::step::{Action, Feed, Step, StepKind};
+use crate::matching::{Mismatch, Seen, Socket, State, layer_of};
+use crate::scenario::{Compression, Config, Scenario};
+use crate::shim::{Answer, Event, Request, fields_out};
+use crate::step::{Action, EventPattern, Expect, Feed, Step, StepKind};
 use crate::wire::{Encoder, Reader, hello};
 
 /// How the feeds of a scenario are cut.
@@ -62,31 +63,131 @@ pub enum Stop {
     Shim(Box<Failure>),
 }
 
+/// What came of something that the suite did.
+pub type Done = Result<(), Mismatch>;
+
+/// An implementation as its profile drives it.
+pub trait Subject {
+    /// How the feeds of a scenario are cut here.
+    fn replays(&self, scenario: &Scenario) -> Vec<Replay>;
+
+    /// Begins a connection; what was before is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As all that follow: the subject, or its shim, does what it must not.
+    fn begin(&mut self, scenario: &Scenario, told: &mut Told) -> Done;
+
+    /// Lets time pass until then.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    fn advance(&mut self, to: u64, told: &mut Told) -> Done;
+
+    /// Gives it bytes of the peer.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    fn feed(&mut self, piece: &[u8], told: &mut Told) -> Done;
+
+    /// Tells it that no more will come.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    fn feed_end(&mut self, told: &mut Told) -> Done;
+
+    /// Has its program do something.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    fn call(&mut self, request: &Request, told: &mut Told) -> Result<Answer, Mismatch>;
+
+    /// Waits until `is_there`, or until it is too late for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    fn wait(&mut self, told: &mut Told, is_there: &dyn Fn(&Told, Option<Socket>) -> bool) -> Done;
+
+    /// Waits until nothing more comes of what was done.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    fn settle(&mut self, told: &mut Told) -> Done;
+
+    /// How much earlier than its time a `quiet` is looked at that must hold until something else happens.
+    fn haste(&self) -> u64 {
+        0
+    }
+
+    /// Whether input is taken, and the next deadline.
+    fn stand(&self) -> (bool, Option<u64>) {
+        (true, None)
+    }
+
+    /// How its socket stands, if it has one.
+    fn socket(&self) -> Option<Socket> {
+        None
+    }
+
+    /// Has it wait so many times longer for what may come late; false where time is not real, and nothing is late.
+    fn be_patient(&mut self, _times: u32) -> bool {
+        false
+    }
+
+    /// Whether its shim can be used no more.
+    fn is_broken(&self) -> bool;
+}
+
+/// What the subject has sent and told.
+pub struct Told {
+    /// What no step has mentioned yet.
+    pub seen: Seen,
+    /// Takes apart what it sends.
+    pub reader: Reader,
+    /// Ids and tickets of unanswered requests, in their order.
+    pub tickets: Vec<(u32, u64)>,
+    /// The number of the step under way.
+    pub step: usize,
+    /// The time of the scenario.
+    pub now: u64,
+}
+
+impl Told {
+    fn new(scenario: &Scenario) -> Self {
+        let reader = Reader::new(scenario.role);
+        Self { seen: Seen::default(), reader, tickets: Vec::new(), step: 0, now: 0 }
+    }
+
+    /// Takes an event in, as one of this step.
+    pub fn event(&mut self, event: Event, step: usize) {
+        if let Event::Request { ticket, id: Some(id), .. } = &event {
+            self.tickets.push((*id, *ticket));
+        }
+        self.seen.events.push_back((step, event));
+    }
+}
+
 /// Runs a scenario in all its replays.
 ///
 /// # Errors
 ///
-/// The first difference; after [`Stop::Shim`] the shim cannot be used again.
-pub fn run(scenario: &Scenario, shim: &mut Shim) -> Result<(), Stop> {
+/// The first difference; after [`Stop::Shim`] the subject cannot be used again.
+pub fn run(scenario: &Scenario, subject: &mut dyn Subject) -> Result<(), Stop> {
     let eof_in = scenario.steps.iter().find_map(|step| match &step.kind {
         StepKind::Feed(Feed::EofIn(bytes)) => Some(bytes.len()),
         _ => None,
     });
     if let Some(count) = eof_in {
-        return (1..count).try_for_each(|count| replay_once(scenario, shim, Replay::Prefix(count)));
+        return (1..count).try_for_each(|count| replay_once(scenario, subject, Replay::Prefix(count)));
     }
-    let replays = if scenario.replays { &Replay::ALL[..] } else { &Replay::ALL[..1] };
-    for replay in replays {
-        // A replay that would be as another one is left out.
-        let mut feeds = scenario.steps.windows(2);
-        let joins = |steps: &[Step]| {
-            let is_feed = |step: &Step| !matches!(step.kind, StepKind::Expect(_) | StepKind::Do { .. });
-            is_feed(&steps[0]) && is_feed(&steps[1]) && steps[0].at == steps[1].at
-        };
-        if *replay == Replay::Joined && !feeds.any(joins) {
-            continue;
-        }
-        replay_once(scenario, shim, *replay)?;
+    for replay in subject.replays(scenario) {
+        replay_once(scenario, subject, replay)?;
     }
     Ok(())
 }
@@ -96,12 +197,12 @@ pub fn run(scenario: &Scenario, shim: &mut Shim) -> Result<(), Stop> {
 /// # Errors
 ///
 /// As [`run`].
-pub fn replay_once(scenario: &Scenario, shim: &mut Shim, replay: Replay) -> Result<(), Stop> {
-    let mut run = Run::new(scenario, shim, replay);
+pub fn replay_once(scenario: &Scenario, subject: &mut dyn Subject, replay: Replay) -> Result<(), Stop> {
+    let mut run = Run::new(scenario, subject, replay);
     let result = run.all();
     result.map_err(|mismatch| {
         let (line, step) = run.place.clone();
-        let broken = run.is_broken;
+        let broken = run.subject.is_broken();
         let failure = Box::new(Failure { replay, line, step, mismatch });
         if broken { Stop::Shim(failure) } else { Stop::Fail(failure) }
     })
@@ -110,73 +211,55 @@ pub fn replay_once(scenario: &Scenario, shim: &mut Shim, replay: Replay) -> Resu
 /// One run of a scenario.
 struct Run<'s> {
     scenario: &'s Scenario,
-    shim: &'s mut Shim,
+    subject: &'s mut dyn Subject,
     replay: Replay,
     random: Random,
-    now: u64,
     /// The step under way.
     place: (usize, String),
-    step: usize,
     encoder: Encoder,
-    reader: Reader,
-    seen: Seen,
-    reads: bool,
-    timer: Option<u64>,
-    /// Fed, and not yet taken.
-    unread: Vec<u8>,
-    eof_due: bool,
-    is_in_tls: bool,
-    is_closed: bool,
-    is_broken: bool,
-    /// Ids and tickets of unanswered requests, in their order.
-    tickets: Vec<(u32, u64)>,
+    told: Told,
 }
 
-type Done = Result<(), Mismatch>;
-
 impl<'s> Run<'s> {
-    fn new(scenario: &'s Scenario, shim: &'s mut Shim, replay: Replay) -> Self {
+    fn new(scenario: &'s Scenario, subject: &'s mut dyn Subject, replay: Replay) -> Self {
         let seed = if let Replay::Cuts(seed) = replay { seed } else { 0 };
         Self {
             scenario,
-            shim,
+            subject,
             replay,
             random: Random::new(&scenario.id, seed),
-            now: 0,
             place: (0, "(the connection begins)".into()),
-            step: 0,
             encoder: Encoder::new(Compression::None),
-            reader: Reader::new(scenario.role),
-            seen: Seen::default(),
-            reads: true,
-            timer: None,
-            unread: Vec::new(),
-            eof_due: false,
-            is_in_tls: false,
-            is_closed: false,
-            is_broken: false,
-            tickets: Vec::new(),
+            told: Told::new(scenario),
         }
     }
 
     fn all(&mut self) -> Done {
-        self.tell(&new_command(self.scenario))?;
+        self.subject.begin(self.scenario, &mut self.told)?;
         self.steps(&self.scenario.steps)?;
         self.place = (0, "(the end: everything has been mentioned)".into());
-        self.seen.end(&self.reader)
+        let has_closed = |step: &Step| matches!(&step.kind, StepKind::Expect(Expect::Closed(_)));
+        if !self.scenario.steps.last().is_some_and(has_closed) {
+            self.subject.settle(&mut self.told)?;
+        }
+        self.told.seen.end(&self.told.reader)
     }
 
     fn steps(&mut self, steps: &'s [Step]) -> Done {
         let mut at = 0;
         while let Some(step) = steps.get(at) {
             self.place = (step.line, step.source.clone());
-            self.step += 1;
-            if step.late {
-                self.now = step.at;
-            } else {
-                self.advance(step.at)?;
-            }
+            self.told.step += 1;
             at += 1;
+            // Quiet until then is quiet a little before, where clocks are not the same.
+            let is_quiet = matches!(step.kind, StepKind::Expect(Expect::Quiet));
+            let ends = is_quiet && steps.get(at).is_some_and(|next| next.at > step.at);
+            let haste = if ends { self.subject.haste() } else { 0 };
+            let to = step.at.saturating_sub(haste).max(self.told.now);
+            if !step.late {
+                self.subject.advance(to, &mut self.told)?;
+            }
+            self.told.now = step.at;
             match &step.kind {
                 StepKind::Feed(_) => {
                     let joins = matches!(self.replay, Replay::Joined | Replay::Cuts(_));
@@ -189,26 +272,48 @@ impl<'s> Run<'s> {
                 }
                 StepKind::Do { action, refused } => self.act(action, refused.as_deref())?,
                 StepKind::Either(branches) => self.either(branches)?,
-                StepKind::Expect(_) | StepKind::Unordered(_) => {
-                    let state = state(self.scenario, self.step, self.reads, self.timer, &self.reader);
-                    self.seen.take(step, &state)?;
-                }
+                StepKind::Expect(_) | StepKind::Unordered(_) => self.expect(step)?,
             }
         }
         Ok(())
     }
 
+    /// Waits for what a step expects, and takes it out of what has come.
+    fn expect(&mut self, step: &Step) -> Done {
+        let config = &self.scenario.config;
+        if is_negative(step) {
+            self.subject.settle(&mut self.told)?;
+        } else {
+            let stand = self.subject.stand();
+            let is_there = |told: &Told, socket| {
+                let state = state(config, told.step, &told.reader, stand, socket);
+                told.seen.clone().take(step, &state).is_ok()
+            };
+            self.subject.wait(&mut self.told, &is_there)?;
+        }
+        let (stand, socket) = (self.subject.stand(), self.subject.socket());
+        let state = state(config, self.told.step, &self.told.reader, stand, socket);
+        self.told.seen.take(step, &state)
+    }
+
     /// Goes on with the first branch that comes true as far as it expects something before it does something.
     fn either(&mut self, branches: &'s [Vec<Step>]) -> Done {
+        let (config, now) = (&self.scenario.config, self.told.now);
+        if branches.iter().flat_map(|branch| begin_of(branch, now)).any(is_negative) {
+            self.subject.settle(&mut self.told)?;
+        } else {
+            let stand = self.subject.stand();
+            let is_there = |told: &Told, socket| {
+                let state = state(config, told.step, &told.reader, stand, socket);
+                branches.iter().any(|branch| tries(branch, now, &told.seen, &state).is_ok())
+            };
+            self.subject.wait(&mut self.told, &is_there)?;
+        }
         let mut first = None;
         for branch in branches {
-            let is_expected = |step: &&Step| matches!(step.kind, StepKind::Expect(_) | StepKind::Unordered(_));
-            let expected = branch.iter().take_while(is_expected);
-            let now = self.now;
-            let mut ahead = self.seen.clone();
-            let state = state(self.scenario, self.step, self.reads, self.timer, &self.reader);
-            let tried = expected.take_while(|step| step.at <= now).try_for_each(|step| ahead.take(step, &state));
-            match tried {
+            let (stand, socket) = (self.subject.stand(), self.subject.socket());
+            let state = state(config, self.told.step, &self.told.reader, stand, socket);
+            match tries(branch, now, &self.told.seen, &state) {
                 Ok(()) => return self.steps(branch),
                 Err(mismatch) => {
                     let mismatch: &mut Mismatch = first.get_or_insert(Mismatch { expected: String::new(), ..mismatch });
@@ -219,26 +324,6 @@ impl<'s> Run<'s> {
             }
         }
         first.map_or(Ok(()), Err)
-    }
-
-    /// Lets time pass: timers that are due by then fire, each at its own time.
-    fn advance(&mut self, to: u64) -> Done {
-        let mut stuck = 0;
-        while let Some(at) = self.timer.filter(|at| *at <= to && !self.is_closed) {
-            self.now = self.now.max(at);
-            self.tell(&Request::Timeout { now: self.now })?;
-            self.offer()?;
-            stuck = if self.timer == Some(at) { stuck + 1 } else { 0 };
-            if stuck > 3 {
-                return Err(Mismatch::new(
-                    "timer",
-                    "a timer that fires moves on or ends",
-                    format!("it stays at {at} us"),
-                ));
-            }
-        }
-        self.now = to;
-        Ok(())
     }
 
     fn feed(&mut self, steps: &[Step]) -> Done {
@@ -267,11 +352,9 @@ impl<'s> Run<'s> {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(self.cut(bytes.len() - rest.len(), rest.len()));
             rest = after;
-            self.unread.extend_from_slice(piece);
-            self.offer()?;
+            self.subject.feed(piece, &mut self.told)?;
         }
-        self.eof_due |= has_ended;
-        self.offer()
+        if has_ended { self.subject.feed_end(&mut self.told) } else { Ok(()) }
     }
 
     /// The length of the next piece of a feed.
@@ -289,39 +372,16 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Offers what was fed and is not yet taken, as far as the subject reads; then the end of file.
-    fn offer(&mut self) -> Done {
-        while !self.unread.is_empty() && self.reads && !self.is_closed && !self.is_in_tls {
-            let answer = self.tell(&Request::Input { now: self.now, hex: hex(&self.unread) })?;
-            if answer.consumed > self.unread.len() {
-                let actual = format!("{} of {} bytes", answer.consumed, self.unread.len());
-                return Err(Mismatch::new("suite", "no more is taken than was offered", actual));
-            }
-            if answer.consumed == 0 && answer.reads {
-                return Err(Mismatch::new("suite", "a subject that reads takes input", "0 bytes were taken"));
-            }
-            self.unread.drain(..answer.consumed);
-        }
-        if self.is_closed || self.is_in_tls {
-            // After the close nobody reads it; between hello and TLS it is the TLS layer's.
-            self.unread.clear();
-        }
-        if self.eof_due && self.unread.is_empty() && !self.is_closed {
-            self.eof_due = false;
-            self.tell(&Request::Eof { now: self.now })?;
-        }
-        Ok(())
-    }
-
     fn act(&mut self, action: &Action, refused: Option<&str>) -> Done {
-        let now = self.now;
+        let now = self.told.now;
         let ticket = match action {
             Action::Respond { id, .. } | Action::Discard { id } => {
-                let Some(at) = self.tickets.iter().position(|(known, _)| known == id) else {
+                self.told.tickets.append(&mut self.told.seen.bound);
+                let Some(at) = self.told.tickets.iter().position(|(known, _)| known == id) else {
                     let actual = "there is none: it never came to the program";
                     return Err(Mismatch::new("message", format!("an unanswered request with id {id}"), actual));
                 };
-                Some((at, self.tickets[at].1))
+                Some((at, self.told.tickets[at].1))
             }
             _ => None,
         };
@@ -342,12 +402,18 @@ impl<'s> Run<'s> {
             Action::Discard { .. } => Request::Discard { now, ticket: ticket_number },
             Action::Flush => Request::Flush { now },
             Action::Close => Request::Close { now },
-            Action::TlsEstablished => {
-                self.is_in_tls = false;
-                Request::TlsEstablished { now }
-            }
+            Action::TlsEstablished => Request::TlsEstablished { now },
         };
-        let answer = self.tell(&request)?;
+        let answer = self.subject.call(&request, &mut self.told)?;
+        if let (None, Some(code), Action::Request { tag, .. }, Some(_)) =
+            (&answer.error, refused, action, self.subject.socket())
+        {
+            // A driver may say so in its own time, like any other outcome.
+            let pattern = EventPattern::Failed { tag: *tag, code: code.to_owned(), maybe_delivered: false };
+            let (line, source) = self.place.clone();
+            let kind = StepKind::Expect(Expect::Event(pattern));
+            return self.expect(&Step { at: now, late: false, line, source, kind });
+        }
         match (&answer.error, refused) {
             (None, None) => {}
             (Some(code), Some(wanted)) if code == wanted => {
@@ -364,38 +430,36 @@ impl<'s> Run<'s> {
             }
         }
         if let (Some((at, _)), None) = (ticket, &answer.error) {
-            self.tickets.remove(at);
+            self.told.tickets.remove(at);
         }
-        self.offer()
-    }
-
-    /// Sends a command and takes in what came of it.
-    fn tell(&mut self, request: &Request) -> Result<Answer, Mismatch> {
-        let mut answer = self.shim.call(request).map_err(|message| {
-            self.is_broken = true;
-            Mismatch::new("shim", "an answer", message)
-        })?;
-        if let Some(why) = &answer.nack {
-            return Err(Mismatch::new("shim", "the shim has the command", format!("nack: {why}")));
-        }
-        self.seen.sent.extend(self.reader.take(&answer.out));
-        for event in &answer.events {
-            match event {
-                Event::Request { ticket, id, .. } => self.tickets.push((*id, *ticket)),
-                Event::StartTls {} => self.is_in_tls = true,
-                Event::Closed { .. } => self.is_closed = true,
-                _ => {}
-            }
-        }
-        self.seen.events.extend(answer.events.iter().cloned().map(|event| (self.step, event)));
-        self.reads = answer.reads;
-        self.timer = answer.timer.take();
-        Ok(answer)
+        Ok(())
     }
 }
 
-fn state<'r>(scenario: &'r Scenario, step: usize, reads: bool, timer: Option<u64>, reader: &'r Reader) -> State<'r> {
-    State { config: &scenario.config, step, reads, timer, reader }
+/// Whether a step is true as long as nothing comes.
+fn is_negative(step: &Step) -> bool {
+    matches!(step.kind, StepKind::Expect(Expect::Quiet | Expect::StillOpen))
+}
+
+/// What a branch expects before it does something.
+fn begin_of(branch: &[Step], now: u64) -> impl Iterator<Item = &Step> {
+    let is_expected = |step: &&Step| matches!(step.kind, StepKind::Expect(_) | StepKind::Unordered(_));
+    branch.iter().take_while(is_expected).take_while(move |step| step.at <= now)
+}
+
+fn tries(branch: &[Step], now: u64, seen: &Seen, state: &State<'_>) -> Done {
+    let mut ahead = seen.clone();
+    begin_of(branch, now).try_for_each(|step| ahead.take(step, state))
+}
+
+fn state<'r>(
+    config: &'r Config,
+    step: usize,
+    reader: &'r Reader,
+    (reads, timer): (bool, Option<u64>),
+    socket: Option<Socket>,
+) -> State<'r> {
+    State { config, step, reads, timer, reader, socket }
 }
 
 /// A small generator whose numbers depend on a scenario's id and a seed, and on nothing else.

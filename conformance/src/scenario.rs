@@ -347,8 +347,7 @@ impl<'t> Header<'t> {
 
     fn scenario(&self, path: &Path) -> Result<Scenario, (usize, String)> {
         let (line, id) = self.value("id")?;
-        let is_id = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if !id.chars().all(is_id) || id.split('-').any(str::is_empty) {
+        if !is_id(id) {
             return Err((line, "an id is lower-case words and digits joined by `-`".into()));
         }
         if path.file_stem().and_then(|stem| stem.to_str()) != Some(id) {
@@ -428,6 +427,12 @@ fn sorted(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = std::fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
     paths.sort();
     Ok(paths)
+}
+
+/// Whether a text can be the id of a scenario.
+fn is_id(id: &str) -> bool {
+    let is_of_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    id.chars().all(is_of_word) && !id.split('-').any(str::is_empty)
 }
 
 /// Whether a step is of those that only stand at the end.

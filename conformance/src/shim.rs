@@ -1,18 +1,16 @@
 //! The subject behind its shim: a process that speaks JSON lines (SHIM.md).
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::http1::Field;
 use crate::literal::{hex, unhex};
+use crate::process::Process;
 use crate::scenario::{Config, Scenario};
 use crate::step::Outgoing;
 
@@ -24,7 +22,7 @@ pub struct Description {
     /// Its version.
     #[serde(default)]
     pub version: String,
-    /// How it is driven: `core`.
+    /// How it is driven: `core` or `tcp`.
     pub profile: String,
     /// The capabilities that it claims.
     pub can: Vec<String>,
@@ -61,7 +59,7 @@ struct Nack {
 }
 
 /// A value that may be null, but not be left out.
-fn there<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+fn there<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     Option::deserialize(from)
 }
 
@@ -74,7 +72,9 @@ pub enum Event {
     StartTls {},
     Request {
         ticket: u64,
-        id: u32,
+        /// Null where the driver does not tell its program; only in profile tcp.
+        #[serde(deserialize_with = "there")]
+        id: Option<u32>,
         #[serde(deserialize_with = "text")]
         method: Vec<u8>,
         #[serde(deserialize_with = "text")]
@@ -153,6 +153,9 @@ pub enum Request {
     New {
         role: &'static str,
         config: serde_json::Value,
+        /// Profile tcp: whereto a client connects.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        connect: Option<String>,
     },
     Input {
         now: u64,
@@ -202,6 +205,15 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// The line of the command.
+    pub(crate) fn to_line(&self) -> Result<Vec<u8>, String> {
+        let mut line = serde_json::to_vec(self).map_err(|error| error.to_string())?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
 /// A request as a shim is told it.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "SHIM.md says what they are")]
@@ -228,8 +240,8 @@ pub fn fields_out(fields: &[Field]) -> Vec<(String, String)> {
     fields.iter().map(|(name, value)| (name.clone(), to_latin1(value))).collect()
 }
 
-/// The command that begins a scenario.
-pub fn new_command(scenario: &Scenario) -> Request {
+/// The command that begins a scenario; in profile tcp a client is told whereto it connects.
+pub fn new_command(scenario: &Scenario, connect: Option<String>) -> Request {
     let config = &scenario.config;
     let tls = match config.tls.as_str() {
         "no" => false.into(),
@@ -248,7 +260,7 @@ pub fn new_command(scenario: &Scenario) -> Request {
         "limits": limits,
         "next_id": config.next_id,
     });
-    Request::New { role: scenario.role.name(), config }
+    Request::New { role: scenario.role.name(), config, connect }
 }
 
 /// A file that keeps every line exchanged with shims, in the form that SHIM.md describes.
@@ -277,47 +289,9 @@ impl Transcript {
 
 /// A running shim. Dropping it ends the process.
 pub struct Shim {
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    watch: Arc<Watch>,
-    timeout: Duration,
+    process: Process,
     line: String,
     transcript: Option<Transcript>,
-}
-
-/// What the watchdog looks at: a shim that hangs must not hang the run.
-struct Watch {
-    child: Mutex<Child>,
-    deadline: Mutex<Option<Instant>>,
-    has_fired: AtomicBool,
-    is_over: AtomicBool,
-}
-
-impl Watch {
-    fn set(&self, deadline: Option<Instant>) {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
-    }
-
-    fn kill(&self) {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        // The shell that was started, and whatever it started: all are in a group of their own.
-        let group = format!("-{}", child.id());
-        let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-
-    fn guard(&self) {
-        while !self.is_over.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(50));
-            let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-            if deadline.is_some_and(|at| at <= Instant::now()) {
-                self.has_fired.store(true, Ordering::Relaxed);
-                self.kill();
-                return;
-            }
-        }
-    }
 }
 
 impl Shim {
@@ -327,25 +301,7 @@ impl Shim {
     ///
     /// The command cannot be started.
     pub fn start(command: &str, timeout: Duration) -> Result<Self, String> {
-        let mut child = Command::new("sh")
-            .args(["-c", command])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("cannot start {command:?}: {error}"))?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err("the shim has no stdin or stdout".into());
-        };
-        let watch = Arc::new(Watch {
-            child: Mutex::new(child),
-            deadline: Mutex::new(None),
-            has_fired: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
-        });
-        let guard = Arc::clone(&watch);
-        std::thread::spawn(move || guard.guard());
-        Ok(Self { stdin, stdout: BufReader::new(stdout), watch, timeout, line: String::new(), transcript: None })
+        Ok(Self { process: Process::start(command, timeout)?, line: String::new(), transcript: None })
     }
 
     /// The same shim; every line is kept, too.
@@ -362,8 +318,8 @@ impl Shim {
     /// As [`call`](Self::call), or it is driven in a way that the suite does not know.
     pub fn describe(&mut self) -> Result<Description, String> {
         self.exchange(&Request::Describe { suite: 1 })?;
-        let description: Description = self.parsed()?;
-        if description.profile != "core" {
+        let description: Description = parsed(&self.line)?;
+        if !["core", "tcp"].contains(&description.profile.as_str()) {
             return Err(format!("the suite does not know the profile {:?}", description.profile));
         }
         Ok(description)
@@ -376,7 +332,7 @@ impl Shim {
     /// The shim has ended, does not answer in time, or says what no shim says.
     pub fn call(&mut self, request: &Request) -> Result<Answer, String> {
         self.exchange(request)?;
-        match self.parsed() {
+        match parsed(&self.line) {
             Err(error) => match serde_json::from_str(&self.line) {
                 Ok(Nack { nack }) => Ok(Answer { nack: Some(nack), ..Answer::default() }),
                 Err(_) => Err(error),
@@ -385,37 +341,25 @@ impl Shim {
         }
     }
 
-    fn exchange(&mut self, request: &Request) -> Result<(), String> {
-        let command = serde_json::to_string(request).map_err(|error| error.to_string())? + "\n";
-        if let Some(transcript) = &self.transcript {
-            transcript.write("to", &command)?;
-        }
-        self.line.clear();
-        self.watch.set(Some(Instant::now() + self.timeout));
-        let done = self.stdin.write_all(command.as_bytes()).and_then(|()| self.stdout.read_line(&mut self.line));
-        self.watch.set(None);
-        match done {
-            _ if self.watch.has_fired.load(Ordering::Relaxed) => {
-                Err(format!("the shim did not answer within {} ms", self.timeout.as_millis()))
-            }
-            Ok(0) => Err("the shim has ended".into()),
-            Ok(_) => self.transcript.as_ref().map_or(Ok(()), |transcript| transcript.write("from", &self.line)),
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err("the shim has ended".into()),
-            Err(error) => Err(format!("the shim cannot be talked to: {error}")),
-        }
+    /// The process, for a profile whose shims also write without being asked.
+    pub(crate) fn into_process(self) -> Process {
+        self.process
     }
 
-    fn parsed<T: serde::de::DeserializeOwned>(&self) -> Result<T, String> {
-        serde_json::from_str(&self.line).map_err(|error| {
-            let line: String = self.line.trim_end().chars().take(300).collect();
-            format!("the shim's answer cannot be read: {error}: {line}")
-        })
+    fn exchange(&mut self, request: &Request) -> Result<(), String> {
+        let command = request.to_line()?;
+        if let Some(transcript) = &self.transcript {
+            transcript.write("to", &String::from_utf8_lossy(&command))?;
+        }
+        self.process.exchange(&command, &mut self.line)?;
+        self.transcript.as_ref().map_or(Ok(()), |transcript| transcript.write("from", &self.line))
     }
 }
 
-impl Drop for Shim {
-    fn drop(&mut self) {
-        self.watch.is_over.store(true, Ordering::Relaxed);
-        self.watch.kill();
-    }
+/// Reads a line of a shim.
+pub(crate) fn parsed<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, String> {
+    serde_json::from_str(line).map_err(|error| {
+        let line: String = line.trim_end().chars().take(300).collect();
+        format!("the shim's answer cannot be read: {error}: {line}")
+    })
 }

@@ -143,6 +143,14 @@ pub enum Expect {
         /// It answers HEAD.
         head: bool,
     },
+    /// Some final response with this id was sent. No file says this: it is what an `event request` means to the
+    /// server behind `run --server`.
+    Answer {
+        /// Its id.
+        id: u32,
+        /// It answers HEAD.
+        head: bool,
+    },
     /// The next frames, so many, leave in one flush.
     SendBatch(usize),
     /// The next event.

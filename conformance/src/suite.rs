@@ -1,12 +1,16 @@
 //! The whole suite: which scenarios are run, in which shims, and what is said of each.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::run::{Failure, Stop, run};
+use crate::core_profile::Core;
+use crate::matching::Mismatch;
+use crate::run::{Failure, Replay, Stop, Subject, run};
 use crate::scenario::{Level, Scenario};
 use crate::shim::{Description, Shim, Transcript};
+use crate::tcp::{self, Obstacle, RealTime, Tcp};
 
 /// What is said of a scenario.
 #[derive(Clone, Debug)]
@@ -21,8 +25,8 @@ pub enum Verdict {
     Informational(Box<Failure>),
     /// The shim does not claim these capabilities.
     Unimplemented(Vec<String>),
-    /// The caller asked for it not to be run.
-    Skipped,
+    /// It was not run, and why.
+    Skipped(String),
 }
 
 impl Verdict {
@@ -34,7 +38,7 @@ impl Verdict {
             Self::NonStrict(_) => "non-strict",
             Self::Informational(_) => "informational",
             Self::Unimplemented(_) => "unimplemented",
-            Self::Skipped => "skipped",
+            Self::Skipped(_) => "skipped",
         }
     }
 
@@ -56,22 +60,90 @@ pub struct Outcome<'s> {
     pub verdict: Verdict,
     /// How long it took.
     pub took: Duration,
+    /// It came true only when it was run again: real time is not kept well on a busy machine.
+    pub was_again: bool,
+}
+
+/// What is tested.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// What stands behind the shim that this shell command starts.
+    Shim(String),
+    /// The server at this address, of which nothing else is known.
+    Server(SocketAddr),
 }
 
 /// How the suite is run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The shell command that starts a shim.
-    pub command: String,
-    /// How many shims run at a time.
-    pub jobs: usize,
+    /// What is tested.
+    pub target: Target,
+    /// How many scenarios run at a time; if nothing is said, it depends on the profile.
+    pub jobs: Option<usize>,
     /// How long a shim may take for one answer.
     pub timeout: Duration,
     /// Patterns of ids that are not run, and reported as skipped.
     pub skip: Vec<String>,
-    /// Where every line exchanged is kept; then one shim runs at a time.
+    /// Where every line exchanged is kept, in profile core; then one shim runs at a time.
     pub transcript: Option<Transcript>,
+    /// How time passes in profile tcp.
+    pub time: RealTime,
 }
+
+impl Options {
+    /// Those of a shim, if nothing else is said.
+    pub fn of_shim(command: impl Into<String>) -> Self {
+        let (target, time) = (Target::Shim(command.into()), RealTime::default());
+        Self { target, jobs: None, timeout: crate::run::TIMEOUT, skip: Vec::new(), time, transcript: None }
+    }
+
+    /// Starts what is tested.
+    fn start(&self) -> Result<(Description, Box<dyn Subject + Send>), String> {
+        match &self.target {
+            Target::Server(addr) => {
+                std::net::TcpStream::connect_timeout(addr, self.timeout).map_err(|error| format!("{addr}: {error}"))?;
+                let can = ["server", "none", "deflate", "snappy"].map(str::to_owned).to_vec();
+                let (name, profile) = (format!("server at {addr}"), "black box".to_owned());
+                let description = Description { name, version: String::new(), profile, can };
+                Ok((description, Box::new(Tcp::black_box(*addr, self.timeout, &self.time))))
+            }
+            Target::Shim(command) => {
+                let mut shim = Shim::start(command, self.timeout)?.recorded(self.transcript.clone());
+                let description = shim.describe()?;
+                let subject: Box<dyn Subject + Send> = match description.profile.as_str() {
+                    "tcp" => Box::new(Tcp::behind_shim(shim, &description.can, &self.time)?),
+                    _ => Box::new(Core::new(shim)),
+                };
+                Ok((description, subject))
+            }
+        }
+    }
+
+    /// The scenario as this subject is shown it, or what is said of it instead.
+    fn shown(&self, scenario: &Scenario, description: &Description) -> Result<Option<Scenario>, Verdict> {
+        if self.skip.iter().any(|pattern| matches(pattern, &scenario.id)) {
+            return Err(Verdict::Skipped("--skip".into()));
+        }
+        let has = |need: &&String| description.can.contains(need);
+        let missing: Vec<String> = scenario.needs.iter().filter(|need| !has(need)).cloned().collect();
+        if !missing.is_empty() {
+            return Err(Verdict::Unimplemented(missing));
+        }
+        let longest = self.time.longest;
+        match (&self.target, description.profile.as_str()) {
+            (Target::Server(_), _) => tcp::for_server(scenario, longest).map(Some).map_err(Verdict::Skipped),
+            (_, "tcp") => match tcp::for_shim(scenario, &description.can, longest) {
+                Ok(shown) => Ok(Some(shown)),
+                Err(Obstacle::Skipped(why)) => Err(Verdict::Skipped(why)),
+                Err(Obstacle::Missing(missing)) => Err(Verdict::Unimplemented(missing)),
+            },
+            _ => Ok(None),
+        }
+    }
+}
+
+/// How many scenarios run at a time in profile core, which works all the time, and over sockets, which mostly waits.
+const JOBS: (usize, usize) = (2, 8);
 
 /// Runs scenarios and returns what is said of each, in their order.
 ///
@@ -79,20 +151,21 @@ pub struct Options {
 ///
 /// No shim can be started, or it does not describe itself.
 pub fn run_all<'s>(scenarios: &[&'s Scenario], options: &Options) -> Result<(Description, Vec<Outcome<'s>>), String> {
-    let mut first = start(options)?;
-    let description = first.describe()?;
+    let (description, first) = options.start()?;
+    let usual = if description.profile == "core" { JOBS.0 } else { JOBS.1 };
+    let usual = if options.transcript.is_some() { 1 } else { usual };
+    let jobs = options.jobs.unwrap_or(usual).clamp(1, scenarios.len().max(1));
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());
     let first = Mutex::new(Some(first));
     std::thread::scope(|scope| {
-        let jobs = if options.transcript.is_some() { 1 } else { options.jobs };
-        for _ in 0..jobs.clamp(1, scenarios.len().max(1)) {
+        for _ in 0..jobs {
             scope.spawn(|| {
-                let mut shim = first.lock().ok().and_then(|mut first| first.take());
+                let mut subject = first.lock().ok().and_then(|mut first| first.take());
                 while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let begin = Instant::now();
-                    let verdict = judge(scenario, &mut shim, &description, options);
-                    let outcome = Outcome { scenario, verdict, took: begin.elapsed() };
+                    let (verdict, was_again) = judge(scenario, &mut subject, &description, options);
+                    let outcome = Outcome { scenario, verdict, took: begin.elapsed(), was_again };
                     if let Ok(mut outcomes) = outcomes.lock() {
                         outcomes.push(outcome);
                     }
@@ -106,45 +179,55 @@ pub fn run_all<'s>(scenarios: &[&'s Scenario], options: &Options) -> Result<(Des
     Ok((description, outcomes))
 }
 
-fn start(options: &Options) -> Result<Shim, String> {
-    Ok(Shim::start(&options.command, options.timeout)?.recorded(options.transcript.clone()))
-}
+/// How many times longer a second try waits in real time.
+const PATIENCE: u32 = 4;
 
-fn judge(scenario: &Scenario, shim: &mut Option<Shim>, description: &Description, options: &Options) -> Verdict {
-    if options.skip.iter().any(|pattern| matches(pattern, &scenario.id)) {
-        return Verdict::Skipped;
-    }
-    let missing: Vec<String> = scenario.needs.iter().filter(|need| !description.can.contains(need)).cloned().collect();
-    if !missing.is_empty() {
-        return Verdict::Unimplemented(missing);
-    }
-    let started = match shim {
+fn judge(
+    scenario: &Scenario,
+    subject: &mut Option<Box<dyn Subject + Send>>,
+    description: &Description,
+    options: &Options,
+) -> (Verdict, bool) {
+    let shown = match options.shown(scenario, description) {
+        Ok(shown) => shown,
+        Err(verdict) => return (verdict, false),
+    };
+    let mut was_again = false;
+    let started = match subject {
         Some(running) => Ok(running),
-        None => start(options).map(|new| shim.insert(new)),
+        None => options.start().map(|(_, new)| subject.insert(new)),
     };
     let stop = match started {
-        Ok(running) => run(scenario, running),
+        Ok(running) => {
+            let scenario = shown.as_ref().unwrap_or(scenario);
+            let first = run(scenario, running.as_mut());
+            was_again = matches!(first, Err(Stop::Fail(_))) && running.be_patient(PATIENCE);
+            let last = if was_again { run(scenario, running.as_mut()) } else { first };
+            running.be_patient(1);
+            last
+        }
         Err(message) => Err(Stop::Shim(Box::new(Failure {
-            replay: crate::run::Replay::Whole,
+            replay: Replay::Whole,
             line: 0,
             step: "(the shim starts)".into(),
-            mismatch: crate::matching::Mismatch::new("shim", "a shim", message),
+            mismatch: Mismatch::new("shim", "a shim", message),
         }))),
     };
     let failure = match stop {
-        Ok(()) => return Verdict::Pass,
+        Ok(()) => return (Verdict::Pass, was_again),
         Err(Stop::Fail(failure)) => failure,
         Err(Stop::Shim(failure)) => {
             // The next scenario begins with a new process.
-            *shim = None;
+            *subject = None;
             failure
         }
     };
-    match scenario.level {
+    let verdict = match scenario.level {
         Level::Must => Verdict::Fail(failure),
         Level::Should => Verdict::NonStrict(failure),
         Level::May => Verdict::Informational(failure),
-    }
+    };
+    (verdict, false)
 }
 
 /// Whether a text matches a pattern in which `*` stands for any characters.

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use teleport_conformance::check::check;
 use teleport_conformance::mutants;
 use teleport_conformance::report::Report;
-use teleport_conformance::run::TIMEOUT;
 use teleport_conformance::scenario::{Scenario, read_all};
 use teleport_conformance::spec::Spec;
 use teleport_conformance::suite::{Options, run_all};
@@ -27,8 +26,7 @@ fn scenarios() -> Vec<Scenario> {
 
 /// The shim beside the test; `CARGO_BIN_EXE_` is its path.
 fn options(arguments: &str) -> Options {
-    let command = format!("'{}'{arguments}", env!("CARGO_BIN_EXE_teleport-shim-core"));
-    Options { command, jobs: 2, timeout: TIMEOUT, skip: Vec::new(), transcript: None }
+    Options::of_shim(format!("'{}'{arguments}", env!("CARGO_BIN_EXE_teleport-shim-core")))
 }
 
 #[test]
@@ -40,7 +38,7 @@ fn the_core_passes_every_case() {
         description: &description,
         outcomes: &outcomes,
         spec: &spec,
-        command: &options.command,
+        target: &options.target,
         is_partial: false,
     };
     let failed = outcomes.iter().filter(|outcome| outcome.verdict.name() != "pass").count();
@@ -62,7 +60,7 @@ fn the_suite_is_whole() {
 fn every_mutant_is_caught() {
     let wrong = mutants::check(&suite(), &scenarios(), &options("")).unwrap();
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    assert!(mutants::list(&options("").command).unwrap().len() >= 30);
+    assert!(mutants::list(&format!("'{}'", env!("CARGO_BIN_EXE_teleport-shim-core"))).unwrap().len() >= 30);
 }
 
 #[test]
@@ -74,7 +72,8 @@ fn a_shim_that_hangs_or_ends_fails_its_case_and_not_the_run() {
         [("sleep 60", "did not answer within"), ("true", "the shim has ended"), ("read l; echo oops", "cannot be read")]
     {
         let command = format!("{describe}; {end}");
-        let options = Options { timeout: std::time::Duration::from_millis(1_000), jobs: 1, command, ..options("") };
+        let timeout = std::time::Duration::from_millis(1_000);
+        let options = Options { jobs: Some(1), timeout, ..Options::of_shim(command) };
         let (_, outcomes) = run_all(&two, &options).unwrap();
         for outcome in outcomes {
             let failure = outcome.verdict.failure().unwrap();

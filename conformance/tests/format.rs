@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use teleport_conformance::core_profile::Core;
 use teleport_conformance::run::{TIMEOUT, run};
 use teleport_conformance::scenario::{Scenario, parse};
 use teleport_conformance::shim::Shim;
@@ -10,9 +11,9 @@ fn suite() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn shim() -> Shim {
+fn shim() -> Core {
     let command = format!("'{}'", env!("CARGO_BIN_EXE_teleport-shim-core"));
-    Shim::start(&command, TIMEOUT).unwrap()
+    Core::new(Shim::start(&command, TIMEOUT).unwrap())
 }
 
 #[test]

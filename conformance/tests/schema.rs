@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
 use serde_json::Value;
-use teleport_conformance::run::TIMEOUT;
 use teleport_conformance::scenario::{Scenario, parse, read_all};
 use teleport_conformance::shim::Transcript;
 use teleport_conformance::suite::{Options, run_all};
@@ -60,8 +59,7 @@ fn messages() -> Vec<Value> {
     let path = std::env::temp_dir().join(format!("teleport-conformance-{}.jsonl", std::process::id()));
     let transcript = Some(Transcript::create(&path).unwrap());
     let command = format!("'{}'", env!("CARGO_BIN_EXE_teleport-shim-core"));
-    let (_, outcomes) =
-        run_all(&chosen, &Options { command, jobs: 1, timeout: TIMEOUT, skip: vec![], transcript }).unwrap();
+    let (_, outcomes) = run_all(&chosen, &Options { transcript, ..Options::of_shim(command) }).unwrap();
     assert!(outcomes.iter().all(|outcome| outcome.verdict.name() == "pass"));
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(&path).unwrap();

@@ -9,8 +9,9 @@ use std::path::Path;
 
 use serde_json::Value;
 use teleport_conformance::http1::{Message, given_message};
-use teleport_conformance::literal::{hex, quote_all, unhex};
+use teleport_conformance::literal::{quote_all, unhex};
 use teleport_conformance::recordings::Recording;
+use teleport_conformance::writing::{fields, line, literal, method_and_target};
 
 /// What a script leads to by the specification.
 #[derive(Clone, Copy)]
@@ -372,11 +373,6 @@ fn messages(frames: &[(u32, Vec<u8>)]) -> Result<Vec<(u32, Message)>, String> {
     frames.iter().map(|(id, bytes)| Ok((*id, given_message(bytes)?))).collect()
 }
 
-fn method_and_target(message: &Message) -> Result<(&[u8], &[u8]), String> {
-    let mut parts = message.start.split(|b| *b == b' ');
-    Ok((parts.next().unwrap_or_default(), parts.next().ok_or("no target")?))
-}
-
 fn event(text: &mut String, words: &str, message: &Message, number: usize, recording: &str, kind: &str) {
     // All have the same fields: those of the first are enough for a review.
     let mut parts = Vec::new();
@@ -388,45 +384,6 @@ fn event(text: &mut String, words: &str, message: &Message, number: usize, recor
     line(text, words, &parts);
 }
 
-fn fields<'f>(fields: impl Iterator<Item = &'f (String, Vec<u8>)>) -> Vec<u8> {
-    fields.flat_map(|(name, value)| [name.as_bytes(), b": ", value, b"\r\n"].concat()).collect()
-}
-
 fn body(bytes: &[u8], recording: &str, kind: &str, number: usize) -> String {
     if bytes.len() <= 200 { literal(bytes) } else { format!("recorded\"{recording} {kind} {} body\"", number + 1) }
-}
-
-/// A step, on several lines if it is long.
-fn line(text: &mut String, words: &str, parts: &[String]) {
-    text.push_str(words);
-    let is_long = words.len() + parts.iter().map(|part| part.len() + 1).sum::<usize>() > 118;
-    for part in parts {
-        text.push_str(if is_long { "\n  " } else { " " });
-        text.push_str(part);
-    }
-    text.push('\n');
-}
-
-/// A bytes literal: text where it is one, with long runs told by their number.
-fn literal(bytes: &[u8]) -> String {
-    let printable = bytes.iter().filter(|b| matches!(b, b'\r' | b'\n' | 0x20..=0x7e)).count();
-    if bytes.len() > 15 && printable * 10 < bytes.len() * 8 {
-        let lines: Vec<_> = bytes.chunks(50).map(|chunk| format!("x\"{}\"", hex(chunk))).collect();
-        return lines.join("\n  ");
-    }
-    let mut parts: Vec<String> = Vec::new();
-    let (mut at, mut from) = (0, 0);
-    while at < bytes.len() {
-        let run = bytes[at..].iter().take_while(|b| **b == bytes[at]).count();
-        if run >= 64 {
-            parts.extend((from < at).then(|| quote_all(&bytes[from..at])));
-            parts.push(format!("{run} * {}", quote_all(&bytes[at..at + 1])));
-            from = at + run;
-        }
-        at += run;
-    }
-    if from < at || parts.is_empty() {
-        parts.push(quote_all(&bytes[from..]));
-    }
-    parts.join(" ")
 }

@@ -1,5 +1,6 @@
 //! The command line of the conformance suite.
 
+use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use teleport_conformance::check::check;
 use teleport_conformance::mutants;
 use teleport_conformance::report::Report;
 use teleport_conformance::run::TIMEOUT;
-use teleport_conformance::scenario::{Scenario, read_all};
+use teleport_conformance::scenario::{Role, Scenario, read_all};
 use teleport_conformance::shim::Transcript;
 use teleport_conformance::spec::Spec;
-use teleport_conformance::suite::{Options, matches, run_all};
+use teleport_conformance::suite::{Options, Target, matches, run_all};
+use teleport_conformance::tcp::{RealTime, SLOW};
 
 /// The conformance suite of the teleport protocol, version 0.
 ///
@@ -35,13 +37,16 @@ Verdicts:
   non-strict     a case of level should did not
   informational  a case of level may did not
   unimplemented  the shim does not claim a capability that the case needs
-  skipped        left out by --skip
+  skipped        left out by --skip, or not to be seen this way: real time and sockets do not show everything that
+                 profile core does
 
 Exit codes:
   0  conformant: every required case (level must) passes
   1  required cases fail (run), a mutant survives (mutants)
-  2  usage or suite error: an unreadable case, a shim that does not start, a check that fails
-  3  incomplete: no required case fails, but some are unimplemented or skipped
+  2  usage or suite error: an unreadable case, a shim that does not start, a server that is not there, a check that
+     fails
+  3  incomplete: no required case fails, but some are unimplemented or skipped. This is the best that `run --server`
+     and shims of profile tcp can have
 
 A run with filters says nothing about the cases that it leaves out.";
 
@@ -56,9 +61,8 @@ enum Cmd {
     },
     /// Runs cases against an implementation.
     Run {
-        /// The shell command that starts the shim.
-        #[arg(long)]
-        shim: String,
+        #[command(flatten)]
+        target: TargetArgs,
         #[command(flatten)]
         filter: Filter,
         /// Cases that are not run, by patterns of their ids; they are reported as skipped.
@@ -91,20 +95,54 @@ enum Cmd {
     Check,
 }
 
+/// What is tested: one of the two.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct TargetArgs {
+    /// The shell command that starts the shim, of either profile.
+    #[arg(long)]
+    shim: Option<String>,
+    /// The address of a server without TLS, with default limits, that answers every request at once with any final
+    /// response. Only cases of role server are chosen.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+}
+
+impl TargetArgs {
+    fn target(&self) -> Result<Target, String> {
+        if let Some(shim) = &self.shim {
+            return Ok(Target::Shim(shim.clone()));
+        }
+        let server = self.server.as_deref().unwrap_or_default();
+        let addr = server.to_socket_addrs().map_err(|error| format!("{server}: {error}"))?.next();
+        addr.map(Target::Server).ok_or_else(|| format!("{server}: no address"))
+    }
+}
+
 #[derive(Args)]
 struct How {
-    /// How many shims run at a time.
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
-    /// How long a shim may take for one answer, in milliseconds.
+    /// How many cases run at a time (2 in profile core, 8 over sockets, which mostly waits).
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// How long a shim may take for one answer, and a connection to come about, in milliseconds.
     #[arg(long, default_value_t = TIMEOUT.as_millis() as u64)]
     timeout: u64,
+    /// Over sockets: how much later than its time something may come, in milliseconds.
+    #[arg(long, default_value_t = RealTime::default().slack.as_millis() as u64)]
+    slack: u64,
+    /// Over sockets: also runs cases that take up to 11 s, instead of 1.5 s.
+    #[arg(long)]
+    slow: bool,
 }
 
 impl How {
-    fn options(&self, shim: &str, skip: &[String]) -> Options {
+    fn options(&self, target: Target, skip: &[String]) -> Options {
+        let mut time = RealTime { slack: Duration::from_millis(self.slack), ..RealTime::default() };
+        if self.slow {
+            time.longest = SLOW;
+        }
         let timeout = Duration::from_millis(self.timeout);
-        Options { command: shim.to_owned(), jobs: self.jobs, timeout, skip: skip.to_vec(), transcript: None }
+        Options { target, jobs: self.jobs, timeout, skip: skip.to_vec(), time, transcript: None }
     }
 }
 
@@ -174,20 +212,24 @@ fn command(cli: &Cli) -> Result<u8, String> {
             Ok(0)
         }
         Cmd::Explain { id } => explain(&cli.suite, &spec, id),
-        Cmd::Run { shim, filter, skip, format, verbose, transcript, how } => {
+        Cmd::Run { target, filter, skip, format, verbose, transcript, how } => {
             let scenarios = read_cases(&cli.suite)?;
-            let chosen: Vec<&Scenario> = scenarios.iter().filter(|scenario| filter.takes(scenario)).collect();
+            let target = target.target()?;
+            let is_server = matches!(target, Target::Server(_));
+            let can_be_meant = |scenario: &&Scenario| scenario.role == Role::Server || !is_server;
+            let chosen = scenarios.iter().filter(can_be_meant).filter(|scenario| filter.takes(scenario));
+            let chosen: Vec<&Scenario> = chosen.collect();
             if chosen.is_empty() {
                 return Err("no case is chosen".into());
             }
             let transcript = transcript.as_deref().map(Transcript::create).transpose()?;
-            let options = Options { transcript, ..how.options(shim, skip) };
+            let options = Options { transcript, ..how.options(target, skip) };
             let (description, outcomes) = run_all(&chosen, &options)?;
             let report = Report {
                 description: &description,
                 outcomes: &outcomes,
                 spec: &spec,
-                command: shim,
+                target: &options.target,
                 is_partial: !filter.is_empty(),
             };
             match format {
@@ -216,7 +258,7 @@ fn command(cli: &Cli) -> Result<u8, String> {
 
 fn mutants(suite: &Path, shim: &str, find: bool, how: &How) -> Result<u8, String> {
     let scenarios = read_cases(suite)?;
-    let options = how.options(shim, &[]);
+    let options = how.options(Target::Shim(shim.to_owned()), &[]);
     if find {
         let table = mutants::find(suite, &scenarios, &options)?;
         let path = suite.join("mutants.txt");

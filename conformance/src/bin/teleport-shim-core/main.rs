@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::{Value, json};
 
+#[path = "../common/mod.rs"]
+mod common;
 mod core;
 mod mutant;
 mod rewrite;

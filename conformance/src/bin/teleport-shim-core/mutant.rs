@@ -386,7 +386,7 @@ impl Mutant {
                 out.extend(frame(0, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
                 vec![event]
             }
-            ("expect-answered", event @ Event::Request { id, .. }) if has_field(&event, "expect") => {
+            ("expect-answered", event @ Event::Request { id: Some(id), .. }) if has_field(&event, "expect") => {
                 out.extend(frame(id, b"HTTP/1.1 100 Continue\r\n\r\n"));
                 vec![event]
             }

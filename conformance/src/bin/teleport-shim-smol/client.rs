@@ -1,0 +1,113 @@
+//! The driver's client.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use httpteleport::driver::smol::{Client, ClientError, ClientOptions};
+use httpteleport::proto::ClientConfig;
+use smol::{Executor, Task};
+
+use crate::Teller;
+use crate::common::{self, Event, Message, Setup};
+
+/// A client, and what it was asked for.
+pub(crate) struct ClientEnd {
+    client: Client,
+    executor: Arc<Executor<'static>>,
+    drain_timeout: Duration,
+    /// Requests that wait for their outcome; dropping one gives it up.
+    waiting: BTreeMap<u64, Task<()>>,
+    pub(crate) teller: Teller,
+}
+
+impl ClientEnd {
+    /// A client that dials at once.
+    pub(crate) fn new(executor: &Arc<Executor<'static>>, addr: String, setup: &Setup) -> Result<Self, String> {
+        let connection = ClientConfig { config: common::config(setup)?, ..ClientConfig::default() };
+        let options = ClientOptions { connection, ..ClientOptions::default() };
+        let client = Client::new(Arc::clone(executor), addr, options);
+        // The driver dials for a request, even for one whose deadline has passed before it can be sent.
+        let mut request = Request::new(Bytes::new());
+        request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("h"));
+        let dialling = client.clone();
+        executor.spawn(async move { drop(dialling.request(request, Some(Instant::now())).await) }).detach();
+        Ok(Self {
+            client,
+            executor: Arc::clone(executor),
+            drain_timeout: Duration::from_micros(setup.drain_timeout),
+            waiting: BTreeMap::new(),
+            teller: Teller::new(),
+        })
+    }
+
+    /// Sends a request; returns the code with which it failed at once.
+    pub(crate) async fn request(
+        &mut self,
+        tag: u64,
+        message: &Message,
+        after: Option<u64>,
+    ) -> Result<Option<String>, String> {
+        let request = match common::request(message)? {
+            Ok(request) => request,
+            Err(code) => return Ok(Some(code)),
+        };
+        let deadline = after.map(|after| Instant::now() + Duration::from_micros(after));
+        let client = self.client.clone();
+        let mut outcome = Box::pin(async move { client.request(request, deadline).await });
+        // Now, and not when its task has its turn: requests leave in the order of the commands.
+        match smol::future::poll_once(&mut outcome).await {
+            Some(Err(error)) => Ok(Some(failure(&error).0)),
+            Some(Ok(response)) => {
+                self.teller.tell(&event(tag, Ok(response)));
+                Ok(None)
+            }
+            None => {
+                let teller = self.teller.clone();
+                let task = self.executor.spawn(async move { teller.tell(&event(tag, outcome.await)) });
+                self.waiting.insert(tag, task);
+                Ok(None)
+            }
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, tag: u64) {
+        self.waiting.remove(&tag);
+    }
+
+    pub(crate) fn close(&self) {
+        let (client, deadline) = (self.client.clone(), Instant::now() + self.drain_timeout);
+        self.executor.spawn(async move { client.close(deadline).await }).detach();
+    }
+}
+
+fn event(tag: u64, outcome: Result<Response<Bytes>, ClientError>) -> Event {
+    match outcome {
+        Ok(response) => Event::Response {
+            tag,
+            status: response.status().as_u16(),
+            fields: common::fields(response.headers()),
+            body: common::hex(response.body()),
+        },
+        Err(error) => {
+            let (code, maybe_delivered) = failure(&error);
+            Event::Failed { tag, code, maybe_delivered }
+        }
+    }
+}
+
+/// The code of a failure, and whether the request may have been delivered.
+fn failure(error: &ClientError) -> (String, bool) {
+    let code = match error {
+        ClientError::Send(error) => error.code(),
+        ClientError::Timeout { .. } => "timeout",
+        ClientError::Link { error, .. } => error.code(),
+        ClientError::Response(error) => error.code(),
+        ClientError::Closed => "closing",
+        // A dial that failed has no code of its own.
+        _ => "transport",
+    };
+    (code.into(), error.maybe_delivered())
+}

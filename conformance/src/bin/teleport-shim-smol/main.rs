@@ -1,0 +1,168 @@
+//! The shim around this project's smol driver, both ends of it, in profile tcp (SHIM.md).
+
+use std::io::{BufRead, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use smol::Executor;
+
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod server;
+
+use crate::client::ClientEnd;
+use crate::common::{Event, Message, Setup};
+use crate::server::ServerEnd;
+
+/// A command of the suite (SHIM.md). What a driver has not is not here.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+enum Command {
+    Describe {},
+    New {
+        role: String,
+        config: Setup,
+        connect: Option<String>,
+    },
+    Request {
+        now: u64,
+        tag: u64,
+        #[serde(flatten)]
+        message: Message,
+        deadline: Option<u64>,
+    },
+    Cancel {
+        tag: u64,
+    },
+    Respond {
+        ticket: u64,
+        status: u64,
+        fields: Vec<(String, String)>,
+        body: String,
+    },
+    Close {},
+}
+
+enum End {
+    Client(ClientEnd),
+    Server(ServerEnd),
+}
+
+/// Writes the events of one connection, until the next begins.
+#[derive(Clone)]
+struct Teller {
+    is_over: Arc<AtomicBool>,
+}
+
+impl Teller {
+    fn new() -> Self {
+        Self { is_over: Arc::new(AtomicBool::new(false)) }
+    }
+
+    fn tell(&self, event: &Event) {
+        if !self.is_over.load(Ordering::Relaxed) {
+            write(&json!(event));
+        }
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes a line. A suite that has gone away ends this program by closing its input.
+fn write(value: &Value) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
+}
+
+fn main() -> ExitCode {
+    if std::env::args().len() > 1 {
+        eprintln!("teleport-shim-smol: takes no arguments; it answers to the conformance suite on stdin and stdout");
+        return ExitCode::from(2);
+    }
+    let (lines, commands) = smol::channel::unbounded();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if lines.send_blocking(line).is_err() {
+                return;
+            }
+        }
+    });
+    // One thread runs everything: what the suite asks for happens in its order.
+    let executor = Arc::new(Executor::new());
+    smol::block_on(executor.run(async {
+        let mut end = None;
+        while let Ok(line) = commands.recv().await {
+            let answer = match serde_json::from_str(&line) {
+                Ok(command) => carry_out(command, &mut end, &executor).await,
+                Err(error) => Err(error.to_string()),
+            };
+            write(&answer.unwrap_or_else(|why| json!({ "nack": why })));
+        }
+    }));
+    ExitCode::SUCCESS
+}
+
+/// Carries a command out; returns the answer, or why there is no such thing here.
+async fn carry_out(
+    command: Command,
+    end: &mut Option<End>,
+    executor: &Arc<Executor<'static>>,
+) -> Result<Value, String> {
+    let error = match (command, end) {
+        (Command::Describe {}, _) => {
+            return Ok(json!({
+                "name": "httpteleport smol driver",
+                "version": env!("CARGO_PKG_VERSION"),
+                "profile": "tcp",
+                "can": [
+                    "client", "server", "none", "deflate", "snappy", "limits", "cancel", "idle", "batch-delay",
+                    "close", "server-close-codes",
+                ],
+            }));
+        }
+        (Command::New { role, config, connect }, end) => {
+            match end.take() {
+                Some(End::Client(client)) => client.teller.end(),
+                Some(End::Server(server)) => server.teller.end(),
+                None => {}
+            }
+            match (role.as_str(), connect) {
+                ("client", Some(addr)) => *end = Some(End::Client(ClientEnd::new(executor, addr, &config)?)),
+                ("server", None) => {
+                    let (server, addr) = ServerEnd::new(executor, &config).await?;
+                    *end = Some(End::Server(server));
+                    return Ok(json!({ "listen": addr.to_string() }));
+                }
+                (role, _) => return Err(format!("no role {role:?} with this address")),
+            }
+            None
+        }
+        (Command::Request { now, tag, message, deadline }, Some(End::Client(client))) => {
+            let after = deadline.map(|deadline| deadline.saturating_sub(now));
+            client.request(tag, &message, after).await?
+        }
+        (Command::Cancel { tag }, Some(End::Client(client))) => {
+            client.cancel(tag);
+            None
+        }
+        (Command::Respond { ticket, status, fields, body }, Some(End::Server(server))) => {
+            server.respond(ticket, common::response(status, &fields, &body)?)?
+        }
+        (Command::Close {}, Some(End::Client(client))) => {
+            client.close();
+            None
+        }
+        (Command::Close {}, Some(End::Server(server))) => {
+            server.close();
+            None
+        }
+        _ => return Err("not for this role".into()),
+    };
+    Ok(error.map_or_else(|| json!({}), |code| json!({ "error": code })))
+}

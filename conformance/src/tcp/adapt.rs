@@ -1,0 +1,152 @@
+//! Which scenarios can be run over a socket, and what becomes of the steps that cannot.
+
+use std::time::Duration;
+
+use crate::scenario::{Config, Scenario};
+use crate::step::{Action, EventPattern, Expect, Step, StepKind};
+
+/// Why a scenario is not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It cannot be shown here.
+    Skipped(String),
+    /// The shim does not claim these capabilities.
+    Missing(Vec<String>),
+}
+
+/// The scenario as it is run against a shim with these capabilities. What the program is not told is passed over.
+///
+/// # Errors
+///
+/// It cannot be run.
+pub fn for_shim(scenario: &Scenario, can: &[String], longest: Duration) -> Result<Scenario, Obstacle> {
+    show(scenario, longest).map_err(Obstacle::Skipped)?;
+    let mut missing: Vec<String> = Vec::new();
+    visit(&scenario.steps, &mut |step| missing.extend(need_of(step).map(str::to_owned)));
+    missing.retain(|need| !can.contains(need));
+    missing.sort();
+    missing.dedup();
+    if !missing.is_empty() {
+        return Err(Obstacle::Missing(missing));
+    }
+    let keep = |step: &Step| {
+        let tells = match &step.kind {
+            StepKind::Expect(Expect::Event(EventPattern::Connected)) => "connected",
+            StepKind::Expect(Expect::Event(EventPattern::Refused { .. })) => "refused",
+            StepKind::Expect(Expect::Event(EventPattern::Unmatched { .. })) => "unmatched",
+            _ => return Some(step.kind.clone()),
+        };
+        can.iter().any(|claimed| claimed == tells).then(|| step.kind.clone())
+    };
+    Ok(Scenario { steps: map(&scenario.steps, &keep), ..scenario.clone() })
+}
+
+/// The scenario as it is run against a server of which nothing is known but that it answers every request at once.
+/// A request that comes to its program shows by some answer; which, and what else the program is told, does not.
+///
+/// # Errors
+///
+/// Why it cannot be run.
+pub fn for_server(scenario: &Scenario, longest: Duration) -> Result<Scenario, String> {
+    show(scenario, longest)?;
+    let compression = scenario.config.compression;
+    if scenario.config != (Config { compression, ..Config::new(scenario.role) }) {
+        return Err("the server cannot be set up for it".into());
+    }
+    let mut why = None;
+    visit(&scenario.steps, &mut |step| {
+        why = why.take().or_else(|| match &step.kind {
+            StepKind::Do { action: Action::Respond { .. }, refused: None } => None,
+            StepKind::Do { .. } => Some(format!("there is no program that could `{}`", words(&step.source))),
+            StepKind::Either(_) => Some("which branch is right may depend on what the program is told".into()),
+            _ => None,
+        });
+    });
+    if let Some(why) = why {
+        return Err(why);
+    }
+    let adapted = |step: &Step| match &step.kind {
+        StepKind::Expect(Expect::Event(EventPattern::Request { id: Some(id), method, .. })) => {
+            Some(StepKind::Expect(Expect::Answer { id: *id, head: method == b"HEAD" }))
+        }
+        StepKind::Expect(Expect::Event(_) | Expect::SendFrame { .. }) | StepKind::Do { .. } => None,
+        kind => Some(kind.clone()),
+    };
+    Ok(Scenario { steps: map(&scenario.steps, &adapted), ..scenario.clone() })
+}
+
+/// Whether real time and a socket can show what a scenario looks at.
+fn show(scenario: &Scenario, longest: Duration) -> Result<(), String> {
+    let (mut why, mut end) = (None, 0);
+    visit(&scenario.steps, &mut |step| {
+        end = end.max(step.at);
+        let core_only = match &step.kind {
+            StepKind::Expect(Expect::Timer(_)) => "timer",
+            StepKind::Expect(Expect::Reads(_)) => "reads",
+            StepKind::Expect(Expect::SendBatch(_)) => "send batch",
+            _ if step.late => "late",
+            _ => return,
+        };
+        why.get_or_insert(format!("only profile core shows `{core_only}`"));
+    });
+    if let Some(why) = why {
+        return Err(why);
+    }
+    let end = Duration::from_micros(end);
+    if end > longest {
+        return Err(format!("it takes {} s; --slow runs what takes up to {} s", end.as_secs(), super::SLOW.as_secs()));
+    }
+    Ok(())
+}
+
+/// What a step asks of a driver beyond what every core has.
+fn need_of(step: &Step) -> Option<&'static str> {
+    match &step.kind {
+        StepKind::Do { action, refused } => match (action, refused) {
+            (Action::Request { request, .. }, _) if request.method == b"HEAD" => Some("head"),
+            (Action::Respond { .. }, Some(_)) => Some("respond-errors"),
+            (Action::Oneway(_), _) => Some("oneway"),
+            (Action::Discard { .. }, _) => Some("discard"),
+            (Action::Flush, _) => Some("flush"),
+            (Action::Close, _) => Some("close"),
+            _ => None,
+        },
+        // After the hello, a driver may give such a request to another link instead.
+        StepKind::Expect(Expect::Event(EventPattern::Failed { code, maybe_delivered: false, .. }))
+            if code != "timeout" && !code.starts_with("hello-") =>
+        {
+            Some("no-retry")
+        }
+        _ => None,
+    }
+}
+
+/// The first two words of a step, after its time.
+fn words(source: &str) -> String {
+    source.split_whitespace().filter(|word| !word.starts_with('@')).take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Looks at all steps, those in blocks too.
+fn visit(steps: &[Step], look: &mut impl FnMut(&Step)) {
+    for step in steps {
+        look(step);
+        match &step.kind {
+            StepKind::Unordered(steps) => visit(steps, look),
+            StepKind::Either(branches) => branches.iter().for_each(|steps| visit(steps, look)),
+            _ => {}
+        }
+    }
+}
+
+/// The steps as `change` has them, those in blocks too; without those that it leaves out.
+fn map(steps: &[Step], change: &impl Fn(&Step) -> Option<StepKind>) -> Vec<Step> {
+    let changed = |step: &Step| {
+        let kind = match &step.kind {
+            StepKind::Unordered(steps) => StepKind::Unordered(map(steps, change)),
+            StepKind::Either(branches) => StepKind::Either(branches.iter().map(|steps| map(steps, change)).collect()),
+            _ => change(step)?,
+        };
+        Some(Step { kind, ..step.clone() })
+    };
+    steps.iter().filter_map(changed).collect()
+}

@@ -1,0 +1,320 @@
+//! A subject on the other end of a real connection, with a shim that stands for its program or without one.
+
+use std::io::BufRead;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::RealTime;
+use super::socket::Socket;
+use crate::matching::{self, Mismatch};
+use crate::process::Process;
+use crate::run::{Done, Replay, Subject, Told};
+use crate::scenario::{Role, Scenario};
+use crate::shim::{Answer, Event, Request, Shim, new_command, parsed};
+use crate::step::{Feed, Step, StepKind};
+
+/// Feeds of so many bytes in all are also sent byte by byte.
+const SHORT: usize = 200;
+/// So many pieces of a run are sent with a pause behind them, so that they arrive as pieces.
+const PAUSES: u32 = 200;
+
+/// What comes from the subject.
+pub(super) enum Incoming {
+    /// A line of the shim.
+    Line(String),
+    /// The shim has ended.
+    ShimEnd,
+    /// Bytes of the connection of a run.
+    Wire(u64, Vec<u8>),
+    /// The end of that connection.
+    End(u64),
+}
+
+/// A line of a shim that is no event.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reply {
+    error: Option<String>,
+    nack: Option<String>,
+    listen: Option<String>,
+}
+
+/// A driver or program on the other end of a TCP connection.
+pub struct Tcp {
+    /// Stands for the program; a black box has none.
+    shim: Option<Process>,
+    /// Where a black box listens.
+    server: Option<SocketAddr>,
+    /// What the shim claims.
+    can: Vec<String>,
+    time: RealTime,
+    timeout: Duration,
+    incoming: Receiver<Incoming>,
+    sender: Sender<Incoming>,
+    socket: Option<Socket>,
+    /// Which connection is under way: what comes of earlier ones is dropped.
+    run: u64,
+    begin: Instant,
+    role: Role,
+    pauses: u32,
+    patience: u32,
+    has_ended: bool,
+    is_broken: bool,
+}
+
+impl Tcp {
+    /// Behind a shim.
+    ///
+    /// # Errors
+    ///
+    /// The shim cannot be read.
+    pub fn behind_shim(shim: Shim, can: &[String], time: &RealTime) -> Result<Self, String> {
+        let mut process = shim.into_process();
+        let stdout = process.take_stdout().ok_or("somebody else reads the shim's answers")?;
+        let mut tcp = Self::new(process.timeout(), time);
+        let sender = tcp.sender.clone();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(Incoming::Line(line)).is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send(Incoming::ShimEnd);
+        });
+        (tcp.shim, tcp.can) = (Some(process), can.to_vec());
+        Ok(tcp)
+    }
+
+    /// A server of which nothing is known but its address.
+    pub fn black_box(server: SocketAddr, timeout: Duration, time: &RealTime) -> Self {
+        Self { server: Some(server), ..Self::new(timeout, time) }
+    }
+
+    fn new(timeout: Duration, time: &RealTime) -> Self {
+        let (sender, incoming) = channel();
+        Self {
+            shim: None,
+            server: None,
+            can: Vec::new(),
+            time: time.clone(),
+            timeout,
+            incoming,
+            sender,
+            socket: None,
+            run: 0,
+            begin: Instant::now(),
+            role: Role::Server,
+            pauses: 0,
+            patience: 1,
+            has_ended: false,
+            is_broken: false,
+        }
+    }
+
+    fn broken(&mut self, message: impl Into<String>) -> Mismatch {
+        self.is_broken = true;
+        Mismatch::new("shim", "an answer", message)
+    }
+
+    /// Takes in what comes until then, but no more than one thing. Returns whether something came.
+    fn take_one(&mut self, until: Instant, told: &mut Told) -> Result<bool, Mismatch> {
+        match self.incoming.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(incoming) => match self.take(incoming, told)? {
+                None => Ok(true),
+                Some(_) => Err(self.broken("an answer that nobody waits for")),
+            },
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(false),
+        }
+    }
+
+    fn take(&mut self, incoming: Incoming, told: &mut Told) -> Result<Option<Reply>, Mismatch> {
+        match incoming {
+            Incoming::Wire(run, bytes) if run == self.run => {
+                told.seen.sent.extend(told.reader.take(&bytes));
+            }
+            Incoming::End(run) if run == self.run => {
+                self.has_ended = true;
+                // A subject that ends its side has ended the link: it may wait for this end to do the same.
+                if let Some(socket) = &self.socket {
+                    socket.end();
+                }
+            }
+            Incoming::Wire(..) | Incoming::End(_) => {}
+            Incoming::ShimEnd => return Err(self.broken("the shim has ended")),
+            Incoming::Line(line) => {
+                let value: Value = parsed(&line).map_err(|message| self.broken(message))?;
+                if value.get("event").is_none() {
+                    return parsed(&line).map(Some).map_err(|message| self.broken(message));
+                }
+                let event: Event = parsed(&line).map_err(|message| self.broken(message))?;
+                // When it came says little here: no step is the one that it belongs to.
+                told.event(event, 0);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends a command and waits for its answer.
+    fn ask(&mut self, request: &Request, told: &mut Told) -> Result<Reply, Mismatch> {
+        let Some(shim) = &mut self.shim else {
+            return Ok(Reply { error: None, nack: None, listen: None });
+        };
+        let written = request.to_line().and_then(|line| shim.write(&line));
+        written.map_err(|message| self.broken(message))?;
+        let end = Instant::now() + self.timeout;
+        loop {
+            let reply = match self.incoming.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(incoming) => self.take(incoming, told)?,
+                Err(_) => {
+                    let millis = self.timeout.as_millis();
+                    return Err(self.broken(format!("the shim did not answer within {millis} ms")));
+                }
+            };
+            if let Some(reply) = reply {
+                return match reply.nack {
+                    Some(why) => Err(Mismatch::new("shim", "the shim has the command", format!("nack: {why}"))),
+                    None => Ok(reply),
+                };
+            }
+        }
+    }
+
+    fn ask_for_new(
+        &mut self,
+        scenario: &Scenario,
+        connect: Option<String>,
+        told: &mut Told,
+    ) -> Result<Reply, Mismatch> {
+        let reply = self.ask(&new_command(scenario, connect), told)?;
+        // What the shim said before was about another connection.
+        told.seen.events.clear();
+        told.tickets.clear();
+        Ok(reply)
+    }
+
+    fn connect(&mut self, scenario: &Scenario, told: &mut Told) -> Result<Socket, Mismatch> {
+        let wrong = |message: String| Mismatch::new("shim", "a connection", message);
+        if self.server.is_none() && scenario.role == Role::Client {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| wrong(error.to_string()))?;
+            let addr = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
+            self.ask_for_new(scenario, Some(addr.to_string()), told)?;
+            return Socket::accept(&listener, self.timeout, self.run, &self.sender).map_err(wrong);
+        }
+        let addr = match self.server {
+            Some(addr) => addr,
+            None => {
+                let reply = self.ask_for_new(scenario, None, told)?;
+                let listen = reply.listen.and_then(|listen| listen.parse().ok());
+                listen.ok_or_else(|| self.broken("no address in `listen`"))?
+            }
+        };
+        Socket::connect(addr, self.timeout, self.run, &self.sender).map_err(wrong)
+    }
+}
+
+impl Subject for Tcp {
+    fn replays(&self, scenario: &Scenario) -> Vec<Replay> {
+        let mut replays = vec![Replay::Whole];
+        if scenario.replays {
+            replays.extend([Replay::Cuts(1), Replay::Cuts(2)]);
+            // What is long in bytes or in time is not run so often.
+            if fed_bytes(&scenario.steps) <= SHORT && scenario.steps.last().is_none_or(|step| step.at == 0) {
+                replays.push(Replay::Bytes);
+            }
+        }
+        replays
+    }
+
+    fn begin(&mut self, scenario: &Scenario, told: &mut Told) -> Done {
+        self.socket = None;
+        self.run += 1;
+        (self.has_ended, self.pauses, self.role) = (false, 0, scenario.role);
+        self.socket = Some(self.connect(scenario, told)?);
+        self.begin = Instant::now();
+        Ok(())
+    }
+
+    fn advance(&mut self, to: u64, told: &mut Told) -> Done {
+        let until = self.begin + Duration::from_micros(to);
+        while Instant::now() < until {
+            self.take_one(until, told)?;
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, piece: &[u8], _: &mut Told) -> Done {
+        if let Some(socket) = &mut self.socket {
+            socket.send(piece);
+            if self.pauses < PAUSES {
+                self.pauses += 1;
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+        Ok(())
+    }
+
+    fn feed_end(&mut self, _: &mut Told) -> Done {
+        if let Some(socket) = &self.socket {
+            socket.end();
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, request: &Request, told: &mut Told) -> Result<Answer, Mismatch> {
+        let reply = self.ask(request, told)?;
+        Ok(Answer { error: reply.error, ..Answer::default() })
+    }
+
+    fn wait(&mut self, told: &mut Told, is_there: &dyn Fn(&Told, Option<matching::Socket>) -> bool) -> Done {
+        let until = Instant::now().max(self.begin + Duration::from_micros(told.now)) + self.time.slack * self.patience;
+        while !is_there(told, self.socket()) {
+            if !self.take_one(until, told)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, told: &mut Told) -> Done {
+        let until = Instant::now() + self.time.settle;
+        while self.take_one(until, told)? {}
+        Ok(())
+    }
+
+    fn haste(&self) -> u64 {
+        2 * self.time.settle.as_micros() as u64
+    }
+
+    fn socket(&self) -> Option<matching::Socket> {
+        let codes = format!("{}-close-codes", self.role.name());
+        Some(matching::Socket {
+            has_ended: self.has_ended,
+            has_codes: self.can.contains(&codes),
+            is_black_box: self.server.is_some(),
+        })
+    }
+
+    fn be_patient(&mut self, times: u32) -> bool {
+        self.patience = times;
+        true
+    }
+
+    fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+}
+
+/// How many bytes the steps feed, before compression.
+fn fed_bytes(steps: &[Step]) -> usize {
+    let of_step = |step: &Step| match &step.kind {
+        StepKind::Feed(Feed::Wire(bytes) | Feed::Plain(bytes)) => bytes.len(),
+        StepKind::Feed(Feed::Hello { .. }) => crate::wire::HELLO_BYTES,
+        StepKind::Either(branches) => branches.iter().map(|branch| fed_bytes(branch)).max().unwrap_or(0),
+        _ => 0,
+    };
+    steps.iter().map(of_step).sum()
+}

@@ -1,0 +1,208 @@
+//! The suite over real sockets: this project's driver behind its shim, servers of which only the address is known, and
+//! what is wrong with others.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use httpteleport::driver::smol::{Server, ServerOptions};
+use teleport_conformance::report::Report;
+use teleport_conformance::scenario::{Role, Scenario, parse, read_all};
+use teleport_conformance::spec::Spec;
+use teleport_conformance::suite::{Options, Outcome, Target, Verdict, run_all};
+
+fn suite() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn scenarios() -> Vec<Scenario> {
+    let (scenarios, errors) = read_all(&suite().join("cases")).unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
+    scenarios
+}
+
+fn shim() -> String {
+    format!("'{}'", env!("CARGO_BIN_EXE_teleport-shim-smol"))
+}
+
+/// Runs scenarios; returns the report for people and the one for programs, and what is said of each.
+fn report<'s>(scenarios: &[&'s Scenario], options: &Options) -> (String, serde_json::Value, String, Vec<Outcome<'s>>) {
+    let (description, outcomes) = run_all(scenarios, options).unwrap();
+    let spec = Spec::read(&suite().join("../spec")).unwrap();
+    let report = Report {
+        description: &description,
+        outcomes: &outcomes,
+        spec: &spec,
+        target: &options.target,
+        is_partial: false,
+    };
+    let (text, json, junit) = (report.text(false), report.json(), report.junit());
+    (text, json, junit, outcomes)
+}
+
+#[test]
+fn the_smol_driver_passes_every_case_that_it_claims() {
+    let scenarios = scenarios();
+    let all: Vec<&Scenario> = scenarios.iter().collect();
+    let (text, json, junit, outcomes) = report(&all, &Options::of_shim(shim()));
+    assert_eq!((json["counts"]["fail"].as_u64(), json["exit_code"].as_u64()), (Some(0), Some(3)), "\n{text}");
+    assert!(json["counts"]["pass"].as_u64().unwrap() >= 200, "\n{text}");
+    // Whatever was not run is named, with the reason, in all forms.
+    for outcome in &outcomes {
+        let why = match &outcome.verdict {
+            Verdict::Skipped(why) => why.clone(),
+            Verdict::Unimplemented(missing) => format!("needs {}", missing.join(", ")),
+            _ => continue,
+        };
+        let line = format!("{}: {why}\n", outcome.scenario.id);
+        assert!(text.contains(&line) && junit.contains(&line), "{line}");
+    }
+}
+
+/// Short ones, whose steps look at all that the faults below change.
+const ANSWERS_AFTER_EOF: &str = r#"id: a
+title: A server still answers what it took before the end of file
+area: closing
+role: server
+level: must
+rules: R-server-drain R-eof-clean
+
+@0 feed hello
+@0 send hello
+@0 feed frame 1 "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+@0 feed eof
+@0 event request 1 "GET" "/a"
+@0 quiet
+@100ms do respond 1 200 body "a"
+@100ms send frame 1 "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"
+@100ms closed clean
+"#;
+const WAITS_TO_CLOSE: &str = r#"id: a
+title: A client that closes waits for what is in flight
+area: closing
+role: client
+level: must
+rules: R-close-graceful
+
+@0 send hello
+@0 feed hello
+@0 do request 1 "GET" "/a"
+@0 send frame 1 "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+@0 do close
+@0 quiet
+@0 do request 2 "GET" "/b"
+refused-locally closing
+@100ms feed frame 1 "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"
+@100ms event response 1 200 body "a"
+@100ms closed clean
+"#;
+
+#[test]
+fn faults_are_caught_over_sockets() {
+    let text = |role| match role {
+        Role::Server => ANSWERS_AFTER_EOF,
+        Role::Client => WAITS_TO_CLOSE,
+    };
+    let table = [
+        // The server sends another status than its program said.
+        (Role::Server, format!(r#"sed -u 's/"status":200/"status":202/' | {}"#, shim()), "message"),
+        // The client tells another status than came.
+        (Role::Client, format!(r#"{} | sed -u 's/"status":200/"status":202/'"#, shim()), "message"),
+        // The server says another reason for its end than it should.
+        (Role::Server, format!(r#"{} | sed -u 's/"code":null/"code":"truncated"/'"#, shim()), "frame"),
+        // The program never learns of a request.
+        (Role::Server, format!(r#"{} | sed -u '/"event":"request"/d'"#, shim()), "message"),
+    ];
+    for (role, command, layer) in table {
+        let mut options = Options::of_shim(&command);
+        options.time.slack = std::time::Duration::from_millis(200);
+        let chosen = parse(Path::new("cases/closing/a.scn"), text(role)).unwrap();
+        let chosen = [&chosen];
+        let (text, _, _, outcomes) = report(&chosen, &options);
+        for outcome in &outcomes {
+            let failure = outcome.verdict.failure().unwrap_or_else(|| panic!("{command}\n{text}"));
+            assert_eq!(failure.mismatch.layer, layer, "{command}\n{text}");
+        }
+    }
+}
+
+/// The cases that are run against a server of which only the address is known.
+fn server_cases(scenarios: &[Scenario]) -> Vec<&Scenario> {
+    scenarios.iter().filter(|scenario| scenario.role == Role::Server).collect()
+}
+
+fn options_of(addr: SocketAddr) -> Options {
+    Options { target: Target::Server(addr), ..Options::of_shim("") }
+}
+
+#[test]
+fn a_server_needs_no_shim() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let executor = Arc::new(smol::Executor::new());
+        let server = Server::new(Arc::clone(&executor), ServerOptions::default());
+        let listener = smol::net::TcpListener::try_from(listener).unwrap();
+        let handler = |_: Request<Bytes>, _| async { Response::new(Bytes::from_static(b"anything")) };
+        smol::block_on(executor.run(server.serve(listener, handler)))
+    });
+    let scenarios = scenarios();
+    let (text, json, ..) = report(&server_cases(&scenarios), &options_of(addr));
+    assert_eq!((json["counts"]["fail"].as_u64(), json["exit_code"].as_u64()), (Some(0), Some(3)), "\n{text}");
+    assert!(json["counts"]["pass"].as_u64().unwrap() >= 100, "\n{text}");
+}
+
+/// Answers the first frame of each connection, with what `answer` makes of its id.
+fn tiny_server(answer: fn(u32) -> Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = move |mut stream: TcpStream| {
+        let mut hello = [0; 15];
+        stream.read_exact(&mut hello)?;
+        stream.write_all(b"httpteleport\0\x01\0")?;
+        let mut id = [0; 4];
+        stream.read_exact(&mut id)?;
+        stream.write_all(&answer(u32::from_le_bytes(id)))?;
+        std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    addr
+}
+
+fn frame(id: u32, message: &[u8]) -> Vec<u8> {
+    [&id.to_le_bytes()[..], message].concat()
+}
+
+#[test]
+fn a_faulty_server_fails() {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    type Row = (fn(u32) -> Vec<u8>, i32, &'static str);
+    let table: [Row; 4] = [
+        (|id| frame(id, OK), 0, "every required case that was chosen passes"),
+        (|id| frame(id + 1, OK), 1, "layer     frame"),
+        (|id| frame(id, b"HTTP/1.1 200 OK\r\n\r\n"), 1, "R-write-length"),
+        (|id| frame(id, b"HTTP/1.1 100 Continue\r\n\r\n"), 1, "R-write-no-interim"),
+    ];
+    for (answer, code, said) in table {
+        let addr = tiny_server(answer).to_string();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_teleport-conformance"));
+        let case = "original-server-http10";
+        let output = command.args(["run", "--slack", "200", "--server", &addr, "--id", case]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}: {text}");
+        assert!(text.contains(said), "{said}: {text}");
+        let again = format!("run --server {addr} --id {case}");
+        assert!(code == 0 || text.contains(&again), "{text}");
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_teleport-conformance"));
+    let output = command.args(["run", "--server", &nobody]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "nobody listens");
+}
