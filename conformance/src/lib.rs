@@ -14,6 +14,7 @@ pub mod matching;
 pub mod mutants;
 mod parser;
 mod process;
+pub mod record;
 pub mod recordings;
 pub mod report;
 pub mod run;

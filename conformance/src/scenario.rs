@@ -430,7 +430,7 @@ fn sorted(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 /// Whether a text can be the id of a scenario.
-fn is_id(id: &str) -> bool {
+pub(crate) fn is_id(id: &str) -> bool {
     let is_of_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     id.chars().all(is_of_word) && !id.split('-').any(str::is_empty)
 }

@@ -1,6 +1,6 @@
 //! The command line of the conformance suite.
 
-use std::net::ToSocketAddrs;
+use std::net::{TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use teleport_conformance::check::check;
 use teleport_conformance::mutants;
+use teleport_conformance::record;
 use teleport_conformance::report::Report;
 use teleport_conformance::run::TIMEOUT;
 use teleport_conformance::scenario::{Role, Scenario, read_all};
@@ -44,7 +45,7 @@ Exit codes:
   0  conformant: every required case (level must) passes
   1  required cases fail (run), a mutant survives (mutants)
   2  usage or suite error: an unreadable case, a shim that does not start, a server that is not there, a check that
-     fails
+     fails, a link that cannot be recorded
   3  incomplete: no required case fails, but some are unimplemented or skipped. This is the best that `run --server`
      and shims of profile tcp can have
 
@@ -91,6 +92,8 @@ enum Cmd {
         #[command(flatten)]
         how: How,
     },
+    /// Records a live link as a case for profile core: a proxy between a client and a server, for one connection.
+    Record(Record),
     /// Checks the suite: cases can be read, ids and rules exist, every owed rule has a case.
     Check,
 }
@@ -144,6 +147,31 @@ impl How {
         let timeout = Duration::from_millis(self.timeout);
         Options { target, jobs: self.jobs, timeout, skip: skip.to_vec(), time, transcript: None }
     }
+}
+
+#[derive(Args)]
+struct Record {
+    /// Where the client connects to.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: String,
+    /// Where the server listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    to: String,
+    /// The file, AREA/ID.scn.
+    #[arg(long, value_name = "FILE.scn")]
+    out: PathBuf,
+    /// What the case is about, in one sentence.
+    #[arg(long, default_value = "A live link, as it was recorded")]
+    title: String,
+    /// Which end is to be tested: client or server.
+    #[arg(long, default_value = "server")]
+    role: String,
+    /// Ends the link after so many seconds; otherwise its ends do.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// So many bytes of the wire are recorded, both ways together; what comes later only passes through.
+    #[arg(long, default_value_t = record::MOST)]
+    most: usize,
 }
 
 /// Which cases are meant; `*` stands for any characters. Several values of one option widen the choice, several
@@ -240,6 +268,7 @@ fn command(cli: &Cli) -> Result<u8, String> {
             Ok(report.exit_code())
         }
         Cmd::Mutants { shim, find, how } => mutants(&cli.suite, shim, *find, how),
+        Cmd::Record(arguments) => record(arguments),
         Cmd::Check => {
             let checked = check(&cli.suite, &spec).map_err(|error| error.to_string())?;
             for error in &checked.errors {
@@ -274,6 +303,24 @@ fn mutants(suite: &Path, shim: &str, find: bool, how: &How) -> Result<u8, String
     let count = mutants::list(shim)?.len();
     print(&format!("{count} mutants; {}\n", if wrong.is_empty() { "all are caught" } else { "not all are caught" }));
     Ok(if wrong.is_empty() { 0 } else { 1 })
+}
+
+fn record(arguments: &Record) -> Result<u8, String> {
+    let Record { listen, to, out, title, role, seconds, most } = arguments;
+    let role = match role.as_str() {
+        "client" => Role::Client,
+        "server" => Role::Server,
+        other => return Err(format!("no role {other:?}")),
+    };
+    let head = record::Head::new(out, title, role)?;
+    let listener = TcpListener::bind(listen).map_err(|error| format!("{listen}: {error}"))?;
+    let addr = listener.local_addr().map_err(|error| error.to_string())?;
+    print(&format!("listening on {addr}\n"));
+    let link = record::relay(&listener, to, seconds.map(Duration::from_secs), *most)?;
+    let text = record::write(&head, &link)?;
+    std::fs::write(out, text).map_err(|error| format!("{}: {error}", out.display()))?;
+    print(&format!("{} has {} bytes of the wire\n", out.display(), link.len()));
+    Ok(0)
 }
 
 fn explain(suite: &Path, spec: &Spec, id: &str) -> Result<u8, String> {
