@@ -41,6 +41,10 @@ fn recorded(
         response
     };
     executor.spawn(async move { server.serve(listener, handler).await }).detach();
+    // The server goes on when the client has ended, until it has seen that.
+    let (go, over) = smol::channel::bounded::<()>(1);
+    let running = Arc::clone(&executor);
+    std::thread::spawn(move || smol::block_on(running.run(over.recv())));
 
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("teleport-record-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -59,6 +63,7 @@ fn recorded(
     let client = Client::new(Arc::clone(&executor), addr, ClientOptions { connection, ..ClientOptions::default() });
     traffic(client, executor);
     assert!(recorder.wait().unwrap().success());
+    drop(go);
     let text = std::fs::read_to_string(&out).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
     parse(Path::new("cases/messages/recorded-link.scn"), &text).unwrap_or_else(|error| panic!("{error}\n{text}"))
