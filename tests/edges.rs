@@ -610,3 +610,55 @@ fn time_does_not_run_backwards() {
     server.handle_input(base, &bytes);
     assert_eq!(server.next_timer(), Some((Timer::Idle, base + 1500 * MS)));
 }
+
+#[test]
+fn what_was_taken_counts_though_its_caller_is_late() {
+    // R-error-after-good: answers that came whole before a deadline or an end are answers
+    let base = Instant::now();
+    for compression in Compression::ALL {
+        for end in ["transport", "deadline", "drain"] {
+            let limits = Limits { pending_requests: 1000, ..Limits::default() };
+            let config = Config { compression, ..limited(limits) };
+            let (mut client, mut server) = open(&config, base);
+            for _ in 0..900 {
+                client.send_request(base, &get(), Some(base + 100 * MS)).unwrap();
+            }
+            if end == "drain" {
+                client.close(base);
+            }
+            let asked = transmit(|out| client.poll_transmit(base, out));
+            for event in feed_server(&mut server, base, &asked, std::iter::empty()) {
+                if let ServerEvent::Request { token, .. } = event {
+                    server.send_response(base, token, &response(200, "")).unwrap();
+                }
+            }
+            let told = transmit(|out| server.poll_transmit(base, out));
+            let (mut rest, mut lines) = (&told[..], Vec::new());
+            loop {
+                let taken = client.handle_input(base + MS, rest);
+                rest = &rest[taken..];
+                if rest.is_empty() {
+                    break;
+                }
+                lines.extend(client_lines(&mut client));
+            }
+            match end {
+                "transport" => client.handle_transport_error(base + MS),
+                "deadline" => client.handle_timeout(base + 100 * MS),
+                _ => client.handle_timeout(base + Duration::from_secs(5)),
+            }
+            lines.extend(client_lines(&mut client));
+            assert_eq!(lines.iter().filter(|line| line.starts_with("response")).count(), 900, "{compression:?} {end}");
+        }
+    }
+}
+
+#[test]
+fn a_full_batch_does_not_wait_for_more() {
+    let now = Instant::now();
+    let limits = Limits { output_bytes: 1000, ..Limits::default() };
+    let (mut client, _) = open(&Config { max_batch_delay: Duration::MAX, ..limited(limits) }, now);
+    while client.send_request(now, &get(), None).is_ok() {}
+    assert!(client.poll_transmit(now, &mut Vec::new()) > 0);
+    client.send_request(now, &get(), None).unwrap();
+}

@@ -138,10 +138,7 @@ impl Batch {
         if self.is_empty() || !(self.sealed || self.flush_at.is_some_and(|at| at <= now)) {
             return None;
         }
-        if self.withdrawn > 0 {
-            self.compact();
-        }
-        let end = self.bytes.len().min(self.gone + PIECE_BYTES);
+        let end = self.begin_piece();
         let piece = &self.bytes[self.gone..end];
         transmit(piece);
         let bytes = piece.len() as u64;
@@ -156,6 +153,34 @@ impl Batch {
             }
         }
         Some((frames, bytes))
+    }
+
+    /// Brings the next piece together, without what was withdrawn from it, and returns where it ends. What lies behind
+    /// it stays where it is: there can be much of it.
+    fn begin_piece(&mut self) -> usize {
+        let (mut count, mut live, mut dead) = (0, 0, 0);
+        for entry in &self.frames {
+            if live >= PIECE_BYTES {
+                break;
+            }
+            count += 1;
+            *(if entry.withdrawn { &mut dead } else { &mut live }) += entry.length;
+        }
+        if dead > 0 {
+            let mut from = self.gone + live + dead;
+            let mut to = from;
+            for entry in self.frames.drain(..count).collect::<Vec<_>>().into_iter().rev() {
+                from -= entry.length;
+                if !entry.withdrawn {
+                    to -= entry.length;
+                    self.bytes.copy_within(from..from + entry.length, to);
+                    self.frames.push_front(entry);
+                }
+            }
+            self.gone = to;
+            self.withdrawn -= dead;
+        }
+        self.gone + live.min(PIECE_BYTES)
     }
 
     /// Takes `left` bytes off the first frames; returns how many of these are complete now.
@@ -245,6 +270,22 @@ mod tests {
             prop_assert!(out == expected);
             prop_assert!(batch.is_empty() && batch.flush_at().is_none());
         }
+    }
+
+    #[test]
+    fn a_piece_moves_no_more_than_itself() {
+        let now = Instant::now();
+        let mut batch = Batch::default();
+        let write = |out: &mut Vec<u8>| {
+            out.extend_from_slice(&[7; 1000]);
+            Ok::<(), ()>(())
+        };
+        let numbers: Vec<_> = (0..2000).map(|_| batch.push(now, Duration::ZERO, write).unwrap()).collect();
+        batch.withdraw(numbers[3]);
+        batch.withdraw(numbers[1999]);
+        assert_eq!(take(&mut batch, now).unwrap().len(), PIECE_BYTES);
+        // The frame that was withdrawn behind the piece is still there.
+        assert_eq!((batch.withdrawn, batch.frames.len()), (1000, 2000 - 1 - PIECE_BYTES / 1000));
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub struct Config {
     pub max_batch_delay: Duration,
     /// How long both hellos, TLS included, may take. Default 3 s.
     pub hello_timeout: Duration,
-    /// Close when nothing was sent or received for this long. Default none.
+    /// Close when nothing was sent, which is handed to the transport, or received for this long. Default none.
     pub idle_timeout: Option<Duration>,
     /// How long a closing connection waits for requests in flight. Default 5 s.
     pub drain_timeout: Duration,
@@ -167,6 +167,6 @@ pub struct Stats {
     pub frames_out: u64,
     /// Frames received.
     pub frames_in: u64,
-    /// Batches sent.
+    /// Flushes sent: one for each batch, and more for one that is long.
     pub batches_out: u64,
 }

@@ -181,10 +181,7 @@ impl<R: Role> Link<R> {
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.tell_time(now);
-        // What came before a deadline counts, though it waited.
-        if self.is_behind {
-            self.pump(&[]);
-        }
+        self.catch_up();
         R::expire(self);
         if self.batch.flush_at().is_some_and(|at| at <= now) {
             self.batch.seal();
@@ -218,7 +215,12 @@ impl<R: Role> Link<R> {
     ) -> Result<FrameNumber, E> {
         // A link that closes waits for nobody to share the batch.
         let delay = if self.closing.is_some() { Duration::ZERO } else { self.config.max_batch_delay };
-        self.batch.push(self.now, delay, |batch| write(batch, &self.config.limits))
+        let frame = self.batch.push(self.now, delay, |batch| write(batch, &self.config.limits))?;
+        if self.is_output_full() {
+            // Nobody else can join it.
+            self.seal();
+        }
+        Ok(frame)
     }
 
     /// Takes a frame back that has not begun to be transmitted.
@@ -254,6 +256,7 @@ impl<R: Role> Link<R> {
     /// Ends the link at once.
     pub(super) fn abort(&mut self, now: Instant, error: ConnectionError) {
         self.tell_time(now);
+        self.catch_up();
         self.finish(Some(error));
     }
 
@@ -293,7 +296,7 @@ impl<R: Role> Link<R> {
     }
 
     pub(super) fn next_timer(&self) -> Option<(Timer, Instant)> {
-        let input = Some(self.now).filter(|_| self.is_behind && self.can_pump());
+        let input = Some(self.now).filter(|_| self.is_behind && self.can_pump(MAX_EVENTS));
         let hello = self.hello_deadline.filter(|_| self.is_handshaking());
         let flush = self.batch.flush_at().filter(|_| self.phase == Phase::Open);
         [
@@ -315,7 +318,7 @@ impl<R: Role> Link<R> {
         match self.phase {
             Phase::Hello => true,
             Phase::Tls | Phase::Closed => false,
-            Phase::Open => !self.input_ended && !self.eof && !self.is_paused(),
+            Phase::Open => !self.eof && self.can_pump(MAX_EVENTS),
         }
     }
 
@@ -401,10 +404,22 @@ impl<R: Role> Link<R> {
     /// Decompresses and cuts into frames what there is, as far as the caller keeps up; returns how much of `data`
     /// was taken.
     fn pump(&mut self, data: &[u8]) -> usize {
+        self.pump_until(MAX_EVENTS, data)
+    }
+
+    /// Cuts into frames all that was taken and waited for the caller: what came before a deadline or an end counts
+    /// (R-error-after-good). There is no more of it than one step of the decoder yields.
+    fn catch_up(&mut self) {
+        if self.is_behind {
+            self.pump_until(usize::MAX, &[]);
+        }
+    }
+
+    fn pump_until(&mut self, most_events: usize, data: &[u8]) -> usize {
         let mut taken = 0;
         // Until there is no more to be had, which is where the loop breaks.
         self.is_behind = true;
-        while self.can_pump() {
+        while self.can_pump(most_events) {
             let (role, limits) = (&self.role, &self.config.limits);
             match self.reader.next(&mut self.plain, limits, |id, head| role.parse(id, head, limits)) {
                 Ok(Some(frame)) => {
@@ -449,12 +464,9 @@ impl<R: Role> Link<R> {
         taken
     }
 
-    fn can_pump(&self) -> bool {
-        !self.input_ended && self.phase == Phase::Open && !self.is_paused()
-    }
-
-    fn is_paused(&self) -> bool {
-        self.events.len() >= MAX_EVENTS || R::is_full(self)
+    fn can_pump(&self, most_events: usize) -> bool {
+        let is_paused = self.events.len() >= most_events || R::is_full(self);
+        !self.input_ended && self.phase == Phase::Open && !is_paused
     }
 
     fn end_at_eof(&mut self) {
