@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let executor = Arc::new(smol::Executor::new());
     let server = Server::new(executor.clone(), options);
-    server.on_link_end(|peer, error| match error {
+    server.on_link_end(|peer, error, _| match error {
         Some(error) => eprintln!("{peer}: {error}"),
         None => eprintln!("{peer}: closed"),
     });

@@ -668,3 +668,62 @@ fn an_upload_that_timed_out_ends_its_connection() {
     }
     assert!(received.len() < SIZE);
 }
+
+#[test]
+fn a_connection_whose_request_has_not_left_is_not_used_again() {
+    const SIZE: usize = 32 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = http_config(listener.local_addr().unwrap());
+    config.inbound.max_body_bytes = SIZE;
+    let proxy = Running::start(config);
+    // The first connection is answered early and then no more read, any other one at once.
+    let answers = std::thread::spawn(move || {
+        let (mut first, _) = listener.accept().unwrap();
+        first.read_exact(&mut [0; 100]).unwrap();
+        first.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let (mut second, _) = listener.accept().unwrap();
+        second.read_exact(&mut [0; 20]).unwrap();
+        second.write_all(OK.as_bytes()).unwrap();
+        (first, second)
+    });
+    let body = "x".repeat(SIZE);
+    let answer =
+        Caller::of(&proxy).exchange(&format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {SIZE}\r\n\r\n{body}"));
+    assert_eq!(answer.status, 401);
+    assert_eq!(Caller::of(&proxy).exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status, 200);
+    answers.join().unwrap();
+}
+
+#[test]
+fn uploads_keep_their_connection_too() {
+    let origin = Origin::answering(|_| OK.into());
+    let proxy = http_proxy(origin.addr());
+    let mut caller = Caller::of(&proxy);
+    for request in [
+        "POST /?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nX-One: 1\r\n\r\nhi",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+        "PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: x-one\r\nX-One: 1\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
+        "DELETE http://h.example?x HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\nX-Empty:\r\n\r\n",
+    ] {
+        assert_eq!(caller.exchange(request).status, 200);
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn an_answer_that_has_not_left_keeps_its_place() {
+    let origin = Origin::answering(|_| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {0}\r\n\r\n{1}", 24 << 20, "x".repeat(24 << 20))
+    });
+    let mut config = http_config(origin.addr());
+    config.concurrency = 1;
+    let proxy = Running::start(config);
+    let mut first = Caller::of(&proxy);
+    first.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    proxy.wait_for(|stats| stats.responses == 1);
+    assert_eq!(Caller::of(&proxy).exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status, 429);
+    assert_eq!(first.read("GET").body.len(), 24 << 20);
+    proxy.wait_for(|stats| stats.in_flight == 0);
+}

@@ -311,7 +311,7 @@ fn strangers_are_turned_away_and_named() {
     run(|ex| async move {
         let (server, addr) = start(&ex, ServerOptions::default(), echo).await;
         let (ends, seen) = smol::channel::unbounded();
-        server.on_link_end(move |_, error| ends.try_send(error.map(ToString::to_string)).unwrap());
+        server.on_link_end(move |_, error, _| ends.try_send(error.map(ToString::to_string)).unwrap());
         let client = Client::new(ex.clone(), addr.clone(), ClientOptions::default());
         client.request(post("x"), soon()).await.unwrap();
         for (bytes, word) in [

@@ -11,6 +11,8 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
+use super::handler::Slot;
+
 /// Why a body could not be collected.
 #[derive(Debug)]
 pub(crate) enum CollectError {
@@ -65,24 +67,28 @@ pub(crate) fn causes(error: &dyn Error) -> String {
     text
 }
 
-/// The body of a response to an HTTP caller.
+/// How much of a reply is given to hyper at once. What it has it copies, and nobody would know how far the caller is.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The body of a response to an HTTP caller. It holds its place among the requests at once until it has left.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    data: Option<Bytes>,
+    data: Bytes,
+    _slot: Option<Slot>,
     /// There is no body, yet a `Content-Length` to send: hyper drops the field of a 304 whose body says that it is
     /// over before it began, so such a body keeps its length to itself.
     announced: bool,
 }
 
 impl Reply {
-    pub(crate) fn to_http(mut response: Response<Bytes>) -> Response<Self> {
+    pub(crate) fn to_http(mut response: Response<Bytes>, slot: Option<Slot>) -> Response<Self> {
         if response.status().canonical_reason().is_none() {
             // Lest hyper makes one up.
             response.extensions_mut().insert(ReasonPhrase::from_static(b""));
         }
         let announced =
             response.status() == StatusCode::NOT_MODIFIED && response.headers().contains_key(header::CONTENT_LENGTH);
-        response.map(|body| Self { data: (!body.is_empty() && !announced).then_some(body), announced })
+        response.map(|body| Self { data: if announced { Bytes::new() } else { body }, _slot: slot, announced })
     }
 }
 
@@ -91,18 +97,19 @@ impl Body for Reply {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
+        let n = self.data.len().min(PIECE_BYTES);
+        Poll::Ready((n > 0).then(|| Ok(Frame::data(self.data.split_to(n)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.data.is_none() && !self.announced
+        self.data.is_empty() && !self.announced
     }
 
     fn size_hint(&self) -> SizeHint {
         if self.announced {
             return SizeHint::default();
         }
-        SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64)
+        SizeHint::with_exact(self.data.len() as u64)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -74,30 +75,35 @@ impl Handler {
         &self.upstream
     }
 
-    /// Requests that wait for an answer now.
+    /// Requests whose answer has not left yet.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Answers `request`. Nothing of it is read before it is clear that it will be forwarded.
-    pub(crate) async fn handle<B>(&self, request: Request<B>) -> Response<Bytes>
+    /// Answers `request`. Nothing of it is read before it is clear that it will be forwarded. With the answer comes its
+    /// place among the requests at once, to be dropped when it has left.
+    pub(crate) async fn handle<B>(self: &Arc<Self>, request: Request<B>) -> (Response<Bytes>, Option<Slot>)
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Error,
     {
         let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
         count(&self.counters.requests);
-        let outcome = self.forward(request).await;
+        let (outcome, slot) = match self.admit(request.body().is_end_stream()) {
+            Ok(slot) => (self.forward(request).await, Some(slot)),
+            Err(refusal) => (Err(refusal), None),
+        };
         count(match &outcome {
             Ok(_) => &self.counters.responses,
             Err(refusal) if refusal.status == StatusCode::GATEWAY_TIMEOUT => &self.counters.timeouts,
             Err(refusal) if refusal.status == StatusCode::BAD_GATEWAY => &self.counters.upstream_errors,
             Err(_) => &self.counters.refused,
         });
-        outcome.unwrap_or_else(|refusal| {
+        let response = outcome.unwrap_or_else(|refusal| {
             debug!("answered {}: {}", refusal.status.as_u16(), refusal.reason);
             refusal.into_response()
-        })
+        });
+        (response, slot)
     }
 
     async fn forward<B>(&self, request: Request<B>) -> Result<Response<Bytes>, Refusal>
@@ -105,7 +111,6 @@ impl Handler {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Error,
     {
-        let _slot = self.admit(request.body().is_end_stream())?;
         let request = self.receive(request).await?;
         let method = request.method().clone();
         let refuse =
@@ -124,10 +129,10 @@ impl Handler {
     }
 
     /// A place among the requests at once.
-    fn admit(&self, has_no_body: bool) -> Result<Slot<'_>, Refusal> {
+    fn admit(self: &Arc<Self>, has_no_body: bool) -> Result<Slot, Refusal> {
         // Taken before it is looked at: then two cannot both take the last one.
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot(&self.in_flight);
+        let slot = Slot(self.clone());
         if before < self.concurrency {
             return Ok(slot);
         }
@@ -235,10 +240,11 @@ impl Refusal {
 }
 
 /// One of the requests at once, until dropped.
-struct Slot<'a>(&'a AtomicUsize);
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Handler>);
 
-impl Drop for Slot<'_> {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

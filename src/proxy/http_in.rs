@@ -16,7 +16,6 @@ use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::AsyncReadExt;
 use smol::net::{Shutdown, TcpListener, TcpStream};
-use smol::stream::StreamExt;
 use smol::{Executor, Timer};
 use smol_hyper::rt::FuturesIo;
 use tracing::{debug, warn};
@@ -130,12 +129,13 @@ impl Shared {
         let activity = Activity::default();
         let service = service_fn(|request| async {
             let _busy = activity.begin();
-            Ok::<_, Infallible>(Reply::to_http(self.handler.handle(request).await))
+            let (response, slot) = self.handler.handle(request).await;
+            Ok::<_, Infallible>(Reply::to_http(response, slot))
         });
         let mut connection = self.http.serve_connection(FuturesIo::new(Counted::new(stream, counts.clone())), service);
         let mut finish = pin!(signals.finish.recv());
         let mut abort = pin!(signals.abort.recv());
-        let mut tick = Timer::interval(self.idle_timeout);
+        let mut tick = Timer::after(self.idle_timeout);
         let least_bytes = (self.idle_timeout.as_secs_f64() * LEAST_RATE) as u64;
         let mut is_finishing = false;
         let mut last = (None, 0);
@@ -150,7 +150,10 @@ impl Shared {
             if is_finishing && abort.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Cut);
             }
-            while tick.poll_next(cx).is_ready() {
+            if Pin::new(&mut tick).poll(cx).is_ready() {
+                // A new timer, not an interval: after a pause of the whole process a caller has its time again.
+                tick.set_after(self.idle_timeout);
+                let _ = Pin::new(&mut tick).poll(cx);
                 let now = (activity.mark(), counts.sent());
                 if now.0.is_some() && now.0 == last.0 && now.1 - last.1 <= least_bytes {
                     return Poll::Ready(End::Cut);

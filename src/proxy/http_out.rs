@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use smol::future::FutureExt;
 use smol::net::TcpStream;
@@ -60,8 +61,10 @@ struct Idle {
 #[derive(Debug)]
 struct Conn {
     sender: SendRequest<Full<Bytes>>,
-    /// Tells whether a response had begun.
+    /// Tells whether a response had begun, and whether a request has left.
     counts: Arc<Counts>,
+    /// What it has sent when its request has left.
+    to_send: u64,
     /// What moves the bytes. With it ends the connection, whatever it was doing.
     _task: Task<()>,
 }
@@ -96,6 +99,7 @@ impl Pool {
             Attempt::Unsent(request) => {
                 let late = UpstreamError::Timeout("cannot connect in time (--out-timeout)");
                 let mut conn = before(deadline, self.connect(), late).await?;
+                conn.to_send = conn.counts.sent() + length(&request);
                 let exchange =
                     async { conn.sender.try_send_request(request).await.map_err(|e| broken(&e.into_error())) };
                 let response = before(deadline, exchange, no_response()).await?;
@@ -121,6 +125,7 @@ impl Pool {
         while let Some(mut conn) = self.check_out().await {
             let spare = fields::is_idempotent(request.method()).then(|| request.clone());
             let received = conn.counts.received();
+            conn.to_send = conn.counts.sent() + length(&request);
             let exchange = async { Ok(conn.sender.try_send_request(request).await) };
             match before(deadline, exchange, no_response()).await {
                 Err(late) => return Attempt::Failed(late),
@@ -159,7 +164,8 @@ impl Pool {
     }
 
     fn check_in(&self, conn: Conn) {
-        if conn.sender.is_closed() {
+        // A server can answer before it has read a request, and never read the rest: no other request may wait for that.
+        if conn.sender.is_closed() || conn.counts.sent() < conn.to_send {
             return;
         }
         self.0.idle().push(Idle { conn, since: Instant::now() });
@@ -179,7 +185,7 @@ impl Pool {
             // Its errors reach the request that meets them.
             let _ = connection.await;
         };
-        Ok(Conn { sender, counts, _task: self.0.executor.spawn(task) })
+        Ok(Conn { sender, counts, to_send: 0, _task: self.0.executor.spawn(task) })
     }
 
     async fn collect(&self, method: &Method, response: Response<Incoming>) -> Result<Response<Bytes>, UpstreamError> {
@@ -241,6 +247,15 @@ fn prepare(request: Request<Bytes>) -> Request<Full<Bytes>> {
     }
     parts.version = Version::HTTP_11;
     Request::from_parts(parts, Full::new(body))
+}
+
+/// How many bytes hyper writes for a request that was prepared.
+fn length(request: &Request<Full<Bytes>>) -> u64 {
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let start = request.method().as_str().len() + target.len() + "  HTTP/1.1\r\n".len();
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    let fields: usize = request.headers().iter().map(field).sum();
+    (start + fields + "\r\n".len()) as u64 + request.body().size_hint().lower()
 }
 
 /// The outcome of `work`, or `late` once the deadline is over.

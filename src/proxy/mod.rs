@@ -149,7 +149,7 @@ async fn serve_links(
     let strangers = Arc::new(Strangers::default());
     let links = strangers.clone();
     server.on_link_start(move |peer, compression| links.note_link(peer, name(compression)));
-    server.on_link_end(move |peer, error| strangers.note_on_teleport(peer, error));
+    server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(peer, error, transport));
     let answer = move |request: Request<Bytes>, _peer: Peer| {
         let handler = handler.clone();
         async move { answer_on_link(&handler, request).await }
@@ -167,8 +167,9 @@ async fn serve_links(
     stopped.or(served).await
 }
 
-async fn answer_on_link(handler: &Handler, request: Request<Bytes>) -> Response<Bytes> {
-    let mut response = handler.handle(request.map(Full::new)).await;
+async fn answer_on_link(handler: &Arc<Handler>, request: Request<Bytes>) -> Response<Bytes> {
+    // Where the answer waits for the link is counted there.
+    let (mut response, _slot) = handler.handle(request.map(Full::new)).await;
     // A refusal may want to close a connection to an HTTP caller; the link goes on.
     response.headers_mut().remove(header::CONNECTION);
     response

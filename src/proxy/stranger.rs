@@ -1,6 +1,7 @@
 //! Peers that speak something else than the port they came to: one line that says what to do about it.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,7 +34,12 @@ impl Strangers {
     }
 
     /// A link to a teleport port ended.
-    pub(crate) fn note_on_teleport(&self, peer: SocketAddr, error: Option<&ConnectionError>) {
+    pub(crate) fn note_on_teleport(
+        &self,
+        peer: SocketAddr,
+        error: Option<&ConnectionError>,
+        transport: Option<&io::Error>,
+    ) {
         match error {
             None => debug!("link from {peer}: closed"),
             // Whoever only looks whether the port is open is no stranger.
@@ -41,7 +47,8 @@ impl Strangers {
                 debug!("link from {peer}: {error}");
             }
             Some(error) => {
-                let advice = teleport_advice(error.kind());
+                let advice =
+                    transport.map_or_else(|| teleport_advice(error.kind()).to_owned(), |why| format!(": {why}"));
                 self.warn(&error.kind().to_string(), format_args!("link from {peer}: {error}{advice}"));
             }
         }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use smol::channel::{Receiver, Sender, bounded, unbounded};
 use smol::future::FutureExt;
@@ -25,7 +25,7 @@ use super::add_stats;
 use super::link::{Endpoint, drive};
 use super::socket::set_up;
 use crate::proto::{
-    Compression, ConnectionError, ResponseRejected, ResponseToken, SendError, ServerConfig, ServerConnection,
+    Compression, ConnectionError, Limits, ResponseRejected, ResponseToken, SendError, ServerConfig, ServerConnection,
     ServerEvent, ServerTls, Stats,
 };
 
@@ -74,7 +74,7 @@ pub struct Server {
 }
 
 type LinkStart = Box<dyn Fn(SocketAddr, Compression) + Send + Sync>;
-type LinkEnd = Box<dyn Fn(SocketAddr, Option<&ConnectionError>) + Send + Sync>;
+type LinkEnd = Box<dyn Fn(SocketAddr, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync>;
 
 struct Shared {
     executor: Arc<Executor<'static>>,
@@ -162,8 +162,12 @@ impl Server {
         let _ = self.shared.on_link_start.set(Box::new(f));
     }
 
-    /// Sets what is called with each link's end, for logs: `None` if it closed in order. Only the first call counts.
-    pub fn on_link_end(&self, f: impl Fn(SocketAddr, Option<&ConnectionError>) + Send + Sync + 'static) {
+    /// Sets what is called with each link's end, for logs: why it ended, `None` if in order, and what the transport
+    /// failed with, if it did. Only the first call counts.
+    pub fn on_link_end(
+        &self,
+        f: impl Fn(SocketAddr, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static,
+    ) {
         let _ = self.shared.on_link_end.set(Box::new(f));
     }
 
@@ -228,10 +232,10 @@ impl Server {
                 counted: Stats::default(),
                 end: None,
             };
-            drive(&mut link, stream, shared.options.write_timeout).await;
+            let transport = drive(&mut link, stream, shared.options.write_timeout).await;
             lock(&shared.links).commands.remove(&key);
             if let (Some(on_end), Some(end)) = (shared.on_link_end.get(), &link.end) {
-                on_end(addr, end.as_ref());
+                on_end(addr, end.as_ref(), transport.as_ref());
             }
             drop(alive);
         };
@@ -245,7 +249,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 enum Command {
     Respond(ResponseToken, Response<Bytes>),
-    /// The handler of a oneway with a body of so many bytes has ended.
+    /// The handler of a oneway of so many bytes has ended.
     OnewayEnded(usize),
     Close,
 }
@@ -261,7 +265,7 @@ struct Link<'a, H> {
     inbox: Pin<Box<Receiver<Command>>>,
     queue: Vec<Command>,
     waiting: Waiting,
-    /// Bodies of oneways in handlers: the connection, which gives out no tokens for them, does not count them.
+    /// Bytes of oneways in handlers: the connection, which gives out no tokens for them, does not count them.
     oneway_bytes: usize,
     /// What of the connection's figures `shared.stats` already has.
     counted: Stats,
@@ -285,7 +289,7 @@ where
         }
         let handler = self.handler.clone();
         let (peer, commands) = (self.peer, self.commands.clone());
-        let size = request.body().len();
+        let size = weight(request.headers(), request.body());
         if token.is_none() {
             self.oneway_bytes += size;
         }
@@ -306,24 +310,29 @@ where
     }
 
     /// Takes a response from its handler; if too many bytes wait already, a short one takes its place.
-    fn respond(&mut self, now: Instant, token: ResponseToken, response: Response<Bytes>) {
-        let is_too_much = self.waiting.bytes.saturating_add(response.body().len()) > self.shared.options.waiting_bytes;
-        let response = if is_too_much && !self.waiting.responses.is_empty() { too_slow() } else { response };
-        self.waiting.push_back(token, response);
+    fn respond(&mut self, now: Instant, token: ResponseToken, mut response: Response<Bytes>) {
+        let Waiting { responses, bytes } = &mut self.waiting;
+        let mut weight = weight(response.headers(), response.body());
+        if !responses.is_empty() && bytes.saturating_add(weight) > self.shared.options.waiting_bytes {
+            (response, weight) = (too_slow(), 0);
+        }
+        *bytes += weight;
+        responses.push_back(WaitingResponse { token, response, weight });
         self.send_waiting(now);
     }
 
     /// Hands responses to the connection while it has room (R-limit-output).
     fn send_waiting(&mut self, now: Instant) {
-        while let Some((token, response)) = self.waiting.pop_front() {
+        while let Some(WaitingResponse { token, response, weight }) = self.waiting.responses.pop_front() {
             match self.connection.send_response(now, token, &response) {
-                Ok(()) => {}
                 Err(ResponseRejected { token, error: SendError::OutputFull(_) }) => {
-                    self.waiting.push_front(token, response);
+                    self.waiting.responses.push_front(WaitingResponse { token, response, weight });
                     return;
                 }
                 Err(rejected) => self.send_reason(now, rejected),
+                Ok(()) => {}
             }
+            self.waiting.bytes -= weight;
         }
     }
 
@@ -431,27 +440,15 @@ where
 /// Responses for which a connection has no room yet, in order.
 #[derive(Default)]
 struct Waiting {
-    responses: VecDeque<(ResponseToken, Response<Bytes>)>,
-    /// Of their bodies.
+    responses: VecDeque<WaitingResponse>,
+    /// Their weights.
     bytes: usize,
 }
 
-impl Waiting {
-    fn push_back(&mut self, token: ResponseToken, response: Response<Bytes>) {
-        self.bytes += response.body().len();
-        self.responses.push_back((token, response));
-    }
-
-    fn push_front(&mut self, token: ResponseToken, response: Response<Bytes>) {
-        self.bytes += response.body().len();
-        self.responses.push_front((token, response));
-    }
-
-    fn pop_front(&mut self) -> Option<(ResponseToken, Response<Bytes>)> {
-        let (token, response) = self.responses.pop_front()?;
-        self.bytes -= response.body().len();
-        Some((token, response))
-    }
+struct WaitingResponse {
+    token: ResponseToken,
+    response: Response<Bytes>,
+    weight: usize,
 }
 
 /// A request in a handler, for as long as it runs.
@@ -472,6 +469,12 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shared.running.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What a message counts for in limits of bytes, as in [`Limits::held_bytes`].
+fn weight(fields: &HeaderMap, body: &Bytes) -> usize {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + Limits::FIELD_BYTES;
+    fields.iter().map(field).sum::<usize>() + body.len()
 }
 
 fn overloaded(concurrency: usize) -> Response<Bytes> {

@@ -44,7 +44,7 @@ impl ServerEnd {
         let telling = teller.clone();
         server.on_link_start(move |_, _| telling.tell(&Event::Connected {}));
         let telling = teller.clone();
-        server.on_link_end(move |_, error| {
+        server.on_link_end(move |_, error, _| {
             telling.tell(&Event::Closed { code: error.map(|error| error.code().into()) });
         });
         let (serving, telling, asked) = (server.clone(), teller.clone(), Arc::clone(&unanswered));
