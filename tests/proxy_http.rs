@@ -630,7 +630,7 @@ fn a_caller_that_stops_reading_is_closed() {
     let mut stream = std::net::TcpStream::connect(proxy.addr()).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     proxy.wait_for(|stats| stats.responses == 1);
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(1500));
     let mut received = Vec::new();
     let _ = stream.read_to_end(&mut received);
     assert!(received.len() < 24 << 20, "the rest was not kept for it");

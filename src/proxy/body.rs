@@ -11,8 +11,6 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
-use super::handler::Slot;
-
 /// Why a body could not be collected.
 #[derive(Debug)]
 pub(crate) enum CollectError {
@@ -70,29 +68,30 @@ pub(crate) fn causes(error: &dyn Error) -> String {
 /// How much of a reply is given to hyper at once. What it has it copies, and nobody would know how far the caller is.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// The body of a response to an HTTP caller. It holds its place among the requests at once until it has left.
+/// The body of a response to an HTTP caller.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct Reply<H> {
     data: Bytes,
-    _slot: Option<Slot>,
+    /// What is dropped when it has left: its place among the requests at once.
+    _held: H,
     /// There is no body, yet a `Content-Length` to send: hyper drops the field of a 304 whose body says that it is
     /// over before it began, so such a body keeps its length to itself.
     announced: bool,
 }
 
-impl Reply {
-    pub(crate) fn to_http(mut response: Response<Bytes>, slot: Option<Slot>) -> Response<Self> {
+impl<H> Reply<H> {
+    pub(crate) fn to_http(mut response: Response<Bytes>, held: H) -> Response<Self> {
         if response.status().canonical_reason().is_none() {
             // Lest hyper makes one up.
             response.extensions_mut().insert(ReasonPhrase::from_static(b""));
         }
         let announced =
             response.status() == StatusCode::NOT_MODIFIED && response.headers().contains_key(header::CONTENT_LENGTH);
-        response.map(|body| Self { data: if announced { Bytes::new() } else { body }, _slot: slot, announced })
+        response.map(|body| Self { data: if announced { Bytes::new() } else { body }, _held: held, announced })
     }
 }
 
-impl Body for Reply {
+impl<H: Unpin> Body for Reply<H> {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::driver::smol::{ClientOptions, ServerOptions};
 use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig};
 
-/// How long a write on a link may make no progress.
-const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a write on a link may make no progress. A slow network empties the buffers on the way by leaps, and what
+/// waits meanwhile is limited in bytes.
+const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most fields in a head, on both sides (R-limit-fields).
 pub(crate) const MAX_HEADER_COUNT: usize = 128;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use smol::{Executor, Timer};
 use smol_hyper::rt::FuturesIo;
 use tracing::{debug, warn};
 
+use super::activity::{Activity, Busy, Patience};
 use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
@@ -27,8 +28,6 @@ use super::handler::Handler;
 use super::stranger::Strangers;
 use crate::driver::smol::set_up;
 
-/// What a caller must take of an answer each second, lest that counts as nothing.
-const LEAST_RATE: f64 = 256.0;
 /// The pause after a failed accept, which mostly means that there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a closed connection is read on, so that the last answer is not lost to a reset.
@@ -126,19 +125,18 @@ impl Shared {
     async fn serve(&self, stream: TcpStream, peer: SocketAddr, signals: Signals) {
         set_up(&stream);
         let counts = Arc::new(Counts::default());
-        let activity = Activity::default();
+        let activity = Arc::new(Activity::default());
         let service = service_fn(|request| async {
-            let _busy = activity.begin();
+            let busy = Busy::begin(&activity);
             let (response, slot) = self.handler.handle(request).await;
-            Ok::<_, Infallible>(Reply::to_http(response, slot))
+            Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
         });
         let mut connection = self.http.serve_connection(FuturesIo::new(Counted::new(stream, counts.clone())), service);
         let mut finish = pin!(signals.finish.recv());
         let mut abort = pin!(signals.abort.recv());
         let mut tick = Timer::after(self.idle_timeout);
-        let least_bytes = (self.idle_timeout.as_secs_f64() * LEAST_RATE) as u64;
         let mut is_finishing = false;
-        let mut last = (None, 0);
+        let mut patience = Patience::new(self.idle_timeout);
         let end = poll_fn(|cx| {
             if !is_finishing && finish.as_mut().poll(cx).is_ready() {
                 is_finishing = true;
@@ -154,11 +152,9 @@ impl Shared {
                 // A new timer, not an interval: after a pause of the whole process a caller has its time again.
                 tick.set_after(self.idle_timeout);
                 let _ = Pin::new(&mut tick).poll(cx);
-                let now = (activity.mark(), counts.sent());
-                if now.0.is_some() && now.0 == last.0 && now.1 - last.1 <= least_bytes {
+                if patience.ends(&activity, counts.sent()) {
                     return Poll::Ready(End::Cut);
                 }
-                last = now;
             }
             Poll::Pending
         })
@@ -180,34 +176,6 @@ enum End {
     Over(hyper::Result<()>),
     /// It was idle, or the proxy stops.
     Cut,
-}
-
-/// Whether a connection has a request in hand, or has had one. Kept here, not by hyper's own timer, which costs a timer for each request.
-#[derive(Default)]
-struct Activity {
-    begun: AtomicU64,
-    ended: AtomicU64,
-}
-
-impl Activity {
-    fn begin(&self) -> Busy<'_> {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        Busy(self)
-    }
-
-    /// How many requests there were, unless one is in hand.
-    fn mark(&self) -> Option<u64> {
-        let begun = self.begun.load(Ordering::Relaxed);
-        (begun == self.ended.load(Ordering::Relaxed)).then_some(begun)
-    }
-}
-
-struct Busy<'a>(&'a Activity);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset

@@ -17,6 +17,7 @@
 // This is the shell: it lives in real time and on real sockets.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod activity;
 mod body;
 pub mod cli;
 mod config;

@@ -40,7 +40,8 @@ pub struct ClientOptions {
     pub connection: ClientConfig,
     /// How long a TCP connect may take. Default 3 s.
     pub connect_timeout: Duration,
-    /// How long the socket may take nothing of what is to be written, or less than 4 KiB/s of it. Default 5 s.
+    /// How long the socket may take nothing of what is to be written. It may take less than 4 KiB/s of it for four times
+    /// as long. Default 5 s.
     pub write_timeout: Duration,
     /// How many links to the address share the requests. Default 1. One more may be opened for HEAD requests
     /// (R-head-alone).

@@ -20,6 +20,8 @@ const TURN_BYTES: usize = 8 * 1024;
 /// What a peer must read each second while something is to be written: one that takes a byte now and then holds up what
 /// waits for it as surely as one that takes none.
 const LEAST_RATE: u64 = 4 * 1024;
+/// For how many write time-outs a peer may fall behind that rate: buffers between here and there are emptied by leaps.
+const SLACK: u32 = 4;
 /// Output that is kept for the next batch.
 const KEPT_BYTES: usize = 256 * 1024;
 /// How long a closed link goes on reading, so that what it wrote is not destroyed by a reset (R-server-linger).
@@ -62,7 +64,8 @@ pub(super) async fn drive<E: Endpoint>(
         output: Vec::new(),
         written: 0,
         write_timeout,
-        write_deadline: None,
+        stall_deadline: None,
+        rate_deadline: None,
         timer: Timer::never(),
         timer_at: None,
         eof: false,
@@ -117,8 +120,10 @@ struct Io {
     /// How much of `output` the socket has taken.
     written: usize,
     write_timeout: Duration,
-    /// When the socket must have taken something more, and so much that `LEAST_RATE` is kept.
-    write_deadline: Option<Instant>,
+    /// When the socket must have taken something more.
+    stall_deadline: Option<Instant>,
+    /// When it has fallen behind `LEAST_RATE` for too long.
+    rate_deadline: Option<Instant>,
     timer: Timer,
     timer_at: Option<Instant>,
     eof: bool,
@@ -129,8 +134,30 @@ impl Io {
     /// Asks for more output once the socket has taken all: what comes meanwhile shares the next batch.
     fn refill(&mut self, endpoint: &mut impl Endpoint, now: Instant) {
         if self.output.is_empty() && endpoint.poll_transmit(now, &mut self.output) > 0 {
-            self.write_deadline = now.checked_add(self.write_timeout);
+            self.stall_deadline = now.checked_add(self.write_timeout);
+            self.rate_deadline = now.checked_add(self.write_timeout.saturating_mul(SLACK));
         }
+    }
+
+    /// The socket has taken `n` bytes more of the output.
+    fn note_written(&mut self, n: usize) {
+        self.written += n;
+        if self.written == self.output.len() {
+            self.output.clear();
+            self.output.shrink_to(KEPT_BYTES);
+            self.written = 0;
+            (self.stall_deadline, self.rate_deadline) = (None, None);
+            return;
+        }
+        let now = Instant::now();
+        let earned = Duration::from_micros(n as u64 * 1_000_000 / LEAST_RATE);
+        let earned = self.rate_deadline.and_then(|at| at.checked_add(earned));
+        self.stall_deadline = now.checked_add(self.write_timeout);
+        self.rate_deadline = earned.into_iter().chain(now.checked_add(self.write_timeout.saturating_mul(SLACK))).min();
+    }
+
+    fn write_deadline(&self) -> Option<Instant> {
+        self.stall_deadline.into_iter().chain(self.rate_deadline).min()
     }
 
     /// Ready when anything has happened; with `true` when a timer fired.
@@ -147,19 +174,7 @@ impl Io {
         while !self.output.is_empty() && self.error.is_none() {
             match Pin::new(&mut self.stream).poll_write(context, &self.output[self.written..]) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(n)) if n > 0 => {
-                    self.written += n;
-                    let earned = Duration::from_micros(n as u64 * 1_000_000 / LEAST_RATE);
-                    let earned = self.write_deadline.and_then(|at| at.checked_add(earned));
-                    let latest = Instant::now().checked_add(self.write_timeout);
-                    self.write_deadline = earned.into_iter().chain(latest).min();
-                    if self.written == self.output.len() {
-                        self.output.clear();
-                        self.output.shrink_to(KEPT_BYTES);
-                        self.written = 0;
-                        self.write_deadline = None;
-                    }
-                }
+                Poll::Ready(Ok(n)) if n > 0 => self.note_written(n),
                 Poll::Ready(Ok(_)) => self.error = Some(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Err(error)) => self.error = Some(error),
             }
@@ -187,7 +202,7 @@ impl Io {
     }
 
     fn poll_timer(&mut self, at: Option<Instant>, context: &mut Context<'_>) -> bool {
-        let Some(at) = at.into_iter().chain(self.write_deadline).min() else {
+        let Some(at) = at.into_iter().chain(self.write_deadline()).min() else {
             return false;
         };
         if self.timer_at != Some(at) {
@@ -202,7 +217,7 @@ impl Io {
     }
 
     fn check_write_deadline(&mut self, now: Instant) {
-        if self.write_deadline.is_some_and(|at| at <= now) && self.error.is_none() {
+        if self.write_deadline().is_some_and(|at| at <= now) && self.error.is_none() {
             self.error = Some(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read, or hardly"));
         }
     }

@@ -37,7 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ServerOptions {
     /// Of each link. `tls` must stay off: this driver has none yet.
     pub connection: ServerConfig,
-    /// How long the socket may take nothing of what is to be written, or less than 4 KiB/s of it. Default 5 s.
+    /// How long the socket may take nothing of what is to be written. It may take less than 4 KiB/s of it for four times
+    /// as long. Default 5 s.
     pub write_timeout: Duration,
     /// Most links at once: a further one is closed when it is accepted. Default 10,000.
     pub links: usize,
