@@ -144,7 +144,11 @@ impl Seen {
                     Some(Sent::Frame(frame)) => frame,
                     other => return Err(not_sent("frame", wanted, other, state)),
                 };
-                let difference = if frame.id != *id {
+                let mut rule = None;
+                let difference = if frame.id.swap_bytes() == *id && frame.id != *id {
+                    rule = Some("R-frame-id-le");
+                    Some(("frame", format!("its id is {}, which is {id} with the bytes in the other order", frame.id)))
+                } else if frame.id != *id {
                     Some(("frame", format!("its id is {}, not {id}", frame.id)))
                 } else {
                     compare(message, &frame.message, no_fields).map(|what| ("message", what))
@@ -157,7 +161,8 @@ impl Seen {
                     } else {
                         Some((message.body.clone(), frame.message.body)).filter(|(wanted, body)| wanted != body)
                     };
-                    return Err(Mismatch { bytes: bytes.map(Box::new), ..Mismatch::new(layer, wanted, actual) });
+                    let mismatch = Mismatch::new(layer, wanted, actual);
+                    return Err(Mismatch { bytes: bytes.map(Box::new), rule, ..mismatch });
                 }
                 sealed(frame.output, state)
             }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::scenario::Level;
 use crate::shim::Description;
-use crate::spec::Spec;
+use crate::spec::{Rule, Spec};
 use crate::suite::{Outcome, Target, Verdict};
 
 /// Everything about a run.
@@ -94,10 +94,13 @@ impl Report<'_> {
         writeln!(text, "  replay    {}", failure.replay.name())?;
         writeln!(text, "  expected  {}", indented(&mismatch.expected))?;
         writeln!(text, "  actual    {}", indented(&mismatch.actual))?;
+        // The rule that is broken for certain, and those that the case is about.
         let broken = mismatch.rule.map(str::to_owned);
-        for id in broken.iter().chain(&scenario.rules) {
+        let about = scenario.rules.iter().filter(|id| broken.as_ref() != Some(*id)).map(|id| ("about", id));
+        for (what, id) in broken.iter().map(|id| ("broken", id)).chain(about) {
             if let Some(rule) = self.spec.rules.get(id) {
-                writeln!(text, "  rule      {id} ({}, {}): {}", rule.level, rule.who, rule.text)?;
+                let Rule { level, who, file, text: words, .. } = rule;
+                writeln!(text, "  {what:8}  {id} ({level}, {who}; spec/{file}): {words}")?;
             }
         }
         if let Some((expected, actual)) = mismatch.bytes.as_deref() {

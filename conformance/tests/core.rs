@@ -103,7 +103,7 @@ fn the_exit_codes_tell_the_verdict() {
     for part in [
         "fail",
         "layer     message",
-        "rule      R-read-version (MUST, receiver): Minor version",
+        "about     R-read-version (MUST, receiver; spec/05-messages.md): Minor version",
         "expected",
         "actual",
         "again     cargo run",
