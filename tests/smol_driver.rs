@@ -651,3 +651,43 @@ fn oneways_in_handlers_hold_a_limited_amount() {
         }
     });
 }
+
+#[test]
+fn a_oneway_is_handled_and_not_answered() {
+    run(|ex| async move {
+        let (tell, seen) = smol::channel::unbounded();
+        let (_server, addr) = start(&ex, ServerOptions::default(), move |request, peer| {
+            tell.try_send(request.body().clone()).unwrap();
+            echo(request, peer)
+        })
+        .await;
+        let client = Client::new(ex.clone(), addr, ClientOptions::default());
+        for body in ["one", "two"] {
+            client.oneway(post(body), soon()).await.unwrap();
+        }
+        assert_eq!(client.request(post("three"), soon()).await.unwrap().body(), "three");
+        for body in ["one", "two", "three"] {
+            assert_eq!(seen.recv().await.unwrap(), body);
+        }
+        assert_eq!((client.pending_requests(), client.stats().frames_in), (0, 1));
+    });
+}
+
+#[test]
+fn a_oneway_that_finds_no_server_says_so() {
+    // 4.3: handed to the transport, or failed before that
+    run(|ex| async move {
+        let (addr, connections) = raw_server(|_, mut stream| {
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+            hold(stream);
+        });
+        let client = plain_client(&ex, &addr, |_| ());
+        let error = client.oneway(get(), soon()).await.unwrap_err();
+        assert!(matches!(error, ClientError::Link { maybe_delivered: false, .. }), "{error:?}");
+        assert_eq!(connections.load(Ordering::SeqCst), 1);
+        let (addr, _) = raw_server(|_, stream| hold(stream));
+        let client = plain_client(&ex, &addr, |_| ());
+        let error = client.oneway(get(), Some(Instant::now() + Duration::from_millis(100))).await.unwrap_err();
+        assert!(matches!(error, ClientError::Timeout { maybe_delivered: false }), "{error:?}");
+    });
+}

@@ -134,18 +134,40 @@ impl Client {
         request: Request<Bytes>,
         deadline: Option<Instant>,
     ) -> Result<Response<Bytes>, ClientError> {
+        let link = if request.method() == Method::HEAD { &self.shared.head } else { self.next_link() };
+        self.hand_over(link, request, deadline, false).await
+    }
+
+    /// Sends a request that wants no response (R-id-oneway). Returns when it is on its way on a link that is up, and
+    /// no one learns what becomes of it then. Dropping the future before gives it up.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ClientError`] but those about a response; it was not sent then.
+    pub async fn oneway(&self, request: Request<Bytes>, deadline: Option<Instant>) -> Result<(), ClientError> {
+        self.hand_over(self.next_link(), request, deadline, true).await.map(drop)
+    }
+
+    fn next_link(&self) -> &Sender<Command> {
+        let links = &self.shared.links;
+        &links[self.shared.next_link.fetch_add(1, Ordering::Relaxed) % links.len()]
+    }
+
+    /// Gives a request to a link and waits for its outcome, which for a oneway is an empty response.
+    async fn hand_over(
+        &self,
+        link: &Sender<Command>,
+        request: Request<Bytes>,
+        deadline: Option<Instant>,
+        is_oneway: bool,
+    ) -> Result<Response<Bytes>, ClientError> {
         let shared = &*self.shared;
         if shared.closed.load(Ordering::Acquire) {
             return Err(ClientError::Closed);
         }
-        let link = if request.method() == Method::HEAD {
-            &shared.head
-        } else {
-            &shared.links[shared.next_link.fetch_add(1, Ordering::Relaxed) % shared.links.len()]
-        };
         let ticket = shared.next_ticket.fetch_add(1, Ordering::Relaxed);
         let (reply, response) = oneshot::channel();
-        let job = Job { ticket, request, deadline, reply, tries: 0 };
+        let job = Job { ticket, request, is_oneway, deadline, reply, tries: 0 };
         let mut pending = Pending { link, ticket, count: &shared.pending, done: false };
         shared.pending.fetch_add(1, Ordering::Relaxed);
         link.try_send(Command::Send(Box::new(job))).map_err(|_| ClientError::Closed)?;
@@ -333,7 +355,20 @@ impl LiveLink<'_> {
             && self.connection.pending_requests() + self.connection.abandoned_requests() > 0
     }
 
+    /// Whether the next job is a oneway before the hello: it would be on its way to a peer that may turn out to be none.
+    fn is_too_early(&self) -> bool {
+        self.connection.is_handshaking() && self.inbox.queue.front().is_some_and(|job| job.is_oneway)
+    }
+
     fn send(&mut self, job: Job, now: Instant) {
+        if job.is_oneway {
+            match self.connection.send_oneway(now, &job.request) {
+                Ok(()) => job.end(Ok(Response::default())),
+                Err(SendError::Closing) => self.unsent.push(job),
+                Err(error) => job.end(Err(ClientError::Send(error))),
+            }
+            return;
+        }
         match self.connection.send_request(now, &job.request, job.deadline) {
             Ok(id) => {
                 self.tickets.insert(job.ticket, id);
@@ -388,7 +423,7 @@ impl Endpoint for LiveLink<'_> {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        // Jobs wait here only on a link for HEAD.
+        // Jobs wait here on a link for HEAD, and oneways for the hello.
         let queued = if self.inbox.queue.is_empty() { None } else { self.inbox.sweep_at };
         queued.into_iter().chain(self.connection.poll_timeout()).min()
     }
@@ -412,6 +447,7 @@ impl Endpoint for LiveLink<'_> {
             return;
         }
         while !self.must_wait()
+            && !self.is_too_early()
             && let Some(job) = self.inbox.queue.pop_front()
         {
             self.send(job, now);

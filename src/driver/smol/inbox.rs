@@ -29,6 +29,8 @@ pub(super) enum Command {
 pub(super) struct Job {
     pub(super) ticket: u64,
     pub(super) request: Request<Bytes>,
+    /// It wants no response; an empty one says that it is on its way.
+    pub(super) is_oneway: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: oneshot::Sender<Result<Response<Bytes>, ClientError>>,
     pub(super) tries: u32,

@@ -73,6 +73,29 @@ impl ClientEnd {
         }
     }
 
+    /// Sends a request that wants no response; returns the code with which it failed at once.
+    pub(crate) async fn oneway(&self, message: &Message) -> Result<Option<String>, String> {
+        let request = match common::request(message)? {
+            Ok(request) => request,
+            Err(code) => return Ok(Some(code)),
+        };
+        let client = self.client.clone();
+        let mut outcome = Box::pin(async move { client.oneway(request, None).await });
+        // A link that is up takes or refuses it in no time; before the hello it waits.
+        let soon = async {
+            smol::Timer::after(Duration::from_millis(50)).await;
+            None
+        };
+        match smol::future::or(async { Some((&mut outcome).await) }, soon).await {
+            Some(Err(error)) => Ok(Some(failure(&error).0)),
+            Some(Ok(())) => Ok(None),
+            None => {
+                self.executor.spawn(async move { drop(outcome.await) }).detach();
+                Ok(None)
+            }
+        }
+    }
+
     pub(crate) fn cancel(&mut self, tag: u64) {
         self.waiting.remove(&tag);
     }

@@ -35,6 +35,10 @@ enum Command {
         message: Message,
         deadline: Option<u64>,
     },
+    Oneway {
+        #[serde(flatten)]
+        message: Message,
+    },
     Cancel {
         tag: u64,
     },
@@ -122,7 +126,7 @@ async fn carry_out(
                 "profile": "tcp",
                 "can": [
                     "client", "server", "none", "deflate", "snappy", "limits", "cancel", "idle", "batch-delay",
-                    "close", "server-close-codes",
+                    "close", "oneway", "server-close-codes",
                 ],
             }));
         }
@@ -147,6 +151,7 @@ async fn carry_out(
             let after = deadline.map(|deadline| deadline.saturating_sub(now));
             client.request(tag, &message, after).await?
         }
+        (Command::Oneway { message }, Some(End::Client(client))) => client.oneway(&message).await?,
         (Command::Cancel { tag }, Some(End::Client(client))) => {
             client.cancel(tag);
             None
