@@ -7,10 +7,23 @@ use bytes::Bytes;
 use http::Request;
 use httpteleport::driver::smol::{Client, ClientOptions};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("client: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let addr = args.next().unwrap_or_else(|| "127.0.0.1:8043".into());
     let path = args.next().unwrap_or_else(|| "/".into());
+    if !path.starts_with('/') {
+        return Err(format!("{path:?} is no path: it begins with a slash").into());
+    }
     let executor = Arc::new(smol::Executor::new());
     let client = Client::new(executor.clone(), addr.clone(), ClientOptions::default());
     smol::block_on(executor.run(async {

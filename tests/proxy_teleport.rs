@@ -371,3 +371,14 @@ fn a_link_that_carries_nothing_is_closed() {
     assert_eq!(caller.read("GET").body, "ok");
     link.read_to_end(&mut Vec::new()).expect("the link is closed");
 }
+
+#[test]
+fn an_upstream_that_says_no_hello_is_told_from_a_slow_one() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut near = http_config(mute.local_addr().unwrap());
+    near.outbound.kind = Kind::Teleport;
+    near.outbound.timeout = Some(Duration::from_secs(1));
+    let answer = Caller::of(&Running::start(near)).exchange(&get("/"));
+    assert_eq!(answer.status, 502);
+    assert!(answer.body.contains("hello"), "{}", answer.body);
+}

@@ -184,6 +184,12 @@ impl Seen {
                 let wanted = format!("frame {id}: a final response");
                 let frame = match self.next_sent(*id, state) {
                     Some(Sent::Frame(frame)) if frame.id == *id => frame,
+                    Some(Sent::Frame(frame)) => {
+                        let came = format!("frame {} {}", frame.id, quote(&frame.plain[4..]));
+                        let actual =
+                            format!("{came}, and none with id {id} in time: a slow program needs more --slack");
+                        return Err(Mismatch::new("frame", wanted, actual));
+                    }
                     other => return Err(not_sent("frame", wanted, other, state)),
                 };
                 if *head && !frame.message.body.is_empty() {

@@ -279,11 +279,23 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ParseError> {
     let mut needs = std::mem::take(&mut scenario.needs);
     needs.push(scenario.role.name().into());
     needs.push(scenario.config.compression.name().into());
-    needs.extend(scenario.steps.iter().filter_map(need_of).map(str::to_owned));
+    collect_needs(&scenario.steps, &mut needs);
     needs.sort();
     needs.dedup();
     scenario.needs = needs;
     Ok(scenario)
+}
+
+/// The capabilities that steps need, those in blocks too.
+fn collect_needs(steps: &[Step], needs: &mut Vec<String>) {
+    for step in steps {
+        needs.extend(need_of(step).map(str::to_owned));
+        match &step.kind {
+            StepKind::Unordered(steps) => collect_needs(steps, needs),
+            StepKind::Either(branches) => branches.iter().for_each(|steps| collect_needs(steps, needs)),
+            _ => {}
+        }
+    }
 }
 
 /// The capability that a step needs, beyond those of the config.
@@ -296,6 +308,9 @@ fn need_of(step: &Step) -> Option<&'static str> {
         StepKind::Feed(Feed::Wire(wire)) if wire.starts_with(b"httpteleport\0") => {
             wire.get(13).and_then(|code| Compression::from_code(*code)).map(Compression::name)
         }
+        StepKind::Feed(Feed::Plain(_)) => Some("frames"),
+        StepKind::Do { action: Action::Request { .. } | Action::Oneway(_), .. } => Some("frames"),
+        StepKind::Do { action: Action::Respond { .. } | Action::Discard { .. }, .. } => Some("frames"),
         StepKind::Do { action: Action::Cancel { .. }, .. } => Some("cancel"),
         StepKind::Do { action: Action::TlsEstablished, .. } => Some("tls"),
         _ => None,

@@ -317,8 +317,9 @@ impl Shim {
     ///
     /// As [`call`](Self::call), or it is driven in a way that the suite does not know.
     pub fn describe(&mut self) -> Result<Description, String> {
-        self.exchange(&Request::Describe { suite: 1 })?;
-        let description: Description = parsed(&self.line)?;
+        let unanswered = |error| format!("`describe` is not answered: {error}");
+        self.exchange(&Request::Describe { suite: 1 }).map_err(unanswered)?;
+        let description: Description = parsed(&self.line).map_err(unanswered)?;
         if !["core", "tcp"].contains(&description.profile.as_str()) {
             return Err(format!("the suite does not know the profile {:?}", description.profile));
         }

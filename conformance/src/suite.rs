@@ -102,7 +102,7 @@ impl Options {
         match &self.target {
             Target::Server(addr) => {
                 std::net::TcpStream::connect_timeout(addr, self.timeout).map_err(|error| format!("{addr}: {error}"))?;
-                let can = ["server", "none", "deflate", "snappy"].map(str::to_owned).to_vec();
+                let can = ["server", "none", "deflate", "snappy", "frames"].map(str::to_owned).to_vec();
                 let (name, profile) = (format!("server at {addr}"), "black box".to_owned());
                 let description = Description { name, version: String::new(), profile, can };
                 Ok((description, Box::new(Tcp::black_box(*addr, self.timeout, &self.time))))

@@ -21,7 +21,7 @@ fn the_example_of_the_format_passes() {
     let text = std::fs::read_to_string(suite().join("FORMAT.md")).unwrap();
     let example = text.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
     let scenario = parse(Path::new("cases/ids/ids-two-requests-two-answers.scn"), example).unwrap();
-    assert_eq!((scenario.steps.len(), scenario.needs.join(" ").as_str()), (11, "none server"));
+    assert_eq!((scenario.steps.len(), scenario.needs.join(" ").as_str()), (11, "frames none server"));
     run(&scenario, &mut shim()).unwrap();
 }
 

@@ -151,14 +151,18 @@ impl ProxyConfig {
     pub(crate) fn client_options(&self) -> ClientOptions {
         let out = &self.outbound;
         let limits = self.link_limits(out.max_head_bytes, self.concurrency);
+        let defaults = Config::default();
+        // A little before the requests that wait for it, which then learn why.
+        let hello_timeout = out.timeout.map_or(defaults.hello_timeout, |timeout| timeout.mul_f64(0.8));
         ClientOptions {
             connection: ClientConfig {
                 config: Config {
                     compression: out.compression,
                     max_batch_delay: out.batch_delay,
+                    hello_timeout: hello_timeout.min(defaults.hello_timeout),
                     idle_timeout: Some(out.idle_timeout),
                     limits,
-                    ..Config::default()
+                    ..defaults
                 },
                 tls: false,
             },

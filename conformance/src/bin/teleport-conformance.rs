@@ -25,8 +25,8 @@ use teleport_conformance::tcp::{RealTime, SLOW};
 #[command(version, after_long_help = VERDICTS)]
 struct Cli {
     /// The folder `conformance`, beside which `spec` lies.
-    #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR")))]
-    suite: PathBuf,
+    #[arg(long, global = true)]
+    suite: Option<PathBuf>,
     #[command(subcommand)]
     command: Cmd,
 }
@@ -230,25 +230,31 @@ fn main() -> ExitCode {
 }
 
 fn command(cli: &Cli) -> Result<u8, String> {
-    let spec = read_spec(&cli.suite)?;
+    let suite = &find_suite(cli.suite.as_deref())?;
+    let spec = read_spec(suite)?;
     match &cli.command {
         Cmd::List(filter) => {
-            for scenario in read_cases(&cli.suite)?.iter().filter(|scenario| filter.takes(scenario)) {
+            let scenarios = read_cases(suite)?;
+            let chosen: Vec<_> = scenarios.iter().filter(|scenario| filter.takes(scenario)).collect();
+            if chosen.is_empty() {
+                return Err(none_chosen(&scenarios));
+            }
+            for scenario in chosen {
                 let (area, role, level) = (&scenario.area, scenario.role.name(), scenario.level.name());
                 print(&format!("{area:11} {role:6} {level:6} {}: {}\n", scenario.id, scenario.title));
             }
             Ok(0)
         }
-        Cmd::Explain { id } => explain(&cli.suite, &spec, id),
+        Cmd::Explain { id } => explain(suite, &spec, id),
         Cmd::Run { target, filter, skip, format, verbose, transcript, how } => {
-            let scenarios = read_cases(&cli.suite)?;
+            let scenarios = read_cases(suite)?;
             let target = target.target()?;
             let is_server = matches!(target, Target::Server(_));
             let can_be_meant = |scenario: &&Scenario| scenario.role == Role::Server || !is_server;
             let chosen = scenarios.iter().filter(can_be_meant).filter(|scenario| filter.takes(scenario));
             let chosen: Vec<&Scenario> = chosen.collect();
             if chosen.is_empty() {
-                return Err("no case is chosen".into());
+                return Err(none_chosen(&scenarios));
             }
             let transcript = transcript.as_deref().map(Transcript::create).transpose()?;
             let options = Options { transcript, ..how.options(target, skip) };
@@ -267,10 +273,10 @@ fn command(cli: &Cli) -> Result<u8, String> {
             }
             Ok(report.exit_code())
         }
-        Cmd::Mutants { shim, find, how } => mutants(&cli.suite, shim, *find, how),
+        Cmd::Mutants { shim, find, how } => mutants(suite, shim, *find, how),
         Cmd::Record(arguments) => record(arguments),
         Cmd::Check => {
-            let checked = check(&cli.suite, &spec).map_err(|error| error.to_string())?;
+            let checked = check(suite, &spec).map_err(|error| error.to_string())?;
             for error in &checked.errors {
                 print(&format!("{error}\n"));
             }
@@ -333,13 +339,41 @@ fn explain(suite: &Path, spec: &Spec, id: &str) -> Result<u8, String> {
         return Ok(0);
     }
     let scenario = scenarios.iter().find(|scenario| scenario.id == id);
-    let scenario = scenario.ok_or_else(|| format!("neither a case nor a rule is called {id:?}"))?;
+    if scenario.is_none() && spec.codes.iter().any(|code| code == id) {
+        let errors = std::fs::read_to_string(suite.join("../spec/errors.md")).map_err(|error| error.to_string())?;
+        let code = format!("`{id}`");
+        for line in errors.lines().filter(|line| line.starts_with('#') || line.contains(&code)) {
+            print(&format!("{line}\n"));
+        }
+        return Ok(0);
+    }
+    let scenario = scenario.ok_or_else(|| format!("no case, rule or error code is called {id:?}"))?;
     let text = std::fs::read_to_string(&scenario.path).map_err(|error| error.to_string())?;
     print(&format!("{}\n\n{text}\nneeds: {}\n", scenario.path.display(), scenario.needs.join(" ")));
     for rule in scenario.rules.iter().filter_map(|rule| spec.rules.get(rule)) {
         print(&format!("\n{} ({}, {}): {}\n", rule.id, rule.level, rule.who, rule.text));
     }
     Ok(0)
+}
+
+fn none_chosen(scenarios: &[Scenario]) -> String {
+    let mut areas: Vec<&str> = scenarios.iter().map(|scenario| scenario.area.as_str()).collect();
+    areas.sort_unstable();
+    areas.dedup();
+    format!("no case is chosen; areas are {}", areas.join(", "))
+}
+
+/// The folder of the suite: as told, or where it lies from here or from this program.
+fn find_suite(told: Option<&Path>) -> Result<PathBuf, String> {
+    if let Some(told) = told {
+        return Ok(told.to_owned());
+    }
+    let program = std::env::current_exe().unwrap_or_default();
+    let from_program = program.ancestors().map(|folder| folder.join("conformance"));
+    let candidates = [PathBuf::from("conformance"), PathBuf::from(".")].into_iter().chain(from_program);
+    let found =
+        candidates.into_iter().find(|folder| folder.join("cases").is_dir() && folder.join("FORMAT.md").is_file());
+    found.ok_or_else(|| "the folder `conformance` is neither here nor above this program: name it with --suite".into())
 }
 
 fn read_spec(suite: &Path) -> Result<Spec, String> {

@@ -309,7 +309,7 @@ impl Later {
 }
 
 fn later(what: &str, instead: &str) -> String {
-    format!("{what} comes with a later version: {instead}")
+    format!("not in this version yet: {what}; {instead}")
 }
 
 /// The spellings that Go takes.

@@ -23,6 +23,8 @@ const USAGE: u8 = 2;
 ///
 /// The exit code is 0 after an orderly end, 1 if it could not start or something went wrong, 2 for a bad command line.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<_> = args.into_iter().collect();
+    let is_bare = args.len() < 2;
     let (command, config, threads) = match parse(args) {
         Ok(parsed) => parsed,
         Err(Stop::Clap(error)) => {
@@ -37,7 +39,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match command {
         Some(Command::Demo(args)) => demo::main(args.into()),
-        None => serve(config, threads),
+        None => serve(config, threads, is_bare),
     };
     result.unwrap_or_else(|line| {
         eprintln!("httptp: {line}");
@@ -66,8 +68,11 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Option<Command>, P
     Ok((cli.command, config, threads))
 }
 
-fn serve(config: ProxyConfig, threads: Option<usize>) -> Result<ExitCode, String> {
+fn serve(config: ProxyConfig, threads: Option<usize>, is_bare: bool) -> Result<ExitCode, String> {
     process::log_to_stderr(Level::INFO);
+    if is_bare {
+        info!("no flags given: this is a near proxy with the defaults; --help tells more, and `httptp demo` shows it");
+    }
     let signal = process::until_signal()?;
     let executor = Arc::new(Executor::new());
     let main = {

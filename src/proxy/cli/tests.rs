@@ -75,7 +75,7 @@ fn what_comes_later_says_so_in_one_line() {
         "-out=a:1,b:2",
     ] {
         let error = parse_line(line).unwrap_err();
-        assert!(error.contains("comes with a later version"), "{line}: {error}");
+        assert!(error.contains("not in this version yet"), "{line}: {error}");
         assert!(!error.contains('\n'), "{line}: {error}");
     }
     assert!(parse_args(["-inAllowIP", "", "-inTLSCert", ""]).is_ok());

@@ -126,7 +126,7 @@ async fn carry_out(
                 "profile": "tcp",
                 "can": [
                     "client", "server", "none", "deflate", "snappy", "limits", "cancel", "idle", "batch-delay",
-                    "close", "oneway", "server-close-codes",
+                    "close", "frames", "oneway", "server-close-codes",
                 ],
             }));
         }
