@@ -338,8 +338,28 @@ impl Sim {
         }
     }
 
-    /// Takes all outputs, in the order of the contract.
+    /// Takes all outputs, in the order of the contract, until no timer is due any more.
     fn drain(&mut self) {
+        self.poll();
+        loop {
+            let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
+            let due = [is_due(self.client.poll_timeout()), is_due(self.server.poll_timeout())];
+            if due == [false; 2] {
+                return;
+            }
+            self.mark = self.written.len();
+            if due[0] {
+                self.client.handle_timeout(self.now);
+                self.done.push((self.now, Done::Timeout));
+            }
+            if due[1] {
+                self.server.handle_timeout(self.now);
+            }
+            self.poll();
+        }
+    }
+
+    fn poll(&mut self) {
         let start = self.written.len();
         self.client.poll_transmit(self.now, &mut self.written);
         self.done.push((self.now, Done::Poll));
