@@ -9,6 +9,7 @@
 pub mod check;
 pub mod core_profile;
 pub mod http1;
+pub mod known;
 pub mod literal;
 pub mod matching;
 pub mod mutants;

@@ -24,7 +24,7 @@ pub struct Report<'r> {
 }
 
 /// The verdicts, in the order in which they are counted.
-const NAMES: [&str; 6] = ["pass", "fail", "non-strict", "informational", "unimplemented", "skipped"];
+const NAMES: [&str; 7] = ["pass", "fail", "known", "non-strict", "informational", "unimplemented", "skipped"];
 
 impl Report<'_> {
     /// How often a verdict was given, among the scenarios of a level or all.
@@ -38,7 +38,8 @@ impl Report<'_> {
     /// The exit code: 0 conformant, 1 required cases failed, 3 required cases were not run.
     pub fn exit_code(&self) -> u8 {
         let must = Some(Level::Must);
-        match (self.count("fail", must), self.count("unimplemented", must) + self.count("skipped", must)) {
+        let not_run = self.count("unimplemented", must) + self.count("skipped", must);
+        match (self.count("fail", must), not_run + self.count("known", must)) {
             (0, 0) => 0,
             (0, _) => 3,
             _ => 1,
@@ -51,6 +52,7 @@ impl Report<'_> {
             (0, false) => "conformant: every required case passes",
             (0, true) => "every required case that was chosen passes",
             (1, _) => "not conformant: required cases fail",
+            _ if self.count("known", Some(Level::Must)) > 0 => "not conformant, as was known: nothing new fails",
             _ => "incomplete: required cases were not run",
         }
     }
@@ -80,6 +82,7 @@ impl Report<'_> {
         match verdict {
             Verdict::Pass if !is_verbose => return Ok(()),
             Verdict::Skipped(why) => return writeln!(text, "skipped        {}: {why}", scenario.id),
+            Verdict::Known(why) => return writeln!(text, "known          {}: {why}", scenario.id),
             Verdict::Unimplemented(missing) => {
                 return writeln!(text, "unimplemented  {}: needs {}", scenario.id, missing.join(", "));
             }
@@ -133,7 +136,7 @@ impl Report<'_> {
                 if let Verdict::Unimplemented(missing) = &outcome.verdict {
                     case["missing"] = json!(missing);
                 }
-                if let Verdict::Skipped(why) = &outcome.verdict {
+                if let Verdict::Skipped(why) | Verdict::Known(why) = &outcome.verdict {
                     case["why"] = json!(why);
                 }
                 if let Some(failure) = outcome.verdict.failure() {

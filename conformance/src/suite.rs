@@ -27,6 +27,8 @@ pub enum Verdict {
     Unimplemented(Vec<String>),
     /// It was not run, and why.
     Skipped(String),
+    /// It did not come true, for a reason that was known before.
+    Known(String),
 }
 
 impl Verdict {
@@ -39,6 +41,7 @@ impl Verdict {
             Self::Informational(_) => "informational",
             Self::Unimplemented(_) => "unimplemented",
             Self::Skipped(_) => "skipped",
+            Self::Known(_) => "known",
         }
     }
 

@@ -110,6 +110,16 @@ fn the_exit_codes_tell_the_verdict() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    // What is known to fail fails no more, and is still no pass; what is listed and passes is named.
+    let known = std::env::temp_dir().join(format!("teleport-known-{}", std::process::id()));
+    std::fs::write(&known, "# of a test\nmessages-server-v*: it reads them\n").unwrap();
+    let list = known.to_str().unwrap();
+    let (code, text) = run(&[" --mutant http-1-2-accepted", "--id", case, "--known", list]);
+    assert_eq!(code, 3);
+    assert!(text.contains("known          messages-server-versions-refused: it reads them"), "{text}");
+    assert_eq!(run(&["", "--id", case, "--known", list]).0, 0);
+    assert_eq!(run(&["", "--id", case, "--known", "/no/such/file"]).0, 2);
+    std::fs::remove_file(known).unwrap();
     assert_eq!(run(&["", "--id", "nothing-like-this"]).0, 2);
     assert_eq!(run(&["", "--id", case, "--skip", "messages-*"]).0, 3);
     assert_eq!(run(&[" --no-such-argument", "--id", case]).0, 2);

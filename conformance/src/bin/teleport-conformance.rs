@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use teleport_conformance::check::check;
+use teleport_conformance::known::Known;
 use teleport_conformance::mutants;
 use teleport_conformance::record;
 use teleport_conformance::report::Report;
@@ -35,19 +36,19 @@ const VERDICTS: &str = "\
 Verdicts:
   pass           every replay of the case came true
   fail           a case of level must did not: the implementation is not conformant
+  known          it did not, and --known lists it with the reason
   non-strict     a case of level should did not
   informational  a case of level may did not
   unimplemented  the shim does not claim a capability that the case needs
-  skipped        left out by --skip, or not to be seen this way: real time and sockets do not show everything that
-                 profile core does
+  skipped        left out by --skip, or only to be seen in profile core
 
 Exit codes:
   0  conformant: every required case (level must) passes
   1  required cases fail (run), a mutant survives (mutants)
   2  usage or suite error: an unreadable case, a shim that does not start, a server that is not there, a check that
      fails, a link that cannot be recorded
-  3  incomplete: no required case fails, but some are unimplemented or skipped. This is the best that `run --server`
-     and shims of profile tcp can have
+  3  incomplete: no required case fails, but some are known to, unimplemented or skipped. This is the best that
+     `run --server` and shims of profile tcp can have
 
 A run with filters says nothing about the cases that it leaves out.";
 
@@ -69,6 +70,10 @@ enum Cmd {
         /// Cases that are not run, by patterns of their ids; they are reported as skipped.
         #[arg(long, value_name = "ID")]
         skip: Vec<String>,
+        /// Failures that are known, a line each: `PATTERN: reason`. They are reported as known, and what is listed and
+        /// passes is named.
+        #[arg(long, value_name = "FILE")]
+        known: Option<PathBuf>,
         /// How the report is written.
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
@@ -246,7 +251,7 @@ fn command(cli: &Cli) -> Result<u8, String> {
             Ok(0)
         }
         Cmd::Explain { id } => explain(suite, &spec, id),
-        Cmd::Run { target, filter, skip, format, verbose, transcript, how } => {
+        Cmd::Run { target, filter, skip, known, format, verbose, transcript, how } => {
             let scenarios = read_cases(suite)?;
             let target = target.target()?;
             let is_server = matches!(target, Target::Server(_));
@@ -258,7 +263,12 @@ fn command(cli: &Cli) -> Result<u8, String> {
             }
             let transcript = transcript.as_deref().map(Transcript::create).transpose()?;
             let options = Options { transcript, ..how.options(target, skip) };
-            let (description, outcomes) = run_all(&chosen, &options)?;
+            let known = known.as_deref().map(Known::read).transpose()?.unwrap_or_default();
+            let (description, mut outcomes) = run_all(&chosen, &options)?;
+            let mended = known.apply(&mut outcomes);
+            if !mended.is_empty() {
+                eprintln!("teleport-conformance: listed as known, and nothing of it fails: {}", mended.join(", "));
+            }
             let report = Report {
                 description: &description,
                 outcomes: &outcomes,
