@@ -62,6 +62,8 @@ pub struct Tcp {
     role: Role,
     pauses: u32,
     patience: u32,
+    /// Something was fed, and nothing has come of it yet.
+    is_ahead: bool,
     has_ended: bool,
     is_broken: bool,
 }
@@ -110,6 +112,7 @@ impl Tcp {
             role: Role::Server,
             pauses: 0,
             patience: 1,
+            is_ahead: false,
             has_ended: false,
             is_broken: false,
         }
@@ -247,6 +250,7 @@ impl Subject for Tcp {
     }
 
     fn feed(&mut self, piece: &[u8], _: &mut Told) -> Done {
+        self.is_ahead = true;
         if let Some(socket) = &mut self.socket {
             socket.send(piece);
             if self.pauses < PAUSES {
@@ -258,6 +262,7 @@ impl Subject for Tcp {
     }
 
     fn feed_end(&mut self, _: &mut Told) -> Done {
+        self.is_ahead = true;
         if let Some(socket) = &self.socket {
             socket.end();
         }
@@ -265,6 +270,10 @@ impl Subject for Tcp {
     }
 
     fn call(&mut self, request: &Request, told: &mut Told) -> Result<Answer, Mismatch> {
+        if self.is_ahead {
+            // What was fed comes by another way than the command, which must not overtake it.
+            self.settle(told)?;
+        }
         let reply = self.ask(request, told)?;
         Ok(Answer { error: reply.error, ..Answer::default() })
     }
@@ -273,14 +282,16 @@ impl Subject for Tcp {
         let until = Instant::now().max(self.begin + Duration::from_micros(told.now)) + self.time.slack * self.patience;
         while !is_there(told, self.socket()) {
             if !self.take_one(until, told)? {
-                break;
+                return Ok(());
             }
         }
+        self.is_ahead = false;
         Ok(())
     }
 
     fn settle(&mut self, told: &mut Told) -> Done {
-        let until = Instant::now() + self.time.settle;
+        self.is_ahead = false;
+        let until = Instant::now() + self.time.settle * self.patience;
         while self.take_one(until, told)? {}
         Ok(())
     }
