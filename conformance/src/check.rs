@@ -63,6 +63,12 @@ pub fn check(suite: &Path, spec: &Spec) -> std::io::Result<Checked> {
             (false, false) => checked.errors.push(format!("{id} has no case and no reason in untestable.txt")),
         }
     }
+    for example in &spec.examples {
+        let slug = example.trim_start_matches("EX-");
+        if !ids.keys().any(|id| id.ends_with(&format!("-example-{slug}"))) {
+            checked.errors.push(format!("the example {example} of the specification has no case ...-example-{slug}"));
+        }
+    }
     links(suite, &mut checked.errors)?;
     let table = suite.join("mutants.txt");
     if table.exists() {

@@ -27,6 +27,8 @@ pub struct Spec {
     pub index: Vec<String>,
     /// Every code of errors.md.
     pub codes: Vec<String>,
+    /// The ids of the examples of streams: those that show more than a hello.
+    pub examples: Vec<String>,
 }
 
 impl Spec {
@@ -43,6 +45,10 @@ impl Spec {
         for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(path)?;
+            let blocks = text.split("\n```example id=").skip(1);
+            let is_stream = |block: &&str| block.split("\n```").next().is_some_and(|block| block.contains("\nwire:"));
+            let id = |block: &str| block.split(' ').next().unwrap_or_default().to_owned();
+            spec.examples.extend(blocks.filter(is_stream).map(id));
             for rule in rules(&file, &text) {
                 spec.rules.insert(rule.id.clone(), rule);
             }
