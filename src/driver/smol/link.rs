@@ -12,16 +12,13 @@ use smol::future::FutureExt;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use smol::net::TcpStream;
 
+use super::patience::WritePatience;
+
 /// How much is read at once; at first only enough for a hello, so that a peer that says no more costs little.
 const READ_BYTES: (usize, usize) = (256, 64 * 1024);
 /// How much input a connection takes before other tasks have their turn: DEFLATE can make a thousand times as much of
 /// it, and a peer that does must not hold up everybody else.
 const TURN_BYTES: usize = 8 * 1024;
-/// What a peer must read each second while something is to be written: one that takes a byte now and then holds up what
-/// waits for it as surely as one that takes none.
-const LEAST_RATE: u64 = 4 * 1024;
-/// For how many write time-outs a peer may fall behind that rate: buffers between here and there are emptied by leaps.
-const SLACK: u32 = 4;
 /// Output that is kept for the next batch.
 const KEPT_BYTES: usize = 256 * 1024;
 /// How long a closed link goes on reading, so that what it wrote is not destroyed by a reset (R-server-linger).
@@ -63,9 +60,7 @@ pub(super) async fn drive<E: Endpoint>(
         unread: 0..0,
         output: Vec::new(),
         written: 0,
-        write_timeout,
-        stall_deadline: None,
-        rate_deadline: None,
+        patience: WritePatience::new(write_timeout),
         timer: Timer::never(),
         timer_at: None,
         eof: false,
@@ -119,11 +114,7 @@ struct Io {
     output: Vec<u8>,
     /// How much of `output` the socket has taken.
     written: usize,
-    write_timeout: Duration,
-    /// When the socket must have taken something more.
-    stall_deadline: Option<Instant>,
-    /// When it has fallen behind `LEAST_RATE` for too long.
-    rate_deadline: Option<Instant>,
+    patience: WritePatience,
     timer: Timer,
     timer_at: Option<Instant>,
     eof: bool,
@@ -134,8 +125,7 @@ impl Io {
     /// Asks for more output once the socket has taken all: what comes meanwhile shares the next batch.
     fn refill(&mut self, endpoint: &mut impl Endpoint, now: Instant) {
         if self.output.is_empty() && endpoint.poll_transmit(now, &mut self.output) > 0 {
-            self.stall_deadline = now.checked_add(self.write_timeout);
-            self.rate_deadline = now.checked_add(self.write_timeout.saturating_mul(SLACK));
+            self.patience.begin(now);
         }
     }
 
@@ -146,18 +136,10 @@ impl Io {
             self.output.clear();
             self.output.shrink_to(KEPT_BYTES);
             self.written = 0;
-            (self.stall_deadline, self.rate_deadline) = (None, None);
-            return;
+            self.patience.end();
+        } else {
+            self.patience.note_written(Instant::now(), n);
         }
-        let now = Instant::now();
-        let earned = Duration::from_micros(n as u64 * 1_000_000 / LEAST_RATE);
-        let earned = self.rate_deadline.and_then(|at| at.checked_add(earned));
-        self.stall_deadline = now.checked_add(self.write_timeout);
-        self.rate_deadline = earned.into_iter().chain(now.checked_add(self.write_timeout.saturating_mul(SLACK))).min();
-    }
-
-    fn write_deadline(&self) -> Option<Instant> {
-        self.stall_deadline.into_iter().chain(self.rate_deadline).min()
     }
 
     /// Ready when anything has happened; with `true` when a timer fired.
@@ -202,7 +184,7 @@ impl Io {
     }
 
     fn poll_timer(&mut self, at: Option<Instant>, context: &mut Context<'_>) -> bool {
-        let Some(at) = at.into_iter().chain(self.write_deadline()).min() else {
+        let Some(at) = at.into_iter().chain(self.patience.deadline()).min() else {
             return false;
         };
         if self.timer_at != Some(at) {
@@ -217,7 +199,7 @@ impl Io {
     }
 
     fn check_write_deadline(&mut self, now: Instant) {
-        if self.write_deadline().is_some_and(|at| at <= now) && self.error.is_none() {
+        if self.patience.deadline().is_some_and(|at| at <= now) && self.error.is_none() {
             self.error = Some(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read, or hardly"));
         }
     }

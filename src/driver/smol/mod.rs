@@ -36,6 +36,7 @@ mod client;
 mod error;
 mod inbox;
 mod link;
+mod patience;
 mod server;
 mod socket;
 
