@@ -361,16 +361,14 @@ impl LiveLink<'_> {
     }
 
     fn send(&mut self, job: Job, now: Instant) {
-        if job.is_oneway {
-            match self.connection.send_oneway(now, &job.request) {
-                Ok(()) => job.end(Ok(Response::default())),
-                Err(SendError::Closing) => self.unsent.push(job),
-                Err(error) => job.end(Err(ClientError::Send(error))),
-            }
-            return;
-        }
-        match self.connection.send_request(now, &job.request, job.deadline) {
-            Ok(id) => {
+        let sent = if job.is_oneway {
+            self.connection.send_oneway(now, &job.request).map(|()| None)
+        } else {
+            self.connection.send_request(now, &job.request, job.deadline).map(Some)
+        };
+        match sent {
+            Ok(None) => job.end(Ok(Response::default())),
+            Ok(Some(id)) => {
                 self.tickets.insert(job.ticket, id);
                 self.waiting.insert(id, job);
             }
