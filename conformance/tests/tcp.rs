@@ -48,8 +48,12 @@ fn the_smol_driver_passes_every_case_that_it_claims() {
     let scenarios = scenarios();
     let all: Vec<&Scenario> = scenarios.iter().collect();
     let (text, json, junit, outcomes) = report(&all, &Options::of_shim(shim()));
-    assert_eq!((json["counts"]["fail"].as_u64(), json["exit_code"].as_u64()), (Some(0), Some(3)), "\n{text}");
-    assert!(json["counts"]["pass"].as_u64().unwrap() >= 200, "\n{text}");
+    // A log is short of room: what failed is all that it must hold.
+    let was_run = |line: &&str| !line.starts_with("unimplemented") && !line.starts_with("skipped");
+    let short: Vec<&str> = text.lines().filter(was_run).collect();
+    let short = short.join("\n");
+    assert_eq!((json["counts"]["fail"].as_u64(), json["exit_code"].as_u64()), (Some(0), Some(3)), "\n{short}");
+    assert!(json["counts"]["pass"].as_u64().unwrap() >= 200, "\n{short}");
     // Whatever was not run is named, with the reason, in all forms.
     for outcome in &outcomes {
         let why = match &outcome.verdict {

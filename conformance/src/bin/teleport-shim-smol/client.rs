@@ -83,7 +83,7 @@ impl ClientEnd {
         let mut outcome = Box::pin(async move { client.oneway(request, None).await });
         // A link that is up takes or refuses it in no time; before the hello it waits.
         let soon = async {
-            smol::Timer::after(Duration::from_millis(50)).await;
+            smol::Timer::after(Duration::from_millis(250)).await;
             None
         };
         match smol::future::or(async { Some((&mut outcome).await) }, soon).await {
@@ -96,8 +96,11 @@ impl ClientEnd {
         }
     }
 
-    pub(crate) fn cancel(&mut self, tag: u64) {
-        self.waiting.remove(&tag);
+    /// Gives a request up; what is asked for next comes after that.
+    pub(crate) async fn cancel(&mut self, tag: u64) {
+        if let Some(task) = self.waiting.remove(&tag) {
+            task.cancel().await;
+        }
     }
 
     pub(crate) fn close(&self) {

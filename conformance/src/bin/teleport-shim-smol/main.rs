@@ -153,7 +153,7 @@ async fn carry_out(
         }
         (Command::Oneway { message }, Some(End::Client(client))) => client.oneway(&message).await?,
         (Command::Cancel { tag }, Some(End::Client(client))) => {
-            client.cancel(tag);
+            client.cancel(tag).await;
             None
         }
         (Command::Respond { ticket, status, fields, body }, Some(End::Server(server))) => {
