@@ -1,11 +1,12 @@
 //! A teleport client: `cargo run --example client -- 127.0.0.1:8043 /some/path`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use httpteleport::driver::smol::{Client, ClientOptions};
+use httpteleport::driver::ClientOptions;
+use httpteleport::driver::smol::Client;
 
 fn main() -> std::process::ExitCode {
     match run() {
@@ -28,9 +29,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let client = Client::new(executor.clone(), addr.clone(), ClientOptions::default());
     smol::block_on(executor.run(async {
         let request = Request::get(format!("http://{addr}{path}")).body(Bytes::new())?;
-        #[allow(clippy::disallowed_methods, reason = "this program is the shell, where the time comes from")]
-        let deadline = Instant::now() + Duration::from_secs(3);
-        let response = client.request(request, Some(deadline)).await?;
+        let response = client.request(request, Duration::from_secs(3)).await?;
         println!("{:?}", response.map(|body| String::from_utf8_lossy(&body).into_owned()));
         let stats = client.stats();
         println!("{} bytes of HTTP, {} on the wire", stats.plain_out + stats.plain_in, stats.wire_out + stats.wire_in);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use httpteleport::driver::smol::{Peer, Server, ServerOptions};
+use httpteleport::driver::smol::Server;
+use httpteleport::driver::{Peer, ServerOptions};
 use httpteleport::proto::Compression;
 
 /// Answers with the request's body, or its target if there is none, and with its `X-Req-Id`.
@@ -32,18 +33,17 @@ fn main() -> std::process::ExitCode {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let addr = args.next().unwrap_or_else(|| "127.0.0.1:8043".into());
-    let mut options = ServerOptions::default();
-    options.connection.config.compression = match args.next().as_deref() {
+    let compression = match args.next().as_deref() {
         None | Some("flate") => Compression::Deflate,
         Some("none") => Compression::None,
         Some("snappy") => Compression::Snappy,
         Some(other) => return Err(format!("unknown compression {other:?}: flate, none or snappy").into()),
     };
     let executor = Arc::new(smol::Executor::new());
-    let server = Server::new(executor.clone(), options);
+    let server = Server::new(executor.clone(), ServerOptions::default().compression(compression));
     server.on_link_end(|peer, error, _| match error {
-        Some(error) => eprintln!("{peer}: {error}"),
-        None => eprintln!("{peer}: closed"),
+        Some(error) => eprintln!("{}: {error}", peer.addr),
+        None => eprintln!("{}: closed", peer.addr),
     });
     smol::block_on(executor.run(async {
         let listener = smol::net::TcpListener::bind(&addr).await?;

@@ -7,7 +7,8 @@
 //! | layer | what it is |
 //! |---|---|
 //! | [`proto`] | the protocol as a pure state machine: start here to see the run loop or to bring your own I/O |
-#![cfg_attr(feature = "smol", doc = "| [`driver::smol`] | client and server on smol over TCP |")]
+#![cfg_attr(feature = "smol", doc = "| [`driver::smol`] | client and server as tasks, on smol |")]
+#![cfg_attr(feature = "thread", doc = "| [`driver::thread`] | the same on plain threads |")]
 #![cfg_attr(feature = "httptp", doc = "| [`proxy`] | what the program `httptp` is made of |")]
 //!
 //! # The run loop, in memory
@@ -61,9 +62,13 @@
 //! | feature | brings |
 //! |---|---|
 //! | (none) | [`proto`] alone |
-//! | `smol` | the drivers on smol |
-//! | `httptp` (default) | the proxy and the program |
+//! | `smol` (default) | client and server on smol |
+//! | `thread` (default) | client and server on plain threads |
+//! | `tls` (default) | TLS for both, by rustls |
+//! | `tower` | `tower::Service` for the client on smol, and a handler from a service for its server |
+//! | `httptp` | the proxy and the program |
 
+#[cfg(any(feature = "smol", feature = "thread"))]
 pub mod driver;
 pub mod proto;
 #[cfg(feature = "httptp")]

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use httpteleport::driver::smol::{Client, ClientError, ClientOptions, Peer, Server, ServerOptions};
-use httpteleport::proto::Compression;
+use httpteleport::driver::smol::{Client, Server};
+use httpteleport::driver::{ClientError, ClientOptions, Peer, ServerOptions};
+use httpteleport::proto::{Compression, Limits};
 use smol::net::TcpListener;
 use smol::{Executor, Timer};
 
@@ -37,7 +38,7 @@ async fn echo(request: Request<Bytes>, _peer: Peer) -> Response<Bytes> {
 
 async fn start<H, F>(ex: &Ex, options: ServerOptions, handler: H) -> (Server, String)
 where
-    H: Fn(Request<Bytes>, Peer) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Bytes>, Peer) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Bytes>> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -64,8 +65,7 @@ fn soon() -> Option<Instant> {
 fn many_callers_share_a_link_in_every_pair_of_compressions() {
     run(|ex| async move {
         for (ours, theirs) in Compression::ALL.iter().flat_map(|a| Compression::ALL.iter().map(move |b| (*a, *b))) {
-            let mut options = ServerOptions::default();
-            options.connection.config.compression = theirs;
+            let options = ServerOptions::default().compression(theirs);
             let (server, addr) = start(&ex, options, |request, peer| async move {
                 // Answers out of order.
                 let wait = u64::from(request.body()[0] % 4);
@@ -73,8 +73,7 @@ fn many_callers_share_a_link_in_every_pair_of_compressions() {
                 echo(request, peer).await
             })
             .await;
-            let mut options = ClientOptions::default();
-            options.connection.config.compression = ours;
+            let options = ClientOptions::default().compression(ours);
             let client = Client::new(ex.clone(), addr, options);
             let calls: Vec<_> = (0..200u32)
                 .map(|i| {
@@ -151,8 +150,7 @@ fn an_ambiguous_answer_to_head_harms_nobody_else() {
                 stream.write_all(&[&seen[15..19], answer].concat()).await.unwrap();
             }
         });
-        let mut options = ClientOptions::default();
-        options.connection.config.compression = Compression::None;
+        let options = ClientOptions::default().compression(Compression::None);
         let client = Client::new(ex.clone(), addr, options);
         let heads: Vec<_> = (0..5)
             .map(|_| {
@@ -217,7 +215,7 @@ fn a_panicking_handler_is_answered_for() {
 #[test]
 fn above_the_concurrency_limit_the_answer_is_429() {
     run(|ex| async move {
-        let options = ServerOptions { concurrency: 10, ..ServerOptions::default() };
+        let options = ServerOptions::default().concurrency(10);
         let (release, held) = smol::channel::bounded::<()>(1);
         let (_server, addr) = start(&ex, options, move |_, _| {
             let held = held.clone();
@@ -356,11 +354,9 @@ fn raw_server(serve: impl Fn(usize, std::net::TcpStream) + Send + Sync + 'static
 /// A hello without compression and without TLS.
 const HELLO: &[u8] = b"httpteleport\x00\x01\x00";
 
-fn plain_client(ex: &Ex, addr: &str, change: impl FnOnce(&mut ClientOptions)) -> Client {
-    let mut options = ClientOptions::default();
-    options.connection.config.compression = Compression::None;
-    change(&mut options);
-    Client::new(ex.clone(), addr, options)
+fn plain_client(ex: &Ex, addr: &str, change: impl FnOnce(ClientOptions) -> ClientOptions) -> Client {
+    let options = ClientOptions::default().compression(Compression::None);
+    Client::new(ex.clone(), addr, change(options))
 }
 
 /// Reads until `n` bytes have come.
@@ -407,7 +403,7 @@ fn what_a_broken_link_may_have_delivered_is_not_sent_again() {
                 hold(stream);
             }
         });
-        let client = plain_client(&ex, &addr, |_| ());
+        let client = plain_client(&ex, &addr, |options| options);
         let calls = [(), ()].map(|()| {
             let client = client.clone();
             ex.spawn(async move { client.request(get(), soon()).await })
@@ -435,9 +431,7 @@ fn what_a_broken_link_surely_did_not_deliver_goes_to_the_next() {
             stream.write_all(&answer(1, "here")).unwrap();
             hold(stream);
         });
-        let client = plain_client(&ex, &addr, |options| {
-            options.connection.config.max_batch_delay = Duration::from_millis(500);
-        });
+        let client = plain_client(&ex, &addr, |options| options.max_batch_delay(Duration::from_millis(500)));
         assert_eq!(client.request(get(), soon()).await.unwrap().body(), "here");
         assert_eq!(connections.load(Ordering::SeqCst), 2);
     });
@@ -457,7 +451,7 @@ fn a_peer_that_does_not_read_is_given_up() {
                     }
                 }
             });
-            let client = plain_client(&ex, &addr, |options| options.write_timeout = Duration::from_millis(300));
+            let client = plain_client(&ex, &addr, |options| options.write_timeout(Duration::from_millis(300)));
             // More than the sockets between them take.
             let error = client.request(post(vec![7; 32 << 20]), soon()).await.unwrap_err();
             assert!(matches!(error, ClientError::Link { maybe_delivered: true, .. }), "{error:?}");
@@ -478,7 +472,7 @@ fn a_client_does_not_wait_at_the_end_of_a_broken_link() {
             stream.write_all(&bytes).unwrap();
             std::thread::sleep(Duration::from_secs(30));
         });
-        let client = plain_client(&ex, &addr, |_| ());
+        let client = plain_client(&ex, &addr, |options| options);
         let start = Instant::now();
         for _ in 0..4 {
             assert!(client.request(get(), soon()).await.is_err());
@@ -493,8 +487,7 @@ fn a_client_does_not_wait_at_the_end_of_a_broken_link() {
 fn an_answer_is_not_destroyed_by_what_comes_after_a_bad_frame() {
     // R-server-linger, R-server-drain
     run(|ex| async move {
-        let mut options = ServerOptions::default();
-        options.connection.config.compression = Compression::None;
+        let options = ServerOptions::default().compression(Compression::None);
         let (_server, addr) = start(&ex, options, |request, peer| async move {
             Timer::after(Duration::from_millis(100)).await;
             echo(request, peer).await
@@ -528,7 +521,7 @@ fn giving_up_makes_room_for_others() {
             stream.write_all(&answer(2, "second")).unwrap();
             hold(stream);
         });
-        let client = plain_client(&ex, &addr, |options| options.connection.config.limits.pending_requests = 1);
+        let client = plain_client(&ex, &addr, |options| options.max_pending_requests(1));
         {
             let first = client.request(get(), soon());
             let wait = async {
@@ -545,7 +538,7 @@ fn a_client_pauses_after_a_failed_hello() {
     // R-reconnect-pause
     run(|ex| async move {
         let (addr, connections) = raw_server(|_, stream| drop(stream));
-        let client = plain_client(&ex, &addr, |_| ());
+        let client = plain_client(&ex, &addr, |options| options);
         let start = Instant::now();
         let mut failed = 0;
         while start.elapsed() < Duration::from_millis(450) {
@@ -563,9 +556,8 @@ fn responses_wait_for_a_slow_link_and_too_many_are_cut_short() {
     // R-limit-output
     run(|ex| async move {
         const SIZE: usize = 4 << 20;
-        let mut options = ServerOptions { waiting_bytes: 2 * SIZE, ..ServerOptions::default() };
-        options.connection.config.compression = Compression::None;
-        options.connection.config.limits.output_bytes = SIZE;
+        let limits = Limits { output_bytes: SIZE, ..Limits::default() };
+        let options = ServerOptions::default().waiting_bytes(2 * SIZE).compression(Compression::None).limits(limits);
         let handled = Arc::new(AtomicUsize::new(0));
         let count = handled.clone();
         let (_server, addr) = start(&ex, options, move |_, _| {
@@ -603,7 +595,7 @@ fn responses_wait_for_a_slow_link_and_too_many_are_cut_short() {
 #[test]
 fn links_above_the_limit_are_closed() {
     run(|ex| async move {
-        let (_server, addr) = start(&ex, ServerOptions { links: 1, ..ServerOptions::default() }, echo).await;
+        let (_server, addr) = start(&ex, ServerOptions::default().links(1), echo).await;
         let first = Client::new(ex.clone(), addr.clone(), ClientOptions::default());
         first.request(post("x"), soon()).await.unwrap();
         let second = Client::new(ex.clone(), addr, ClientOptions::default());
@@ -616,8 +608,7 @@ fn links_above_the_limit_are_closed() {
 fn oneways_in_handlers_hold_a_limited_amount() {
     // R-limit-held
     run(|ex| async move {
-        let mut options = ServerOptions::default();
-        options.connection.config.limits.held_bytes = 1 << 20;
+        let options = ServerOptions::default().limits(Limits { held_bytes: 1 << 20, ..Limits::default() });
         let running = Arc::new(AtomicUsize::new(0));
         let (started, go) = (running.clone(), Arc::new(AtomicUsize::new(0)));
         let (gate, open) = smol::channel::bounded::<()>(1);
@@ -681,12 +672,12 @@ fn a_oneway_that_finds_no_server_says_so() {
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
             hold(stream);
         });
-        let client = plain_client(&ex, &addr, |_| ());
+        let client = plain_client(&ex, &addr, |options| options);
         let error = client.oneway(get(), soon()).await.unwrap_err();
         assert!(matches!(error, ClientError::Link { maybe_delivered: false, .. }), "{error:?}");
         assert_eq!(connections.load(Ordering::SeqCst), 1);
         let (addr, _) = raw_server(|_, stream| hold(stream));
-        let client = plain_client(&ex, &addr, |_| ());
+        let client = plain_client(&ex, &addr, |options| options);
         let error = client.oneway(get(), Some(Instant::now() + Duration::from_millis(100))).await.unwrap_err();
         assert!(matches!(error, ClientError::Timeout { maybe_delivered: false }), "{error:?}");
     });

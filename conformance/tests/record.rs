@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use httpteleport::driver::smol::{Client, ClientOptions, Server, ServerOptions};
-use httpteleport::proto::{ClientConfig, Compression, Config, ServerConfig};
+use httpteleport::driver::smol::{Client, Server};
+use httpteleport::driver::{ClientOptions, ServerOptions};
+use httpteleport::proto::Compression;
 use smol::Executor;
 use smol::net::TcpListener;
 use teleport_conformance::core_profile::Core;
@@ -26,9 +27,7 @@ fn recorded(
     traffic: fn(Client, Arc<Executor<'static>>),
 ) -> Scenario {
     let executor = Arc::new(Executor::new());
-    let config = Config { compression, ..Config::default() };
-    let connection = ServerConfig { config: config.clone(), ..ServerConfig::default() };
-    let server = Server::new(Arc::clone(&executor), ServerOptions { connection, ..ServerOptions::default() });
+    let server = Server::new(Arc::clone(&executor), ServerOptions::default().compression(compression));
     let listener = smol::block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let to = listener.local_addr().unwrap().to_string();
     let handler = |request: Request<Bytes>, _| async move {
@@ -59,8 +58,7 @@ fn recorded(
     said.read_line(&mut line).unwrap();
     let addr = line.trim().strip_prefix("listening on ").unwrap().to_owned();
 
-    let connection = ClientConfig { config, ..ClientConfig::default() };
-    let client = Client::new(Arc::clone(&executor), addr, ClientOptions { connection, ..ClientOptions::default() });
+    let client = Client::new(Arc::clone(&executor), addr, ClientOptions::default().compression(compression));
     traffic(client, executor);
     assert!(recorder.wait().unwrap().success());
     drop(go);

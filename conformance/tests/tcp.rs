@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use httpteleport::driver::smol::{Server, ServerOptions};
+use httpteleport::driver::ServerOptions;
+use httpteleport::driver::smol::Server;
 use teleport_conformance::report::Report;
 use teleport_conformance::scenario::{Role, Scenario, parse, read_all};
 use teleport_conformance::spec::Spec;

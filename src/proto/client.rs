@@ -284,6 +284,15 @@ impl ClientConnection {
         self.link.role.slots.len() - self.link.role.pending
     }
 
+    /// Of the pending requests of which nothing was transmitted, the one that was sent first: whoever prefers new
+    /// requests to old ones can [`cancel`](Self::cancel) it.
+    pub fn oldest_unsent(&self) -> Option<RequestId> {
+        let unsent = |slot: &&Slot| slot.is_pending && !self.link.has_begun(slot.frame);
+        // By frame and not by id: the counter of ids wraps.
+        let slots = self.link.role.slots.iter().filter(|(_, slot)| unsent(slot));
+        slots.min_by_key(|(_, slot)| slot.frame).map(|(id, _)| RequestId(*id))
+    }
+
     /// Whether the server has shown that a response to HEAD leaves no doubt about its end, so that HEAD requests can
     /// share the connection with others (R-head-alone).
     pub fn peer_keeps_head_rule(&self) -> bool {

@@ -170,3 +170,17 @@ pub struct Stats {
     /// Flushes sent: one for each batch, and more for one that is long.
     pub batches_out: u64,
 }
+
+#[cfg(any(feature = "smol", feature = "thread"))]
+impl Stats {
+    /// Adds what a connection has carried since `before`.
+    pub(crate) fn add(&mut self, now: Self, before: Self) {
+        self.wire_out += now.wire_out - before.wire_out;
+        self.wire_in += now.wire_in - before.wire_in;
+        self.plain_out += now.plain_out - before.plain_out;
+        self.plain_in += now.plain_in - before.plain_in;
+        self.frames_out += now.frames_out - before.frames_out;
+        self.frames_in += now.frames_in - before.frames_in;
+        self.batches_out += now.batches_out - before.batches_out;
+    }
+}

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::driver::smol::{ClientOptions, ServerOptions};
-use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig};
+use crate::driver::{ClientOptions, ServerOptions};
+use crate::proto::{Compression, Config, Limits};
 
 /// How long a write on a link may make no progress. A slow network empties the buffers on the way by leaps, and what
 /// waits meanwhile is limited in bytes.
@@ -154,22 +154,15 @@ impl ProxyConfig {
         let defaults = Config::default();
         // A little before the requests that wait for it, which then learn why.
         let hello_timeout = out.timeout.map_or(defaults.hello_timeout, |timeout| timeout.mul_f64(0.8));
-        ClientOptions {
-            connection: ClientConfig {
-                config: Config {
-                    compression: out.compression,
-                    max_batch_delay: out.batch_delay,
-                    hello_timeout: hello_timeout.min(defaults.hello_timeout),
-                    idle_timeout: Some(out.idle_timeout),
-                    limits,
-                    ..defaults
-                },
-                tls: false,
-            },
-            connect_timeout: out.timeout.unwrap_or(Outbound::TIMEOUT),
-            write_timeout: LINK_WRITE_TIMEOUT,
-            links: out.links,
-        }
+        ClientOptions::default()
+            .compression(out.compression)
+            .max_batch_delay(out.batch_delay)
+            .hello_timeout(hello_timeout.min(defaults.hello_timeout))
+            .idle_timeout(out.idle_timeout)
+            .limits(limits)
+            .connect_timeout(out.timeout.unwrap_or(Outbound::TIMEOUT))
+            .write_timeout(LINK_WRITE_TIMEOUT)
+            .links(out.links)
     }
 
     /// The options of the driver's server for a teleport listener.
@@ -177,22 +170,12 @@ impl ProxyConfig {
         let inbound = &self.inbound;
         // More than `concurrency`, so that a link over the limit is answered 429 rather than not read.
         let pending = self.concurrency.saturating_add(1_000);
-        let server = ServerConfig::default();
-        let limits = self.link_limits(inbound.max_head_bytes, pending);
-        ServerOptions {
-            connection: ServerConfig {
-                config: Config {
-                    compression: inbound.compression,
-                    max_batch_delay: inbound.batch_delay,
-                    limits,
-                    ..server.config
-                },
-                tls: server.tls,
-            },
-            write_timeout: LINK_WRITE_TIMEOUT,
-            concurrency: self.concurrency,
-            ..ServerOptions::default()
-        }
+        ServerOptions::default()
+            .compression(inbound.compression)
+            .max_batch_delay(inbound.batch_delay)
+            .limits(self.link_limits(inbound.max_head_bytes, pending))
+            .write_timeout(LINK_WRITE_TIMEOUT)
+            .concurrency(self.concurrency)
     }
 
     /// One `Limits` serves both directions of a link: the larger body counts, and the handler checks each direction's
@@ -227,8 +210,8 @@ mod tests {
         for inbound in [Inbound::default(), small, large] {
             for concurrency in [1, 100_000, usize::MAX] {
                 let config = ProxyConfig { inbound: inbound.clone(), concurrency, ..ProxyConfig::default() };
-                let client = config.client_options().connection.config.limits;
-                let server = config.server_options().connection.config.limits;
+                let client = config.client_options().connection().config.limits;
+                let server = config.server_options().connection().config.limits;
                 for limits in [client, server] {
                     assert!(limits.abandoned_requests >= limits.pending_requests);
                     assert!(limits.message_bytes >= (limits.head_bytes + limits.body_bytes) as u64);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::StatusCode;
 
-use crate::driver::smol::ClientError;
+use crate::driver::ClientError;
 use crate::proto::{ErrorKind, SendError, Stranger};
 
 /// Why there is no response.

@@ -26,7 +26,7 @@ use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
 use super::handler::Handler;
 use super::stranger::Strangers;
-use crate::driver::smol::set_up;
+use crate::driver::set_up;
 
 /// The pause after a failed accept, which mostly means that there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

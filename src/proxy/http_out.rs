@@ -26,7 +26,7 @@ use super::config::Outbound;
 use super::counted::{Counted, Counts};
 use super::error::UpstreamError;
 use super::fields;
-use crate::driver::smol::set_up;
+use crate::driver::set_up;
 
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);

@@ -51,7 +51,8 @@ use tracing::info;
 
 pub use config::{Inbound, Kind, Outbound, ProxyConfig};
 
-use crate::driver::smol::{Peer, Server};
+use crate::driver::Peer;
+use crate::driver::smol::Server;
 use crate::proto::{Compression, Stats};
 use handler::Handler;
 use http_in::HttpIn;
@@ -149,9 +150,9 @@ async fn serve_links(
 ) -> io::Result<()> {
     let strangers = Arc::new(Strangers::default());
     let links = strangers.clone();
-    server.on_link_start(move |peer, compression| links.note_link(peer, name(compression)));
-    server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(peer, error, transport));
-    let answer = move |request: Request<Bytes>, _peer: Peer| {
+    server.on_link_start(move |peer, compression| links.note_link(&peer.addr, name(compression)));
+    server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(&peer.addr, error, transport));
+    let answer = move |request: Request<Bytes>, _: Peer| {
         let handler = handler.clone();
         async move { answer_on_link(&handler, request).await }
     };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use crate::driver::PeerAddr;
 use crate::proto::{ConnectionError, ErrorKind};
 
 /// Between two warnings of one kind: a health check that knocks each second is to be seen, not to fill the log.
@@ -28,7 +29,7 @@ impl Strangers {
     }
 
     /// A link to a teleport port is up.
-    pub(crate) fn note_link(&self, peer: SocketAddr, compression: &str) {
+    pub(crate) fn note_link(&self, peer: &PeerAddr, compression: &str) {
         let line = format_args!("link from {peer}: up, requests compressed with {compression}");
         if self.is_news("up", Instant::now()) { info!("{line}") } else { debug!("{line}") }
     }
@@ -36,7 +37,7 @@ impl Strangers {
     /// A link to a teleport port ended.
     pub(crate) fn note_on_teleport(
         &self,
-        peer: SocketAddr,
+        peer: &PeerAddr,
         error: Option<&ConnectionError>,
         transport: Option<&io::Error>,
     ) {

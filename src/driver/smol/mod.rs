@@ -1,4 +1,4 @@
-//! Client and server on [smol](https://docs.rs/smol) over TCP.
+//! Client and server on [smol](https://docs.rs/smol).
 //!
 //! One task carries a connection; the protocol is [`crate::proto`]'s. Both ends spawn their tasks on an executor that
 //! the caller runs:
@@ -8,7 +8,8 @@
 //!
 //! use bytes::Bytes;
 //! use http::{Request, Response};
-//! use httpteleport::driver::smol::{Client, ClientOptions, Server, ServerOptions};
+//! use httpteleport::driver::smol::{Client, Server};
+//! use httpteleport::driver::{ClientOptions, ServerOptions};
 //!
 //! let executor = Arc::new(smol::Executor::new());
 //! smol::block_on(executor.run(async {
@@ -32,30 +33,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a driver is where time and sockets come from")]
 
+mod carry;
 mod client;
-mod error;
-mod inbox;
-mod link;
-mod patience;
 mod server;
-mod socket;
+mod stream;
 
-pub use client::{Client, ClientOptions};
-pub use error::ClientError;
-pub use server::{Peer, Server, ServerOptions};
-
-#[cfg(feature = "httptp")]
-pub(crate) use socket::set_up;
-
-use crate::proto::Stats;
-
-/// Adds to `total` what a connection has carried since `before`.
-fn add_stats(total: &mut Stats, now: Stats, before: Stats) {
-    total.wire_out += now.wire_out - before.wire_out;
-    total.wire_in += now.wire_in - before.wire_in;
-    total.plain_out += now.plain_out - before.plain_out;
-    total.plain_in += now.plain_in - before.plain_in;
-    total.frames_out += now.frames_out - before.frames_out;
-    total.frames_in += now.frames_in - before.frames_in;
-    total.batches_out += now.batches_out - before.batches_out;
-}
+pub use client::Client;
+pub use server::Server;
+pub use stream::{Listener, Stream};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use httpteleport::driver::smol::{Client, ClientError, ClientOptions};
-use httpteleport::proto::ClientConfig;
+use httpteleport::driver::smol::Client;
+use httpteleport::driver::{ClientError, ClientOptions};
 use smol::{Executor, Task};
 
 use crate::Teller;
@@ -26,8 +26,7 @@ pub(crate) struct ClientEnd {
 impl ClientEnd {
     /// A client that dials at once.
     pub(crate) fn new(executor: &Arc<Executor<'static>>, addr: String, setup: &Setup) -> Result<Self, String> {
-        let connection = ClientConfig { config: common::config(setup)?, ..ClientConfig::default() };
-        let options = ClientOptions { connection, ..ClientOptions::default() };
+        let options = ClientOptions::default().config(common::config(setup)?);
         let client = Client::new(Arc::clone(executor), addr, options);
         // The driver dials for a request, even for one whose deadline has passed before it can be sent.
         let mut request = Request::new(Bytes::new());

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use httpteleport::driver::smol::{Server, ServerOptions};
-use httpteleport::proto::ServerConfig;
+use httpteleport::driver::ServerOptions;
+use httpteleport::driver::smol::Server;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::net::TcpListener;
 use smol::{Executor, Task};
@@ -35,8 +35,7 @@ struct Unanswered {
 impl ServerEnd {
     /// A server on a port of its own.
     pub(crate) async fn new(executor: &Arc<Executor<'static>>, setup: &Setup) -> Result<(Self, SocketAddr), String> {
-        let connection = ServerConfig { config: common::config(setup)?, ..ServerConfig::default() };
-        let options = ServerOptions { connection, ..ServerOptions::default() };
+        let options = ServerOptions::default().config(common::config(setup)?);
         let server = Server::new(Arc::clone(executor), options);
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
         let addr = listener.local_addr().map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! How long a peer may take to read what is written to it.
+//! How long a peer may take to read what is written to it, and to write what is awaited.
 
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,40 @@ impl WritePatience {
     }
 }
 
+/// The deadline of what is awaited from the peer.
+#[derive(Debug)]
+pub(super) struct ReadPatience {
+    timeout: Option<Duration>,
+    /// When something must have come.
+    deadline: Option<Instant>,
+}
+
+impl ReadPatience {
+    pub(super) fn new(timeout: Option<Duration>) -> Self {
+        Self { timeout, deadline: None }
+    }
+
+    /// Something is awaited, or not.
+    pub(super) fn watch(&mut self, now: Instant, awaits: bool) {
+        match self.timeout.filter(|_| awaits) {
+            None => self.deadline = None,
+            Some(timeout) => self.deadline = self.deadline.or_else(|| now.checked_add(timeout)),
+        }
+    }
+
+    /// Something has come.
+    pub(super) fn note_read(&mut self, now: Instant) {
+        if self.deadline.is_some() {
+            self.deadline = self.timeout.and_then(|timeout| now.checked_add(timeout));
+        }
+    }
+
+    /// When the peer is given up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +125,21 @@ mod tests {
             patience.note_written(now, 100_000);
         }
         patience.end();
+        assert_eq!(patience.deadline(), None);
+    }
+
+    #[test]
+    fn who_writes_nothing_is_given_up_only_if_something_is_awaited() {
+        let now = Instant::now();
+        let mut patience = ReadPatience::new(Some(5 * S));
+        patience.note_read(now);
+        assert_eq!(patience.deadline(), None);
+        patience.watch(now, true);
+        patience.watch(now + S, true);
+        assert_eq!(patience.deadline(), Some(now + 5 * S));
+        patience.note_read(now + 2 * S);
+        assert_eq!(patience.deadline(), Some(now + 7 * S));
+        patience.watch(now + 3 * S, false);
         assert_eq!(patience.deadline(), None);
     }
 }

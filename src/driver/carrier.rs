@@ -1,0 +1,295 @@
+//! One link on one stream of bytes, without the I/O: what the loops of all drivers have in common.
+
+use std::io;
+use std::ops::Range;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::channel::Channel;
+use super::patience::{ReadPatience, WritePatience};
+
+/// Output that is kept for the next batch.
+const KEPT_BYTES: usize = 256 * 1024;
+/// How much input a connection takes before others have their turn: DEFLATE can make a thousand times as much of it,
+/// and a peer that does must not hold up everybody else.
+const TURN_BYTES: usize = 8 * 1024;
+/// How much is read at first: enough for a hello, so that a peer that says no more costs little.
+const FIRST_READ: usize = 256;
+
+/// A connection of the core together with the program that uses it.
+pub(super) trait Endpoint {
+    fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize;
+    fn handle_eof(&mut self, now: Instant);
+    fn handle_timeout(&mut self, now: Instant);
+    fn handle_transport_error(&mut self, now: Instant);
+    fn handle_tls_established(&mut self, now: Instant, channel: &Channel);
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
+    fn poll_timeout(&self) -> Option<Instant>;
+    fn wants_read(&self) -> bool;
+
+    /// Ready when the program wants something.
+    fn poll_commands(&mut self, context: &mut Context<'_>) -> Poll<()>;
+    /// Hands what the program wants to the connection.
+    fn take_commands(&mut self, now: Instant);
+    /// Hands the connection's events to the program; returns whether there were any. `channel` starts TLS.
+    fn deliver_events(&mut self, now: Instant, channel: &mut Channel) -> io::Result<bool>;
+    /// Whether something is awaited of the peer.
+    fn awaits_peer(&self) -> bool;
+    /// Whether the connection's last event was delivered.
+    fn is_over(&self) -> bool;
+}
+
+/// How a stream is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) read_timeout: Option<Duration>,
+    pub(super) write_timeout: Duration,
+    pub(super) read_buffer: usize,
+}
+
+/// An endpoint and its stream of bytes. Its driver reads and writes the stream and waits; all else is here:
+///
+/// 1. [`turn`](Self::turn) until it returns false; it is over when [`is_over`](Self::is_over).
+/// 2. Write [`output`](Self::output), read [`input_room`](Self::input_room) if [`wants_read`](Self::wants_read), wait
+///    until [`poll_timeout`](Self::poll_timeout) and for commands.
+/// 3. Tell what happened.
+pub(super) struct Carrier<E> {
+    pub(super) endpoint: E,
+    channel: Channel,
+    input: Vec<u8>,
+    /// What of `input` nobody has taken.
+    unread: Range<usize>,
+    output: Vec<u8>,
+    /// How much of `output` the stream has taken.
+    written: usize,
+    /// `output` is elsewhere, being written.
+    is_lent: bool,
+    writing: WritePatience,
+    reading: ReadPatience,
+    read_buffer: usize,
+    eof: bool,
+    has_closed_channel: bool,
+    /// TLS has failed; an alert may still leave.
+    has_channel_failed: bool,
+    error: Option<io::Error>,
+}
+
+impl<E: Endpoint> Carrier<E> {
+    pub(super) fn new(endpoint: E, patience: Patience) -> Self {
+        Self {
+            endpoint,
+            channel: Channel::default(),
+            input: vec![0; FIRST_READ],
+            unread: 0..0,
+            output: Vec::new(),
+            written: 0,
+            is_lent: false,
+            writing: WritePatience::new(patience.write_timeout),
+            reading: ReadPatience::new(patience.read_timeout),
+            read_buffer: patience.read_buffer,
+            eof: false,
+            has_closed_channel: false,
+            has_channel_failed: false,
+            error: None,
+        }
+    }
+
+    /// Does what can be done now. True if there is more of it: others may have their turn, and then call again.
+    pub(super) fn turn(&mut self, now: Instant) -> bool {
+        self.endpoint.take_commands(now);
+        self.refill(now);
+        let progress = match self.endpoint.deliver_events(now, &mut self.channel) {
+            Ok(progress) => progress,
+            Err(error) => {
+                self.fail_channel(now, error);
+                true
+            }
+        };
+        if self.is_over() {
+            return false;
+        }
+        let taken = self.take_input(now);
+        self.reading.watch(now, self.endpoint.awaits_peer());
+        // Delivering can have made room for more, or something to transmit.
+        progress || taken
+    }
+
+    /// Offers input to the connection; returns whether there was any that it took.
+    fn take_input(&mut self, now: Instant) -> bool {
+        let has_input = !self.unread.is_empty() || self.channel.has_input();
+        let wants = self.endpoint.wants_read() || self.channel.wants_read(false);
+        if !has_input || !wants || self.error.is_some() {
+            return false;
+        }
+        let turn = self.unread.len().min(TURN_BYTES);
+        let data = &self.input[self.unread.start..self.unread.start + turn];
+        let endpoint = &mut self.endpoint;
+        match self.channel.handle_input(data, |plain| endpoint.handle_input(now, plain)) {
+            Ok(taken) => self.unread.start += taken,
+            Err(error) => self.fail_channel(now, error),
+        }
+        if self.channel.poll_established() {
+            self.endpoint.handle_tls_established(now, &self.channel);
+        }
+        if self.channel.has_ended() {
+            self.endpoint.handle_eof(now);
+        }
+        true
+    }
+
+    /// Asks for more output once the stream has taken all: what comes meanwhile shares the next batch.
+    fn refill(&mut self, now: Instant) {
+        if !self.output.is_empty() || self.is_lent || self.error.is_some() {
+            return;
+        }
+        let endpoint = &mut self.endpoint;
+        self.channel.poll_transmit(&mut self.output, |out| endpoint.poll_transmit(now, out));
+        if self.output.is_empty() && self.endpoint.is_over() && !self.has_closed_channel {
+            self.has_closed_channel = true;
+            self.channel.close(&mut self.output);
+        }
+        if !self.output.is_empty() {
+            self.writing.begin(now);
+        }
+    }
+
+    /// The channel is of no use any more. What it has to say to the peer still leaves.
+    fn fail_channel(&mut self, now: Instant, error: io::Error) {
+        self.unread = 0..0;
+        self.has_channel_failed = true;
+        self.endpoint.handle_transport_error(now);
+        if self.channel.poll_transmit(&mut self.output, |_| 0) > 0 {
+            self.writing.begin(now);
+        }
+        self.error.get_or_insert(error);
+    }
+
+    /// The stream has failed.
+    pub(super) fn fail(&mut self, now: Instant, error: io::Error) {
+        self.error.get_or_insert(error);
+        self.output.clear();
+        self.has_channel_failed = false;
+        self.endpoint.handle_transport_error(now);
+    }
+
+    /// Whether nothing is left to be done.
+    pub(super) fn is_over(&self) -> bool {
+        let is_written = self.output.is_empty() && !self.is_lent;
+        self.endpoint.is_over() && is_written && (self.error.is_some() || self.has_closed_channel)
+    }
+
+    /// What waits to be written.
+    pub(super) fn output(&self) -> &[u8] {
+        &self.output[self.written..]
+    }
+
+    /// Takes out what waits to be written, and how much of it was, so that it can be written while others use the rest.
+    /// [`return_output`](Self::return_output) must follow.
+    #[cfg(feature = "thread")]
+    pub(super) fn lend_output(&mut self) -> (Vec<u8>, usize) {
+        self.is_lent = true;
+        (std::mem::take(&mut self.output), self.written)
+    }
+
+    /// Gives back what was lent. It is dropped if the stream has failed meanwhile.
+    #[cfg(feature = "thread")]
+    pub(super) fn return_output(&mut self, output: Vec<u8>) {
+        self.is_lent = false;
+        if self.error.is_none() || self.has_channel_failed {
+            // Whatever was added was an alert.
+            let alert = std::mem::replace(&mut self.output, output);
+            self.output.extend_from_slice(&alert);
+        }
+    }
+
+    /// The stream has taken `n` bytes of the output.
+    pub(super) fn note_written(&mut self, now: Instant, n: usize) {
+        self.written += n;
+        if self.written >= self.output.len() {
+            self.output.clear();
+            self.output.shrink_to(KEPT_BYTES);
+            self.written = 0;
+            self.writing.end();
+        } else {
+            self.writing.note_written(now, n);
+        }
+    }
+
+    /// Whether the stream should be read.
+    pub(super) fn wants_read(&self) -> bool {
+        let wants = self.channel.wants_read(self.endpoint.wants_read());
+        wants && self.unread.is_empty() && !self.eof && self.error.is_none()
+    }
+
+    /// Where to read to. [`note_read`](Self::note_read) must follow if anything was.
+    #[cfg(feature = "smol")]
+    pub(super) fn input_room(&mut self) -> &mut [u8] {
+        &mut self.input
+    }
+
+    /// Takes that place out, so that it can be filled while others use the rest. [`return_input`](Self::return_input)
+    /// must follow.
+    #[cfg(feature = "thread")]
+    pub(super) fn lend_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    /// Gives back what was lent, before [`note_read`](Self::note_read).
+    #[cfg(feature = "thread")]
+    pub(super) fn return_input(&mut self, input: Vec<u8>) {
+        self.input = input;
+    }
+
+    /// `n` bytes were read; 0 is the end of file.
+    pub(super) fn note_read(&mut self, now: Instant, n: usize) {
+        self.reading.note_read(now);
+        self.unread = 0..n;
+        if n == FIRST_READ && self.input.len() < self.read_buffer {
+            self.input.resize(self.read_buffer, 0);
+        }
+        if n > 0 {
+            return;
+        }
+        self.eof = true;
+        if self.channel.is_tls() && !self.channel.has_ended() {
+            let message = "the peer ended the connection without ending TLS";
+            self.fail(now, io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        } else {
+            self.endpoint.handle_eof(now);
+        }
+    }
+
+    /// Whether there is no more to read.
+    #[cfg(feature = "smol")]
+    pub(super) fn has_eof(&self) -> bool {
+        self.eof
+    }
+
+    /// Acts on all timers due at `now`.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.writing.deadline().is_some_and(|at| at <= now) {
+            self.fail(now, io::Error::new(io::ErrorKind::TimedOut, "the peer does not read, or hardly"));
+        }
+        if self.reading.deadline().is_some_and(|at| at <= now) {
+            self.fail(now, io::Error::new(io::ErrorKind::TimedOut, "nothing came from the peer in time"));
+        }
+        self.endpoint.handle_timeout(now);
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let timers = [self.endpoint.poll_timeout(), self.writing.deadline(), self.reading.deadline()];
+        timers.into_iter().flatten().min()
+    }
+
+    /// Takes it apart; with what the stream or TLS failed with, if they did.
+    pub(super) fn into_parts(self) -> (E, Option<io::Error>) {
+        (self.endpoint, self.error)
+    }
+
+    /// Whether there is input that is to be taken in the next turn.
+    #[cfg(feature = "smol")]
+    pub(super) fn has_input(&self) -> bool {
+        !self.unread.is_empty()
+    }
+}

@@ -1,0 +1,157 @@
+//! A lane of a client: requests wait here for a link, and for the next one when that has ended.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::super::carrier::Patience;
+use super::super::crowd::Member;
+use super::super::error::ClientError;
+use super::super::mailbox::Mailbox;
+use super::super::options::ClientOptions;
+use super::queue::{Command, Queue, cannot_connect};
+use super::session::Session;
+use crate::proto::Stats;
+
+/// What a lane's driver is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Step {
+    /// Wait for [`Lane::poll`].
+    Wait,
+    /// Dial, and tell how that went; meanwhile [`Lane::poll`] and [`Lane::handle_timeout`].
+    Dial,
+    /// Nothing more: no request will come.
+    End,
+}
+
+/// A lane: lives as long as its client, through many connections, one at a time.
+pub(in super::super) struct Lane {
+    /// The address, in words.
+    pub(super) name: Arc<str>,
+    pub(super) options: Arc<ClientOptions>,
+    mailbox: Arc<Mailbox<Command>>,
+    commands: Vec<Command>,
+    pub(super) queue: Queue,
+    /// No more requests will come.
+    pub(super) closing: bool,
+    /// Carries HEAD requests only.
+    pub(super) for_head: bool,
+    pub(super) stats: Arc<Mutex<Stats>>,
+    /// The next pause.
+    pause: Duration,
+    /// Until then requests fail, with this.
+    paused: Option<(Instant, ClientError)>,
+    _member: Member,
+}
+
+impl Lane {
+    pub(super) fn new(
+        name: Arc<str>,
+        options: Arc<ClientOptions>,
+        mailbox: Arc<Mailbox<Command>>,
+        stats: Arc<Mutex<Stats>>,
+        for_head: bool,
+        member: Member,
+    ) -> Self {
+        Self {
+            name,
+            mailbox,
+            commands: Vec::new(),
+            queue: Queue::new(options.config.limits.pending_requests, options.overflow),
+            closing: false,
+            for_head,
+            stats,
+            pause: options.reconnect_pause.0,
+            paused: None,
+            options,
+            _member: member,
+        }
+    }
+
+    pub(in super::super) fn options(&self) -> &ClientOptions {
+        &self.options
+    }
+
+    pub(in super::super) fn patience(&self) -> Patience {
+        let ClientOptions { read_timeout, write_timeout, read_buffer, .. } = *self.options;
+        Patience { read_timeout, write_timeout, read_buffer }
+    }
+
+    /// Takes what callers want. Ready if there was anything.
+    pub(in super::super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.poll_with(context, |_| ())
+    }
+
+    /// The same; `cancel` is given what is not in the queue.
+    pub(super) fn poll_with(&mut self, context: &mut Context<'_>, mut cancel: impl FnMut(u64)) -> Poll<()> {
+        let mut ready = false;
+        // Again: only who finds nothing is woken.
+        while self.mailbox.poll(context, &mut self.commands).is_ready() {
+            ready = true;
+            for command in self.commands.drain(..) {
+                match command {
+                    Command::Send(job) => self.queue.push(*job),
+                    Command::Cancel(ticket) if self.queue.give_up(ticket) => {}
+                    Command::Cancel(ticket) => cancel(ticket),
+                    Command::Close => self.closing = true,
+                }
+            }
+        }
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// What is to be done now.
+    pub(in super::super) fn step(&mut self, now: Instant) -> Step {
+        match &self.paused {
+            Some((until, error)) if now < *until => self.queue.fail(error),
+            _ => self.paused = None,
+        }
+        match (self.queue.is_empty(), self.closing) {
+            (false, _) => Step::Dial,
+            (true, false) => Step::Wait,
+            (true, true) => Step::End,
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    pub(in super::super) fn poll_timeout(&self) -> Option<Instant> {
+        self.queue.poll_timeout()
+    }
+
+    /// Ends the requests whose deadline has come.
+    pub(in super::super) fn handle_timeout(&mut self, now: Instant) {
+        self.queue.expire(now);
+    }
+
+    /// There is a connection.
+    pub(in super::super) fn begin(&mut self, now: Instant) -> Session<'_> {
+        Session::new(self, now)
+    }
+
+    /// There is none to be had.
+    pub(in super::super) fn handle_dial_error(&mut self, now: Instant, error: io::Error) {
+        let error = cannot_connect(&self.name, error);
+        self.back_off(now, error);
+    }
+
+    /// A dial or a hello has failed: fails what waits, and what comes in the pause.
+    pub(super) fn back_off(&mut self, now: Instant, error: ClientError) {
+        self.queue.fail(&error);
+        let pause = self.pause.mul_f64(1.0 - fastrand::f64() / 2.0);
+        self.paused = now.checked_add(pause).map(|until| (until, error));
+        self.pause = (self.pause * 2).min(self.options.reconnect_pause.1.max(self.options.reconnect_pause.0));
+    }
+
+    /// A hello was complete.
+    pub(super) fn note_connected(&mut self) {
+        self.pause = self.options.reconnect_pause.0;
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // What waits there is dropped, and so its callers learn that the client is closed.
+        self.mailbox.close();
+    }
+}

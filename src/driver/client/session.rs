@@ -1,0 +1,284 @@
+//! One connection of a lane: requests in, outcomes out.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::super::carrier::Endpoint;
+use super::super::channel::Channel;
+use super::super::error::ClientError;
+use super::super::mailbox::lock;
+use super::super::options::Overflow;
+use super::lane::Lane;
+use super::queue::Job;
+use crate::proto::{ClientConnection, ClientEvent, ConnectionError, RequestError, RequestId, SendError, Stats};
+
+/// How often a request that was not delivered, or may be repeated, is given to another connection.
+const MAX_TRIES: u32 = 3;
+
+/// One connection of a lane.
+pub(in super::super) struct Session<'a> {
+    connection: ClientConnection,
+    lane: &'a mut Lane,
+    waiting: HashMap<RequestId, Job>,
+    tickets: HashMap<u64, RequestId>,
+    /// What of the connection's figures the client's already have.
+    counted: Stats,
+    was_connected: bool,
+    /// Jobs for the next connection, in order.
+    again: Vec<Job>,
+    /// Jobs that may have been delivered and must not be repeated.
+    broken: Vec<(Job, ConnectionError)>,
+    /// The last event, when it has come.
+    end: Option<Option<ConnectionError>>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(lane: &'a mut Lane, now: Instant) -> Self {
+        Self {
+            connection: ClientConnection::new(lane.options.connection(), now),
+            lane,
+            waiting: HashMap::new(),
+            tickets: HashMap::new(),
+            counted: Stats::default(),
+            was_connected: false,
+            again: Vec::new(),
+            broken: Vec::new(),
+            end: None,
+        }
+    }
+
+    /// The connection is over; `transport` is what its transport failed with, if it did.
+    pub(in super::super) fn finish(self, now: Instant, transport: Option<io::Error>) {
+        let Self { lane, again, broken, was_connected, end, .. } = self;
+        let transport = transport.map(Arc::new);
+        for (job, error) in broken {
+            job.end(Err(ClientError::Link { error, transport: transport.clone(), maybe_delivered: true }));
+        }
+        if was_connected {
+            lane.note_connected();
+        }
+        let Some(error) = end.flatten() else {
+            lane.queue.put_back(again.into_iter());
+            return;
+        };
+        let error = ClientError::Link { error, transport, maybe_delivered: false };
+        let (lost, again) = again.into_iter().partition::<Vec<_>, _>(|job| job.tries >= MAX_TRIES);
+        for job in lost {
+            job.end(Err(error.clone()));
+        }
+        lane.queue.put_back(again.into_iter());
+        if !was_connected {
+            lane.back_off(now, error);
+        }
+    }
+
+    fn take(&mut self, id: RequestId) -> Option<Job> {
+        let job = self.waiting.remove(&id)?;
+        self.tickets.remove(&job.ticket);
+        Some(job)
+    }
+
+    /// Whether the next request must wait: a HEAD travels alone until the server has shown that it may not.
+    fn must_wait(&self) -> bool {
+        self.lane.for_head
+            && !self.connection.peer_keeps_head_rule()
+            && self.connection.pending_requests() + self.connection.abandoned_requests() > 0
+    }
+
+    /// Whether the next job is a oneway before the hello: it would be on its way to a peer that may turn out to be none.
+    fn is_too_early(&self) -> bool {
+        self.connection.is_handshaking() && self.lane.queue.front().is_some_and(|job| job.is_oneway)
+    }
+
+    fn send(&mut self, job: Job, now: Instant) {
+        if job.is_oneway {
+            match self.connection.send_oneway(now, &job.request) {
+                Ok(()) => job.end(Ok(http::Response::default())),
+                Err(error) => self.refuse(job, error),
+            }
+            return;
+        }
+        let mut sent = self.connection.send_request(now, &job.request, job.deadline);
+        if matches!(sent, Err(SendError::PendingOverflow(_))) && self.make_room(now) {
+            sent = self.connection.send_request(now, &job.request, job.deadline);
+        }
+        match sent {
+            Ok(id) => {
+                self.tickets.insert(job.ticket, id);
+                self.waiting.insert(id, job);
+            }
+            Err(error) => self.refuse(job, error),
+        }
+    }
+
+    fn refuse(&mut self, job: Job, error: SendError) {
+        match error {
+            SendError::Closing => self.try_again(job),
+            error => job.end(Err(ClientError::Send(error))),
+        }
+    }
+
+    /// Gives the oldest request up that has not left, if that is the policy.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.lane.options.overflow != Overflow::Oldest {
+            return false;
+        }
+        let Some(loser) = self.connection.oldest_unsent() else { return false };
+        self.connection.cancel(now, loser);
+        if let Some(job) = self.take(loser) {
+            let limit = self.lane.options.config.limits.pending_requests;
+            job.end(Err(ClientError::Send(SendError::PendingOverflow(limit))));
+        }
+        true
+    }
+
+    fn try_again(&mut self, mut job: Job) {
+        job.tries += 1;
+        self.again.push(job);
+    }
+
+    fn fail(&mut self, id: RequestId, error: RequestError) {
+        let Some(job) = self.take(id) else { return };
+        match error {
+            RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
+            RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
+            RequestError::Link { maybe_delivered: false, .. } => self.try_again(job),
+            RequestError::Link { error, maybe_delivered: true } => {
+                let may_repeat = self.lane.options.retry_if.as_ref().is_some_and(|may| may(&job.request));
+                if may_repeat && job.tries + 1 < MAX_TRIES {
+                    self.try_again(job)
+                } else {
+                    self.broken.push((job, error))
+                }
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        let now = self.connection.stats();
+        if now != self.counted {
+            lock(&self.lane.stats).add(now, self.counted);
+            self.counted = now;
+        }
+    }
+}
+
+impl Endpoint for Session<'_> {
+    fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
+        self.connection.handle_input(now, data)
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.connection.handle_eof(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.connection.handle_timeout(now);
+        self.lane.handle_timeout(now);
+    }
+
+    fn handle_transport_error(&mut self, now: Instant) {
+        self.connection.handle_transport_error(now);
+    }
+
+    fn handle_tls_established(&mut self, now: Instant, _: &Channel) {
+        self.connection.handle_tls_established(now);
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+        self.connection.poll_transmit(now, out)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        // Jobs wait here on a lane for HEAD, and oneways for the hello.
+        self.lane.poll_timeout().into_iter().chain(self.connection.poll_timeout()).min()
+    }
+
+    fn wants_read(&self) -> bool {
+        self.connection.wants_read()
+    }
+
+    fn poll_commands(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut cancelled = Vec::new();
+        let ready = self.lane.poll_with(context, |ticket| cancelled.push(ticket));
+        for ticket in cancelled {
+            if let Some(id) = self.tickets.get(&ticket).copied() {
+                self.take(id);
+                self.connection.cancel(Instant::now(), id);
+            }
+        }
+        ready
+    }
+
+    fn take_commands(&mut self, now: Instant) {
+        if self.connection.is_closing() {
+            return;
+        }
+        while !self.must_wait()
+            && !self.is_too_early()
+            && let Some(job) = self.lane.queue.pop()
+        {
+            self.send(job, now);
+        }
+        // An unanswered HEAD that nobody waits for blocks its link: a new one serves the next.
+        let is_idle = self.connection.pending_requests() == 0;
+        let blocked = self.must_wait() && is_idle && !self.lane.queue.is_empty();
+        if blocked || (self.lane.closing && self.lane.queue.is_empty()) {
+            self.connection.close(now);
+        }
+    }
+
+    fn deliver_events(&mut self, _: Instant, channel: &mut Channel) -> io::Result<bool> {
+        let mut any = false;
+        while let Some(event) = self.connection.poll_event() {
+            any = true;
+            // Before the event, so that whoever acts on it sees figures that include it.
+            self.count();
+            match event {
+                ClientEvent::Connected { .. } => self.was_connected = true,
+                ClientEvent::Response { id, response } => {
+                    if let Some(job) = self.take(id) {
+                        job.end(Ok(response));
+                    }
+                }
+                ClientEvent::Failed { id, error } => self.fail(id, error),
+                ClientEvent::Unmatched { .. } => {}
+                ClientEvent::StartTls => self.start_tls(channel)?,
+                ClientEvent::Closed { error } => self.end = Some(error),
+            }
+        }
+        self.count();
+        Ok(any)
+    }
+
+    fn awaits_peer(&self) -> bool {
+        self.connection.pending_requests() > 0
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
+impl Session<'_> {
+    #[cfg(feature = "tls")]
+    fn start_tls(&self, channel: &mut Channel) -> io::Result<()> {
+        match &self.lane.options.tls {
+            Some(tls) => channel.start_client(tls),
+            None => Err(no_tls()),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn start_tls(&self, _: &mut Channel) -> io::Result<()> {
+        Err(no_tls())
+    }
+}
+
+/// The core asks for TLS only if it was told to.
+fn no_tls() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "TLS is not set up")
+}

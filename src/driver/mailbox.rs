@@ -1,0 +1,67 @@
+//! How any thread or task tells a link what it wants.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// Locks what no panic can leave half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Commands that wait for the link, and whom to wake for them.
+pub(super) struct Mailbox<C> {
+    inner: Mutex<Inner<C>>,
+}
+
+struct Inner<C> {
+    commands: Vec<C>,
+    /// Set while whoever carries the link waits.
+    waker: Option<Waker>,
+    is_closed: bool,
+}
+
+impl<C> Mailbox<C> {
+    pub(super) fn new() -> Self {
+        Self { inner: Mutex::new(Inner { commands: Vec::new(), waker: None, is_closed: false }) }
+    }
+
+    /// Leaves a command; false if nobody will ever take it.
+    pub(super) fn send(&self, command: C) -> bool {
+        let waker = {
+            let mut inner = lock(&self.inner);
+            if inner.is_closed {
+                return false;
+            }
+            inner.commands.push(command);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Moves what has come into `commands`; pending, and to be woken, if there was nothing.
+    pub(super) fn poll(&self, context: &mut Context<'_>, commands: &mut Vec<C>) -> Poll<()> {
+        let mut inner = lock(&self.inner);
+        if inner.commands.is_empty() {
+            if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                inner.waker = Some(context.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        commands.append(&mut inner.commands);
+        Poll::Ready(())
+    }
+
+    /// Takes no more commands. What waits is dropped.
+    pub(super) fn close(&self) {
+        let dropped = {
+            let mut inner = lock(&self.inner);
+            inner.is_closed = true;
+            std::mem::take(&mut inner.commands)
+        };
+        // Outside the lock: dropping can run others' code.
+        drop(dropped);
+    }
+}

@@ -1,0 +1,442 @@
+//! How clients and servers are set up: the same for every driver.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+
+#[cfg(feature = "tls")]
+use super::tls::{TlsClient, TlsServer};
+use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls};
+
+/// What both roles are told about their links.
+macro_rules! link_options {
+    () => {
+        /// How this side compresses what it sends; the peer chooses for itself. Default [`Compression::Deflate`].
+        #[must_use]
+        pub fn compression(mut self, compression: Compression) -> Self {
+            self.config.compression = compression;
+            self
+        }
+
+        /// How long a message may wait for others that leave with it. More share a batch, which makes fewer bytes and
+        /// fewer packets, and each waits longer. Default 0: a batch is what came while the one before was written.
+        #[must_use]
+        pub fn max_batch_delay(mut self, delay: Duration) -> Self {
+            self.config.max_batch_delay = delay;
+            self
+        }
+
+        /// How long the hellos, with the TLS handshake, may take. Default 3 s.
+        #[must_use]
+        pub fn hello_timeout(mut self, timeout: Duration) -> Self {
+            self.config.hello_timeout = timeout;
+            self
+        }
+
+        /// Closes a link on which nothing was sent or received for so long. Default none: idle links stay open.
+        #[must_use]
+        pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+            self.config.idle_timeout = timeout.into();
+            self
+        }
+
+        /// How long a link that closes waits for requests in flight. Default 5 s.
+        #[must_use]
+        pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+            self.config.drain_timeout = timeout;
+            self
+        }
+
+        /// How long the socket may take nothing of what is to be written. It may take less than 4 KiB/s of it for four
+        /// times as long. Then the link ends. Default 5 s.
+        #[must_use]
+        pub fn write_timeout(mut self, timeout: Duration) -> Self {
+            self.write_timeout = timeout;
+            self
+        }
+
+        /// How many bytes are read from a socket at once, at least 256. Default 64 KiB.
+        #[must_use]
+        pub fn read_buffer(mut self, bytes: usize) -> Self {
+            self.read_buffer = bytes.max(256);
+            self
+        }
+
+        /// How much each link takes from its peer and holds for it.
+        #[must_use]
+        pub fn limits(mut self, limits: Limits) -> Self {
+            self.config.limits = limits;
+            self
+        }
+
+        /// All that the core is told about each link, in one.
+        #[must_use]
+        pub fn config(mut self, config: Config) -> Self {
+            self.config = config;
+            self
+        }
+    };
+}
+
+/// Which requests a caller allows to be sent again.
+pub(super) type RetryIf = Arc<dyn Fn(&Request<Bytes>) -> bool + Send + Sync>;
+
+/// Options of a client, of any driver. Each method sets one.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use httpteleport::driver::ClientOptions;
+/// use httpteleport::proto::Compression;
+///
+/// let options = ClientOptions::default()
+///     .compression(Compression::Snappy)
+///     .max_batch_delay(Duration::from_millis(1))
+///     .timeout(Duration::from_secs(3))
+///     .links(2);
+/// ```
+#[derive(Clone)]
+pub struct ClientOptions {
+    pub(super) config: Config,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsClient>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) connect_timeout: Duration,
+    pub(super) read_timeout: Option<Duration>,
+    pub(super) write_timeout: Duration,
+    pub(super) read_buffer: usize,
+    pub(super) links: usize,
+    pub(super) overflow: Overflow,
+    pub(super) retry_if: Option<RetryIf>,
+    pub(super) reconnect_pause: (Duration, Duration),
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
+            timeout: None,
+            connect_timeout: Duration::from_secs(3),
+            read_timeout: None,
+            write_timeout: Duration::from_secs(5),
+            read_buffer: 64 * 1024,
+            links: 1,
+            overflow: Overflow::default(),
+            retry_if: None,
+            reconnect_pause: (Duration::from_millis(100), Duration::from_secs(1)),
+        }
+    }
+}
+
+impl ClientOptions {
+    link_options!();
+
+    /// Asks the server for TLS. If the server has none, requests fail: they never go in clear (R-tls-refused).
+    /// Default: no TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: TlsClient) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// How long a request may take that is given no deadline of its own. Default none: it waits for the link.
+    #[must_use]
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
+    /// How long a dial may take. Default 3 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Ends a link on which requests wait for responses and nothing has come for so long: its server is taken for dead.
+    /// Default none.
+    #[must_use]
+    pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.read_timeout = timeout.into();
+        self
+    }
+
+    /// How many links to the address share the requests, at least 1. Default 1. One more may be opened for HEAD requests
+    /// (R-head-alone).
+    #[must_use]
+    pub fn links(mut self, links: usize) -> Self {
+        self.links = links.max(1);
+        self
+    }
+
+    /// How many requests can wait on one link. Default 1,000. [`overflow`](Self::overflow) says what becomes of more.
+    #[must_use]
+    pub fn max_pending_requests(mut self, requests: usize) -> Self {
+        self.config.limits.pending_requests = requests;
+        self
+    }
+
+    /// Which request loses when too many are pending. Default [`Overflow::Newest`].
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// Which requests may be sent again when their link has ended and they may have reached the server. Whoever says
+    /// yes says that running the request twice does no harm. Default none (R-no-blind-retry). Requests that surely did
+    /// not reach it are always sent again, to another connection, three times at most.
+    ///
+    /// ```
+    /// # use httpteleport::driver::ClientOptions;
+    /// let options = ClientOptions::default().retry_if(|request| request.method().is_idempotent());
+    /// ```
+    #[must_use]
+    pub fn retry_if(mut self, may: impl Fn(&Request<Bytes>) -> bool + Send + Sync + 'static) -> Self {
+        self.retry_if = Some(Arc::new(may));
+        self
+    }
+
+    /// The pause after a dial or a hello that failed, in which requests fail at once: the first, and the longest that
+    /// it grows to by doubling. Each is shortened by up to a half, at random, so that clients do not return together.
+    /// Default 100 ms and 1 s. After a link that was up there is none: the first retry is immediate.
+    #[must_use]
+    pub fn reconnect_pause(mut self, first: Duration, longest: Duration) -> Self {
+        self.reconnect_pause = (first, longest);
+        self
+    }
+
+    pub(crate) fn connection(&self) -> ClientConfig {
+        #[cfg(feature = "tls")]
+        let tls = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let tls = false;
+        ClientConfig { config: self.config.clone(), tls }
+    }
+}
+
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientOptions")
+            .field("config", &self.config)
+            .field("timeout", &self.timeout)
+            .field("links", &self.links)
+            .field("overflow", &self.overflow)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which request loses when as many are pending as may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The one that came last.
+    #[default]
+    Newest,
+    /// The one that has waited longest of those that have not left yet; if all have left, the one that came last.
+    /// For callers to whom an old answer is worth little.
+    Oldest,
+}
+
+/// Options of a server, of any driver. Each method sets one.
+#[derive(Clone)]
+pub struct ServerOptions {
+    pub(super) config: Config,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsServer>,
+    pub(super) require_tls: bool,
+    pub(super) read_timeout: Option<Duration>,
+    pub(super) write_timeout: Duration,
+    pub(super) read_buffer: usize,
+    pub(super) links: usize,
+    pub(super) concurrency: usize,
+    pub(super) waiting_bytes: usize,
+    pub(super) pipeline: bool,
+    pub(super) handler_timeout: Option<(Duration, Arc<Response<Bytes>>)>,
+    #[cfg(feature = "thread")]
+    pub(super) workers: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        let ServerConfig { config, .. } = ServerConfig::default();
+        Self {
+            config,
+            #[cfg(feature = "tls")]
+            tls: None,
+            require_tls: false,
+            read_timeout: None,
+            write_timeout: Duration::from_secs(5),
+            read_buffer: 64 * 1024,
+            links: 10_000,
+            concurrency: 10_000,
+            waiting_bytes: 256 * 1024 * 1024,
+            pipeline: false,
+            handler_timeout: None,
+            #[cfg(feature = "thread")]
+            workers: 256,
+        }
+    }
+}
+
+impl ServerOptions {
+    link_options!();
+
+    /// Speaks TLS to clients that ask for it. Default: no TLS, and clients that ask are turned away.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: TlsServer) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Turns away clients that do not ask for TLS (R-tls-required). Default no: the original's servers take both.
+    #[must_use]
+    pub fn require_tls(mut self, require: bool) -> Self {
+        self.require_tls = require;
+        self
+    }
+
+    /// Closes a link that owes nothing and from which nothing has come for so long. Default none.
+    #[must_use]
+    pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.read_timeout = timeout.into();
+        self
+    }
+
+    /// Most links at once: a further one is closed when it is accepted. Default 10,000.
+    #[must_use]
+    pub fn links(mut self, links: usize) -> Self {
+        self.links = links;
+        self
+    }
+
+    /// Most requests in handlers at once, over all links; above it the answer is 429 (R-overload). Default 10,000.
+    #[must_use]
+    pub fn concurrency(mut self, requests: usize) -> Self {
+        self.concurrency = requests;
+        self
+    }
+
+    /// Most bytes of responses that wait for one link to take them, beside its `output_bytes`; instead of a further
+    /// one its client gets a short 503. Default 256 MiB.
+    #[must_use]
+    pub fn waiting_bytes(mut self, bytes: usize) -> Self {
+        self.waiting_bytes = bytes;
+        self
+    }
+
+    /// Handles the requests of one link one after another, in their order, instead of all at once. Default no.
+    #[must_use]
+    pub fn pipeline(mut self, pipeline: bool) -> Self {
+        self.pipeline = pipeline;
+        self
+    }
+
+    /// Answers with `response` when a handler has not ended within `timeout`. The handler goes on, and what it answers
+    /// then is dropped. Default none. [`request_timeout`] makes the response of the original.
+    #[must_use]
+    pub fn handler_timeout(mut self, timeout: Duration, response: Response<Bytes>) -> Self {
+        self.handler_timeout = Some((timeout, Arc::new(response)));
+        self
+    }
+
+    /// Most threads of the std-thread driver that run handlers. They are started as requests come, and end when there
+    /// has been nothing to do for a while; requests beyond wait for one of them. Default 256.
+    #[cfg(feature = "thread")]
+    #[must_use]
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.workers = threads.max(1);
+        self
+    }
+
+    pub(crate) fn connection(&self) -> ServerConfig {
+        #[cfg(feature = "tls")]
+        let has_tls = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        let tls = match (self.require_tls, has_tls) {
+            // Without a certificate it can turn away both kinds of client, and does.
+            (true, _) => ServerTls::Required,
+            (false, true) => ServerTls::Optional,
+            (false, false) => ServerTls::Off,
+        };
+        ServerConfig { config: self.config.clone(), tls }
+    }
+
+    /// What cannot be served like this, in words.
+    pub(super) fn check(&self) -> std::io::Result<()> {
+        #[cfg(feature = "tls")]
+        let has_tls = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        if self.require_tls && !has_tls {
+            let message = "TLS is required and not set up: give the options `tls`, too";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, message));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ServerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerOptions")
+            .field("config", &self.config)
+            .field("require_tls", &self.require_tls)
+            .field("concurrency", &self.concurrency)
+            .field("pipeline", &self.pipeline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// 408 with a text: what [`ServerOptions::handler_timeout`] can answer with.
+pub fn request_timeout(message: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(message.into());
+    *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+    response
+}
+
+/// Until when a request may take: an [`Instant`], a [`Duration`] from now, or `None` for what the client's options say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(Until);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    Default,
+    At(Instant),
+    After(Duration),
+}
+
+impl Deadline {
+    pub(super) fn resolve(self, now: Instant, default: Option<Duration>) -> Option<Instant> {
+        match self.0 {
+            Until::Default => default.and_then(|after| now.checked_add(after)),
+            Until::At(at) => Some(at),
+            // One that no clock reaches is none.
+            Until::After(after) => now.checked_add(after),
+        }
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(at: Instant) -> Self {
+        Self(Until::At(at))
+    }
+}
+
+impl From<Duration> for Deadline {
+    fn from(after: Duration) -> Self {
+        Self(Until::After(after))
+    }
+}
+
+impl From<Option<Instant>> for Deadline {
+    fn from(at: Option<Instant>) -> Self {
+        Self(at.map_or(Until::Default, Until::At))
+    }
+}

@@ -1,0 +1,67 @@
+//! Who sent a request.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+#[cfg(feature = "tls")]
+use super::super::tls::TlsIdentity;
+
+/// Who sent a request. Cheap to clone.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Peer {
+    /// The address of the other end of the link.
+    pub addr: PeerAddr,
+    /// What TLS says of the peer, if the link is inside TLS.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Arc<TlsIdentity>>,
+}
+
+impl Peer {
+    pub(super) fn new(addr: PeerAddr) -> Self {
+        Self {
+            addr,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+/// The address of the other end of a link.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PeerAddr {
+    /// Of a TCP connection.
+    Ip(SocketAddr),
+    /// Of a unix socket, where clients have no address as a rule.
+    Unix,
+    /// Whatever a listener of the caller's own says.
+    Other(Arc<str>),
+}
+
+impl PeerAddr {
+    /// The IP address, if it has one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(addr) => Some(addr.ip()),
+            Self::Unix | Self::Other(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(addr) => addr.fmt(f),
+            Self::Unix => f.write_str("unix socket"),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+impl From<SocketAddr> for PeerAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Ip(addr)
+    }
+}

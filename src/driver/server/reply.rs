@@ -1,0 +1,61 @@
+//! How a handler's response comes back to its link.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
+use super::super::mailbox::Mailbox;
+use super::Shared;
+use super::waiting::text;
+
+/// What a link is told.
+pub(super) enum Command {
+    /// A handler has ended.
+    Ended(Call, Response<Bytes>),
+    Close,
+}
+
+/// A request in a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// With this number of its link.
+    Answered(u64),
+    /// A oneway of so many bytes.
+    Oneway(usize),
+}
+
+/// Where a handler's response goes. One that is dropped, because the handler has panicked, answers 500.
+pub(in super::super) struct Reply {
+    call: Call,
+    mailbox: Arc<Mailbox<Command>>,
+    shared: Arc<Shared>,
+    response: Option<Response<Bytes>>,
+}
+
+impl Reply {
+    /// A request enters a handler, unless too many have.
+    pub(super) fn enter(call: Call, mailbox: &Arc<Mailbox<Command>>, shared: &Arc<Shared>) -> Option<Self> {
+        if shared.running.fetch_add(1, Ordering::Relaxed) >= shared.options.concurrency {
+            shared.running.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self { call, mailbox: mailbox.clone(), shared: shared.clone(), response: None })
+    }
+
+    /// The handler has ended with this.
+    pub(in super::super) fn send(mut self, response: Response<Bytes>) {
+        self.response = Some(response);
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let panicked = || text(StatusCode::INTERNAL_SERVER_ERROR, "handler panicked\n");
+        let response = self.response.take().unwrap_or_else(panicked);
+        self.shared.running.fetch_sub(1, Ordering::Relaxed);
+        // A link that has ended needs none.
+        self.mailbox.send(Command::Ended(self.call, response));
+    }
+}

@@ -1,0 +1,265 @@
+//! One link of a server: requests to handlers, responses back.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response};
+
+use super::super::carrier::Endpoint;
+use super::super::channel::Channel;
+use super::super::mailbox::lock;
+use super::reply::{Call, Command, Reply};
+use super::waiting::{Waiting, overloaded, weight};
+use super::{Admitted, Dispatch};
+use crate::proto::{Compression, ConnectionError, ResponseToken, ServerConnection, ServerEvent, Stats};
+
+/// One link of a server.
+pub(in super::super) struct Session {
+    connection: ServerConnection,
+    place: Admitted,
+    dispatch: Dispatch,
+    commands: Vec<Command>,
+    /// Requests in handlers, by their numbers.
+    running: HashMap<u64, ResponseToken>,
+    last_number: u64,
+    /// When handlers have taken too long, in order.
+    limits: VecDeque<(Instant, u64)>,
+    /// With [`pipeline`](super::ServerOptions::pipeline): what waits for its turn, and whether a handler runs.
+    line: VecDeque<(Option<ResponseToken>, Request<Bytes>)>,
+    is_busy: bool,
+    waiting: Waiting,
+    /// Bytes of oneways in handlers: the connection, which gives out no tokens for them, does not count them.
+    oneway_bytes: usize,
+    /// What of the connection's figures the server's already have.
+    counted: Stats,
+    /// The last event, when it has come.
+    end: Option<Option<ConnectionError>>,
+}
+
+impl Session {
+    pub(in super::super) fn new(place: Admitted, dispatch: Dispatch, now: Instant) -> Self {
+        Self {
+            connection: ServerConnection::new(place.shared.options.connection(), now),
+            place,
+            dispatch,
+            commands: Vec::new(),
+            running: HashMap::new(),
+            last_number: 0,
+            limits: VecDeque::new(),
+            line: VecDeque::new(),
+            is_busy: false,
+            waiting: Waiting::default(),
+            oneway_bytes: 0,
+            counted: Stats::default(),
+            end: None,
+        }
+    }
+
+    /// The link is over; `transport` is what its transport failed with, if it did.
+    pub(in super::super) fn finish(self, transport: Option<io::Error>) {
+        if let (Some(on_end), Some(end)) = (self.place.shared.on_link_end.get(), &self.end) {
+            on_end(&self.place.peer, end.as_ref(), transport.as_ref());
+        }
+    }
+
+    /// A request has come. Without a token its response is dropped.
+    fn receive(&mut self, now: Instant, token: Option<ResponseToken>, request: Request<Bytes>) {
+        if token.is_none() {
+            self.oneway_bytes += weight(request.headers(), request.body());
+        }
+        if self.place.shared.options.pipeline && self.is_busy {
+            self.line.push_back((token, request));
+        } else {
+            self.handle(now, token, request);
+        }
+    }
+
+    /// Starts the handler of a request, unless too many run.
+    fn handle(&mut self, now: Instant, token: Option<ResponseToken>, request: Request<Bytes>) {
+        let (mailbox, shared) = (&self.place.mailbox, &self.place.shared);
+        let call = match token {
+            Some(_) => Call::Answered(self.last_number + 1),
+            None => Call::Oneway(weight(request.headers(), request.body())),
+        };
+        let Some(reply) = Reply::enter(call, mailbox, shared) else {
+            match (token, call) {
+                (Some(token), _) => self.respond(now, token, overloaded(shared.options.concurrency)),
+                (None, Call::Oneway(bytes)) => self.oneway_bytes -= bytes,
+                (None, Call::Answered(_)) => {}
+            }
+            return;
+        };
+        if let Some(token) = token {
+            self.last_number += 1;
+            self.running.insert(self.last_number, token);
+            let timeout = shared.options.handler_timeout.as_ref();
+            let limit = timeout.and_then(|(timeout, _)| now.checked_add(*timeout));
+            self.limits.extend(limit.map(|limit| (limit, self.last_number)));
+        }
+        self.is_busy = true;
+        (self.dispatch)(request, self.place.peer.clone(), reply);
+    }
+
+    /// A handler has ended.
+    fn handle_end(&mut self, now: Instant, call: Call, response: Response<Bytes>) {
+        match call {
+            // One that took too long was answered for.
+            Call::Answered(number) => {
+                if let Some(token) = self.running.remove(&number) {
+                    self.respond(now, token, response);
+                }
+            }
+            Call::Oneway(bytes) => self.oneway_bytes -= bytes,
+        }
+        self.is_busy = false;
+        while !self.is_busy
+            && let Some((token, request)) = self.line.pop_front()
+        {
+            self.handle(now, token, request);
+        }
+        while self.limits.front().is_some_and(|(_, number)| !self.running.contains_key(number)) {
+            self.limits.pop_front();
+        }
+    }
+
+    /// Answers for the handlers that have taken too long.
+    fn expire(&mut self, now: Instant) {
+        while let Some((_, number)) = self.limits.pop_front_if(|(at, _)| *at <= now) {
+            let token = self.running.remove(&number);
+            let response = self.place.shared.options.handler_timeout.as_ref().map(|(_, response)| response.clone());
+            if let (Some(token), Some(response)) = (token, response) {
+                self.respond(now, token, Response::clone(&response));
+            }
+        }
+    }
+
+    fn respond(&mut self, now: Instant, token: ResponseToken, response: Response<Bytes>) {
+        self.waiting.push(self.place.shared.options.waiting_bytes, token, response);
+        self.waiting.send(now, &mut self.connection);
+    }
+
+    fn announce(&mut self, compression: Compression) {
+        if let Some(on_start) = self.place.shared.on_link_start.get() {
+            on_start(&self.place.peer, compression);
+        }
+    }
+
+    fn count(&mut self) {
+        let now = self.connection.stats();
+        if now != self.counted {
+            lock(&self.place.shared.stats).add(now, self.counted);
+            self.counted = now;
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn start_tls(&self, channel: &mut Channel) -> io::Result<()> {
+        match &self.place.shared.options.tls {
+            Some(tls) => channel.start_server(tls),
+            None => Err(no_tls()),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn start_tls(&self, _: &mut Channel) -> io::Result<()> {
+        Err(no_tls())
+    }
+}
+
+/// The core agrees to TLS only if it was told to.
+fn no_tls() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "TLS is not set up")
+}
+
+impl Endpoint for Session {
+    fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
+        self.connection.handle_input(now, data)
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.connection.handle_eof(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.connection.handle_timeout(now);
+        self.expire(now);
+    }
+
+    fn handle_transport_error(&mut self, now: Instant) {
+        self.connection.handle_transport_error(now);
+    }
+
+    #[cfg(feature = "tls")]
+    fn handle_tls_established(&mut self, now: Instant, channel: &Channel) {
+        self.place.peer.tls = channel.identity().map(Arc::new);
+        self.connection.handle_tls_established(now);
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn handle_tls_established(&mut self, now: Instant, _: &Channel) {
+        self.connection.handle_tls_established(now);
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+        self.connection.poll_transmit(now, out)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let limit = self.limits.front().map(|(at, _)| *at);
+        limit.into_iter().chain(self.connection.poll_timeout()).min()
+    }
+
+    fn wants_read(&self) -> bool {
+        let limits = &self.place.shared.options.config.limits;
+        self.connection.wants_read() && self.oneway_bytes < limits.held_bytes
+    }
+
+    fn poll_commands(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let before = self.commands.len();
+        // Again: only who finds nothing is woken.
+        while self.place.mailbox.poll(context, &mut self.commands).is_ready() {}
+        if self.commands.len() > before { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn take_commands(&mut self, now: Instant) {
+        self.waiting.send(now, &mut self.connection);
+        for command in std::mem::take(&mut self.commands) {
+            match command {
+                Command::Ended(call, response) => self.handle_end(now, call, response),
+                Command::Close => self.connection.close(now),
+            }
+        }
+    }
+
+    fn deliver_events(&mut self, now: Instant, channel: &mut Channel) -> io::Result<bool> {
+        let mut any = false;
+        while let Some(event) = self.connection.poll_event() {
+            any = true;
+            // Before the event, so that whoever acts on it sees figures that include it.
+            self.count();
+            match event {
+                ServerEvent::Request { token, request } => self.receive(now, Some(token), request),
+                ServerEvent::Oneway { request } => self.receive(now, None, request),
+                ServerEvent::Connected { compression } => self.announce(compression),
+                ServerEvent::Refused { .. } => {}
+                ServerEvent::StartTls => self.start_tls(channel)?,
+                ServerEvent::Closed { error } => self.end = Some(error),
+            }
+        }
+        self.count();
+        Ok(any)
+    }
+
+    fn awaits_peer(&self) -> bool {
+        self.connection.pending_requests() == 0 && !self.connection.is_handshaking()
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+}

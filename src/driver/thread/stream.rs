@@ -1,0 +1,168 @@
+//! What links are carried over: TCP, unix sockets, and whatever a caller dials or accepts.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::address::Address;
+use super::super::server::PeerAddr;
+use super::super::socket::set_up;
+
+/// A stream of bytes both ways, which one thread reads while another writes.
+pub trait Stream: Send + Sync + 'static {
+    /// Waits for bytes and reads some; 0 at the end.
+    ///
+    /// # Errors
+    ///
+    /// The stream has failed.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes some of the bytes. Waits for room not much longer than the write timeout, and fails then with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut), having written nothing.
+    ///
+    /// # Errors
+    ///
+    /// That, or the stream has failed.
+    fn write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Sets how long a write may wait.
+    ///
+    /// # Errors
+    ///
+    /// The stream has failed.
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()>;
+
+    /// Ends one side or both. A `read` under way must return after `Both`.
+    ///
+    /// # Errors
+    ///
+    /// The stream has failed.
+    fn shutdown(&self, how: Shutdown) -> io::Result<()>;
+}
+
+macro_rules! socket_stream {
+    ($type:ty) => {
+        impl Stream for $type {
+            fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+                Read::read(&mut &*self, buffer)
+            }
+
+            fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+                Write::write(&mut &*self, bytes)
+            }
+
+            fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+                <$type>::set_write_timeout(self, Some(timeout))
+            }
+
+            fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+                <$type>::shutdown(self, how)
+            }
+        }
+    };
+}
+
+socket_stream!(TcpStream);
+#[cfg(unix)]
+socket_stream!(UnixStream);
+
+impl Stream for Box<dyn Stream> {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (**self).read(buffer)
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        (**self).write(bytes)
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        (**self).set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        (**self).shutdown(how)
+    }
+}
+
+/// How a client comes to a stream: called for each connection.
+pub(super) type Dial = Arc<dyn Fn() -> io::Result<Box<dyn Stream>> + Send + Sync>;
+
+/// Dials an address.
+pub(super) fn dial_to(address: Address, timeout: Duration) -> Dial {
+    Arc::new(move || match &address {
+        Address::Tcp(addr) => dial_tcp(addr, timeout),
+        #[cfg(unix)]
+        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path)?)),
+    })
+}
+
+fn dial_tcp(addr: &str, timeout: Duration) -> io::Result<Box<dyn Stream>> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for addr in addr.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&addr, timeout.max(Duration::from_millis(1))) {
+            Ok(stream) => {
+                set_up(&stream);
+                return Ok(Box::new(stream));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Where links come in.
+pub trait Listener: Send + Sync {
+    /// What it accepts.
+    type Stream: Stream;
+
+    /// Waits for the next stream.
+    ///
+    /// # Errors
+    ///
+    /// Nothing could be accepted this time; the server tries again a little later.
+    fn accept(&self) -> io::Result<(Self::Stream, PeerAddr)>;
+
+    /// Has an `accept` under way return, with an error or with any stream, which is dropped: the server shuts down.
+    fn wake(&self);
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    fn accept(&self) -> io::Result<(TcpStream, PeerAddr)> {
+        let (stream, addr) = TcpListener::accept(self)?;
+        set_up(&stream);
+        Ok((stream, addr.into()))
+    }
+
+    fn wake(&self) {
+        // Nothing else is portable. If it fails, connections are coming in anyway.
+        if let Ok(addr) = self.local_addr() {
+            let ip = match addr.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                ip => ip,
+            };
+            let _ = TcpStream::connect_timeout(&SocketAddr::new(ip, addr.port()), Duration::from_secs(1));
+        }
+    }
+}
+
+#[cfg(unix)]
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    fn accept(&self) -> io::Result<(UnixStream, PeerAddr)> {
+        let (stream, _) = UnixListener::accept(self)?;
+        Ok((stream, PeerAddr::Unix))
+    }
+
+    fn wake(&self) {
+        if let Ok(addr) = self.local_addr() {
+            let _ = UnixStream::connect_addr(&addr);
+        }
+    }
+}
