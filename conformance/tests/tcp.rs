@@ -25,8 +25,8 @@ fn scenarios() -> Vec<Scenario> {
     scenarios
 }
 
-fn shim() -> String {
-    format!("'{}'", env!("CARGO_BIN_EXE_teleport-shim-smol"))
+fn shim(driver: &str) -> String {
+    format!("'{}' {driver}", env!("CARGO_BIN_EXE_teleport-shim-driver"))
 }
 
 /// Runs scenarios; returns the report for people and the one for programs, and what is said of each.
@@ -46,9 +46,18 @@ fn report<'s>(scenarios: &[&'s Scenario], options: &Options) -> (String, serde_j
 
 #[test]
 fn the_smol_driver_passes_every_case_that_it_claims() {
+    passes_every_case_that_it_claims("smol");
+}
+
+#[test]
+fn the_thread_driver_passes_every_case_that_it_claims() {
+    passes_every_case_that_it_claims("thread");
+}
+
+fn passes_every_case_that_it_claims(driver: &str) {
     let scenarios = scenarios();
     let all: Vec<&Scenario> = scenarios.iter().collect();
-    let (text, json, junit, outcomes) = report(&all, &Options::of_shim(shim()));
+    let (text, json, junit, outcomes) = report(&all, &Options::of_shim(shim(driver)));
     // A log is short of room: what failed is all that it must hold.
     let was_run = |line: &&str| !line.starts_with("unimplemented") && !line.starts_with("skipped");
     let short: Vec<&str> = text.lines().filter(was_run).collect();
@@ -113,13 +122,13 @@ fn faults_are_caught_over_sockets() {
     };
     let table = [
         // The server sends another status than its program said.
-        (Role::Server, format!(r#"sed -u 's/"status":200/"status":202/' | {}"#, shim()), "message"),
+        (Role::Server, format!(r#"sed -u 's/"status":200/"status":202/' | {}"#, shim("smol")), "message"),
         // The client tells another status than came.
-        (Role::Client, format!(r#"{} | sed -u 's/"status":200/"status":202/'"#, shim()), "message"),
+        (Role::Client, format!(r#"{} | sed -u 's/"status":200/"status":202/'"#, shim("smol")), "message"),
         // The server says another reason for its end than it should.
-        (Role::Server, format!(r#"{} | sed -u 's/"code":null/"code":"truncated"/'"#, shim()), "frame"),
+        (Role::Server, format!(r#"{} | sed -u 's/"code":null/"code":"truncated"/'"#, shim("smol")), "frame"),
         // The program never learns of a request.
-        (Role::Server, format!(r#"{} | sed -u '/"event":"request"/d'"#, shim()), "message"),
+        (Role::Server, format!(r#"{} | sed -u '/"event":"request"/d'"#, shim("smol")), "message"),
     ];
     for (role, command, layer) in table {
         let mut options = Options::of_shim(&command);

@@ -1,17 +1,49 @@
-//! The driver's client.
+//! The client of a driver.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use httpteleport::driver::smol::Client;
-use httpteleport::driver::{ClientError, ClientOptions};
+use httpteleport::driver::{ClientError, ClientOptions, smol as smol_driver, thread};
 use smol::{Executor, Task};
 
-use crate::Teller;
 use crate::common::{self, Event, Message, Setup};
+use crate::{Driver, Teller};
+
+/// The same of either driver.
+#[derive(Clone)]
+enum Client {
+    Smol(smol_driver::Client),
+    Thread(thread::Client),
+}
+
+type Outcome<T> = Pin<Box<dyn Future<Output = Result<T, ClientError>> + Send>>;
+
+impl Client {
+    fn request(&self, request: Request<Bytes>, deadline: Option<Instant>) -> Outcome<Response<Bytes>> {
+        match self.clone() {
+            Self::Smol(client) => Box::pin(async move { client.request(request, deadline).await }),
+            Self::Thread(client) => Box::pin(client.start(request, deadline)),
+        }
+    }
+
+    fn oneway(&self, request: Request<Bytes>) -> Outcome<()> {
+        match self.clone() {
+            Self::Smol(client) => Box::pin(async move { client.oneway(request, None).await }),
+            Self::Thread(client) => Box::pin(smol::unblock(move || client.oneway(request, None))),
+        }
+    }
+
+    async fn close(self, deadline: Instant) {
+        match self {
+            Self::Smol(client) => client.close(deadline).await,
+            Self::Thread(client) => smol::unblock(move || client.close(deadline)).await,
+        }
+    }
+}
 
 /// A client, and what it was asked for.
 pub(crate) struct ClientEnd {
@@ -25,14 +57,21 @@ pub(crate) struct ClientEnd {
 
 impl ClientEnd {
     /// A client that dials at once.
-    pub(crate) fn new(executor: &Arc<Executor<'static>>, addr: String, setup: &Setup) -> Result<Self, String> {
+    pub(crate) fn new(
+        driver: Driver,
+        executor: &Arc<Executor<'static>>,
+        addr: String,
+        setup: &Setup,
+    ) -> Result<Self, String> {
         let options = ClientOptions::default().config(common::config(setup)?);
-        let client = Client::new(Arc::clone(executor), addr, options);
+        let client = match driver {
+            Driver::Smol => Client::Smol(smol_driver::Client::new(Arc::clone(executor), addr, options)),
+            Driver::Thread => Client::Thread(thread::Client::new(addr, options)),
+        };
         // The driver dials for a request, even for one whose deadline has passed before it can be sent.
         let mut request = Request::new(Bytes::new());
         request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("h"));
-        let dialling = client.clone();
-        executor.spawn(async move { drop(dialling.request(request, Some(Instant::now())).await) }).detach();
+        executor.spawn(client.request(request, Some(Instant::now()))).detach();
         Ok(Self {
             client,
             executor: Arc::clone(executor),
@@ -54,8 +93,7 @@ impl ClientEnd {
             Err(code) => return Ok(Some(code)),
         };
         let deadline = after.map(|after| Instant::now() + Duration::from_micros(after));
-        let client = self.client.clone();
-        let mut outcome = Box::pin(async move { client.request(request, deadline).await });
+        let mut outcome = self.client.request(request, deadline);
         // Now, and not when its task has its turn: requests leave in the order of the commands.
         match smol::future::poll_once(&mut outcome).await {
             Some(Err(error)) => Ok(Some(failure(&error).0)),
@@ -78,8 +116,7 @@ impl ClientEnd {
             Ok(request) => request,
             Err(code) => return Ok(Some(code)),
         };
-        let client = self.client.clone();
-        let mut outcome = Box::pin(async move { client.oneway(request, None).await });
+        let mut outcome = self.client.oneway(request);
         // A link that is up takes or refuses it in no time; before the hello it waits.
         let soon = async {
             smol::Timer::after(Duration::from_millis(250)).await;

@@ -1,4 +1,4 @@
-//! The shim around this project's smol driver, both ends of it, in profile tcp (SHIM.md).
+//! The shim around this project's drivers, both ends of each, in profile tcp (SHIM.md). Its argument says which one.
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -51,6 +51,28 @@ enum Command {
     Close {},
 }
 
+/// Which driver stands behind it.
+#[derive(Clone, Copy)]
+enum Driver {
+    Smol,
+    Thread,
+}
+
+impl Driver {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Smol => "httpteleport smol driver",
+            Self::Thread => "httpteleport thread driver",
+        }
+    }
+
+    async fn keep_pace(self) {
+        if let Self::Thread = self {
+            smol::Timer::after(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
 enum End {
     Client(ClientEnd),
     Server(ServerEnd),
@@ -85,10 +107,15 @@ fn write(value: &Value) {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().len() > 1 {
-        eprintln!("teleport-shim-smol: takes no arguments; it answers to the conformance suite on stdin and stdout");
-        return ExitCode::from(2);
-    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let driver = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["smol"] => Driver::Smol,
+        ["thread"] => Driver::Thread,
+        _ => {
+            eprintln!("teleport-shim-driver smol|thread: answers to the conformance suite on stdin and stdout");
+            return ExitCode::from(2);
+        }
+    };
     let (lines, commands) = smol::channel::unbounded();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -103,7 +130,7 @@ fn main() -> ExitCode {
         let mut end = None;
         while let Ok(line) = commands.recv().await {
             let answer = match serde_json::from_str(&line) {
-                Ok(command) => carry_out(command, &mut end, &executor).await,
+                Ok(command) => carry_out(driver, command, &mut end, &executor).await,
                 Err(error) => Err(error.to_string()),
             };
             write(&answer.unwrap_or_else(|why| json!({ "nack": why })));
@@ -114,6 +141,7 @@ fn main() -> ExitCode {
 
 /// Carries a command out; returns the answer, or why there is no such thing here.
 async fn carry_out(
+    driver: Driver,
     command: Command,
     end: &mut Option<End>,
     executor: &Arc<Executor<'static>>,
@@ -121,7 +149,7 @@ async fn carry_out(
     let error = match (command, end) {
         (Command::Describe {}, _) => {
             return Ok(json!({
-                "name": "httpteleport smol driver",
+                "name": driver.name(),
                 "version": env!("CARGO_PKG_VERSION"),
                 "profile": "tcp",
                 "can": [
@@ -137,9 +165,9 @@ async fn carry_out(
                 None => {}
             }
             match (role.as_str(), connect) {
-                ("client", Some(addr)) => *end = Some(End::Client(ClientEnd::new(executor, addr, &config)?)),
+                ("client", Some(addr)) => *end = Some(End::Client(ClientEnd::new(driver, executor, addr, &config)?)),
                 ("server", None) => {
-                    let (server, addr) = ServerEnd::new(executor, &config).await?;
+                    let (server, addr) = ServerEnd::new(driver, executor, &config)?;
                     *end = Some(End::Server(server));
                     return Ok(json!({ "listen": addr.to_string() }));
                 }
@@ -159,12 +187,14 @@ async fn carry_out(
         (Command::Respond { ticket, status, fields, body }, Some(End::Server(server))) => {
             server.respond(ticket, common::response(status, &fields, &body)?)?
         }
-        (Command::Close {}, Some(End::Client(client))) => {
-            client.close();
-            None
-        }
-        (Command::Close {}, Some(End::Server(server))) => {
-            server.close();
+        (Command::Close {}, Some(end)) => {
+            // Threads have their own pace: what came before must be known, and this, before the next command is.
+            driver.keep_pace().await;
+            match end {
+                End::Client(client) => client.close(),
+                End::Server(server) => server.close(),
+            }
+            driver.keep_pace().await;
             None
         }
         _ => return Err("not for this role".into()),
