@@ -70,6 +70,8 @@
 
 #[cfg(any(feature = "smol", feature = "thread"))]
 pub mod driver;
+#[cfg(all(feature = "smol", feature = "thread", feature = "tls"))]
+pub mod guide;
 pub mod proto;
 #[cfg(feature = "httptp")]
 pub mod proxy;

@@ -1,0 +1,20 @@
+//! Guides: each is a page to read in ten minutes.
+//!
+//! | guide | for whom |
+//! |---|---|
+//! | [`getting_started`] | wants a server and a client that talk, on tasks or on threads |
+//! | [`compression`] | asks which compression, which batch delay and how many links |
+//! | [`failure`] | wants to know what can go wrong, what it looks like, and which time-out ends it |
+//! | [`security`] | puts a link between networks: TLS, certificates, limits, and what a link does not protect |
+
+#[doc = include_str!("getting_started.md")]
+pub mod getting_started {}
+
+#[doc = include_str!("compression.md")]
+pub mod compression {}
+
+#[doc = include_str!("failure.md")]
+pub mod failure {}
+
+#[doc = include_str!("security.md")]
+pub mod security {}
