@@ -29,6 +29,14 @@ macro_rules! link_options {
             self
         }
 
+        /// How many bytes of messages make a batch leave before its delay is over: the write buffer of the original.
+        /// Default 64 KiB.
+        #[must_use]
+        pub fn write_buffer(mut self, bytes: usize) -> Self {
+            self.config.batch_bytes = bytes;
+            self
+        }
+
         /// How long the hellos, with the TLS handshake, may take. Default 3 s.
         #[must_use]
         pub fn hello_timeout(mut self, timeout: Duration) -> Self {

@@ -4,11 +4,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A batch is sealed early when it holds this many bytes (R-batch-size).
-const SEAL_BYTES: usize = 64 * 1024;
 /// Most bytes that are compressed at once: a sealed batch that is longer leaves in pieces (R-flush-boundary), so that
 /// a large body holds up neither its caller nor the transport.
-const PIECE_BYTES: usize = 4 * SEAL_BYTES;
+const PIECE_BYTES: usize = 256 * 1024;
 /// A burst must not hold its memory for ever.
 const KEPT_BYTES: usize = PIECE_BYTES;
 
@@ -43,11 +41,13 @@ struct Entry {
 pub(super) struct FrameNumber(u64);
 
 impl Batch {
-    /// Appends a frame by `write`, which appends nothing on an error. A frame that begins a batch starts its delay.
+    /// Appends a frame by `write`, which appends nothing on an error. A frame that begins a batch starts its delay; a
+    /// batch that holds `most` bytes is sealed early (R-batch-size).
     pub(super) fn push<E>(
         &mut self,
         now: Instant,
         delay: Duration,
+        most: usize,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<FrameNumber, E> {
         let (before, begins) = (self.bytes.len(), self.is_empty());
@@ -58,7 +58,7 @@ impl Batch {
         if begins {
             self.flush_at = now.checked_add(delay);
         }
-        self.sealed |= delay.is_zero() || self.len() >= SEAL_BYTES;
+        self.sealed |= delay.is_zero() || self.len() >= most;
         if self.sealed {
             self.flush_at = None;
         }
@@ -247,7 +247,7 @@ mod tests {
                     Step::Push(length) => {
                         let bytes = vec![frames.len() as u8; length];
                         let push = |out: &mut Vec<u8>| { out.extend_from_slice(&bytes); Ok::<(), ()>(()) };
-                        let number = batch.push(now, Duration::from_secs(1), push).unwrap();
+                        let number = batch.push(now, Duration::from_secs(1), 1 << 16, push).unwrap();
                         frames.push((number, bytes, false));
                     }
                     Step::Withdraw(at) if !frames.is_empty() => {
@@ -280,7 +280,7 @@ mod tests {
             out.extend_from_slice(&[7; 1000]);
             Ok::<(), ()>(())
         };
-        let numbers: Vec<_> = (0..2000).map(|_| batch.push(now, Duration::ZERO, write).unwrap()).collect();
+        let numbers: Vec<_> = (0..2000).map(|_| batch.push(now, Duration::ZERO, 1 << 16, write).unwrap()).collect();
         batch.withdraw(numbers[3]);
         batch.withdraw(numbers[1999]);
         assert_eq!(take(&mut batch, now).unwrap().len(), PIECE_BYTES);
@@ -297,7 +297,7 @@ mod tests {
                 out.extend_from_slice(&[7; 100]);
                 Ok::<(), ()>(())
             };
-            batch.push(now, Duration::from_secs(1), write).unwrap()
+            batch.push(now, Duration::from_secs(1), 1 << 16, write).unwrap()
         };
         // One frame stays, so that the batch is never empty.
         push(&mut batch);

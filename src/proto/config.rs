@@ -92,6 +92,8 @@ pub struct Config {
     pub compression: Compression,
     /// How long a frame may wait for others to share its batch (R-batch-begin). Default 0: no waiting.
     pub max_batch_delay: Duration,
+    /// How many plain bytes make a batch leave before its delay is over (R-batch-size). Default 64 KiB.
+    pub batch_bytes: usize,
     /// How long both hellos, TLS included, may take. Default 3 s.
     pub hello_timeout: Duration,
     /// Close when nothing was sent, which is handed to the transport, or received for this long. Default none.
@@ -107,6 +109,7 @@ impl Default for Config {
         Self {
             compression: Compression::default(),
             max_batch_delay: Duration::ZERO,
+            batch_bytes: 64 * 1024,
             hello_timeout: Duration::from_secs(3),
             idle_timeout: None,
             drain_timeout: Duration::from_secs(5),

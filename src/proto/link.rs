@@ -215,7 +215,8 @@ impl<R: Role> Link<R> {
     ) -> Result<FrameNumber, E> {
         // A link that closes waits for nobody to share the batch.
         let delay = if self.closing.is_some() { Duration::ZERO } else { self.config.max_batch_delay };
-        let frame = self.batch.push(self.now, delay, |batch| write(batch, &self.config.limits))?;
+        let most = self.config.batch_bytes;
+        let frame = self.batch.push(self.now, delay, most, |batch| write(batch, &self.config.limits))?;
         if self.is_output_full() {
             // Nobody else can join it.
             self.seal();
