@@ -411,6 +411,27 @@ fn a_server_at_the_end_of_its_input_answers_what_it_took_and_closes() {
 }
 
 #[test]
+fn a_transport_that_fails_in_a_drain_does_not_replace_what_began_the_drain() {
+    // R-error-once; a drain without an error has no reason until then (R-transport-failed)
+    let base = Instant::now();
+    for (began, reason) in [("fault", "closed start-line"), ("close", "closed transport"), ("eof", "closed transport")]
+    {
+        let (_, mut server) = open(&plain(), base);
+        server.handle_input(base, &frame(1, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let Some(ServerEvent::Request { token, .. }) = server.poll_event() else { panic!() };
+        match began {
+            "fault" => _ = server.handle_input(base, &frame(2, "garbage\r\n\r\n")),
+            "close" => server.close(base),
+            _ => server.handle_eof(base),
+        }
+        assert!(!server.is_closed());
+        server.handle_transport_error(base + MS);
+        assert_eq!(server_lines(&mut server), [reason], "{began}");
+        server.discard(token);
+    }
+}
+
+#[test]
 fn a_client_that_closes_takes_nothing_new_and_waits_for_what_is_in_flight() {
     // R-close-graceful: flush, wait, close; each request waits at most for its own deadline
     let base = Instant::now();

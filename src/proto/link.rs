@@ -254,11 +254,12 @@ impl<R: Role> Link<R> {
         self.settle();
     }
 
-    /// Ends the link at once.
+    /// Ends the link at once. What began a drain stays its reason (R-error-once).
     pub(super) fn abort(&mut self, now: Instant, error: ConnectionError) {
         self.tell_time(now);
         self.catch_up();
-        self.finish(Some(error));
+        let first = self.closing.take().and_then(|closing| closing.error);
+        self.finish(first.or(Some(error)));
     }
 
     // Outputs.
