@@ -38,7 +38,7 @@ mod wire;
 #[path = "simulator/world.rs"]
 mod world;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ledger::Tally;
 
@@ -76,11 +76,22 @@ fn the_laws_hold_whatever_the_network_and_the_callers_do() {
         return;
     }
     let (runs, start) = (number("SIM_RUNS").unwrap_or(RUNS), Instant::now());
-    (0..runs).for_each(|seed| run(seed, false, &mut tally));
+    for seed in 0..runs {
+        run(seed, false, &mut tally);
+    }
     let rate = runs as f64 / start.elapsed().as_secs_f64();
     println!("{tally:#?}\n{runs} scenarios, {rate:.0} a second");
     for what in HAPPENS {
         assert!(runs < RUNS || tally.contains_key(what), "{what} did not happen");
+    }
+}
+
+#[test]
+fn a_seed_determines_a_run() {
+    for seed in 0..30 {
+        let mut tallies = [Tally::new(), Tally::new()];
+        let [first, second] = tallies.each_mut().map(|tally| run(seed, false, tally));
+        assert_eq!((first, &tallies[0]), (second, &tallies[1]), "seed {seed}");
     }
 }
 
@@ -89,7 +100,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs one seed, and says which it was if a law is broken.
-fn run(seed: u64, talks: bool, tally: &mut Tally) {
+fn run(seed: u64, talks: bool, tally: &mut Tally) -> (u64, Duration) {
     struct Seed(u64);
     impl Drop for Seed {
         fn drop(&mut self) {
@@ -100,5 +111,5 @@ fn run(seed: u64, talks: bool, tally: &mut Tally) {
         }
     }
     let _named = Seed(seed);
-    world::World::new(seed, Instant::now(), talks).run(tally);
+    world::World::new(seed, Instant::now(), talks).run(tally)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use httpteleport::proto::{Compression, Config, ConnectionError, ErrorKind, Timer};
+use httpteleport::proto::{Compression, Config, ConnectionError, ErrorKind, Stats, Timer};
 
 use super::ends::{Connection, News};
 use super::outbox::Outbox;
@@ -19,6 +19,8 @@ pub struct Manners {
     /// Most bytes read each time, and how long it takes until the next time.
     pub appetite: usize,
     pub pause: Duration,
+    /// Most events heard each time.
+    pub hearing: usize,
     /// How late timers are told at most.
     pub lateness: Duration,
 }
@@ -41,6 +43,8 @@ pub struct Driver<C: Connection> {
     pub may_drain: Option<Instant>,
     pub compression: Option<Compression>,
     pub broken: bool,
+    /// A reason for the end which nothing that comes later may replace.
+    reason: Option<&'static str>,
     pub eof_told: Option<Instant>,
     config: Config,
     manners: Manners,
@@ -54,6 +58,8 @@ pub struct Driver<C: Connection> {
     /// The timer that is set, and when it will be told.
     armed: Option<(Instant, Instant)>,
     reads_again: Instant,
+    /// There may be events that were not heard yet.
+    pub is_behind: bool,
 }
 
 impl<C: Connection> Driver<C> {
@@ -67,6 +73,7 @@ impl<C: Connection> Driver<C> {
             may_drain: None,
             compression: None,
             broken: false,
+            reason: None,
             eof_told: None,
             config: config.clone(),
             manners: manners.clone(),
@@ -78,6 +85,7 @@ impl<C: Connection> Driver<C> {
             out: Vec::new(),
             armed: None,
             reads_again: now,
+            is_behind: false,
         }
     }
 
@@ -165,7 +173,8 @@ impl<C: Connection> Driver<C> {
         let wants = self.closed.is_none() && !inbound.readable().is_empty() && self.conn.wants_read();
         let again = wants.then_some(self.reads_again);
         let room = (!self.out.is_empty() && outbound.room() > 0).then(|| now + Duration::from_micros(50));
-        [due, arrival, again, room].into_iter().flatten().min().map(|at| at.max(now))
+        let hears = self.is_behind.then(|| now + Duration::from_micros(20));
+        [due, arrival, again, room, hears].into_iter().flatten().min().map(|at| at.max(now))
     }
 
     /// Offers input, if there is some; returns whether that got on.
@@ -195,7 +204,10 @@ impl<C: Connection> Driver<C> {
         *appetite -= taken;
         assert!(taken == offered || !self.conn.wants_read(), "R-backpressure: all is taken, or no more is wanted");
         if !wants {
-            assert!(taken == 0 || self.may_drain.is_some(), "law 6: input is taken that is not wanted");
+            assert!(
+                taken == 0 || self.may_drain.is_some() || self.conn.is_closed(),
+                "law 6: input is taken that is not wanted"
+            );
             return Some(false);
         }
         if taken > 0 || (!was_open && !self.conn.is_handshaking()) {
@@ -218,11 +230,13 @@ impl<C: Connection> Driver<C> {
             self.outbox.seal();
         }
         if self.idle_deadline().is_some_and(|at| at <= now) {
+            // A client ends at once: there, what is due together decides in any order.
+            self.reason = self.reason.or(Some("idle-timeout").filter(|_| C::NAME == "server"));
             self.may_drain.get_or_insert(now);
         }
         let after = self.conn.next_timer();
         assert!(after.is_none_or(|(_, at)| at > now), "law 4: {after:?} is still due at the {}", C::NAME);
-        let (said, drained) = (events.len(), self.out.is_empty());
+        let (said, drained) = (events.len(), self.out.is_empty() && !self.is_behind);
         self.outputs(now, random, outbound, events);
         if due.is_none() && drained {
             assert_eq!(said, events.len(), "law 4: a timer fires at the {} before it is due", C::NAME);
@@ -238,7 +252,8 @@ impl<C: Connection> Driver<C> {
             let made = if polled { self.conn.poll_transmit(now, &mut self.out) } else { 0 };
             assert!(!polled || made == self.out.len());
             let said = events.len();
-            events.extend(std::iter::from_fn(|| self.conn.poll_event()));
+            events.extend(std::iter::from_fn(|| self.conn.poll_event()).take(self.manners.hearing));
+            self.is_behind = events.len() - said == self.manners.hearing;
             self.listen(now, &events[said..]);
             let (due, gone) = (self.outbox.is_due(now), self.conn.stats().plain_out);
             let frames = self.outbox.advance(gone);
@@ -322,6 +337,18 @@ impl<C: Connection> Driver<C> {
             Some(_) => false,
         };
         assert!(fair, "the {} ends with {error:?}", C::NAME);
+        let reason = error.map(ConnectionError::code);
+        assert!(self.reason.is_none() || self.reason == reason, "R-error-once: {:?}, not {reason:?}", self.reason);
+    }
+
+    /// What was received until the end of file, if that came, and before any order to close.
+    pub fn stats_at_eof(&self) -> Option<Stats> {
+        self.eof_told.filter(|_| self.close_told.is_none()).map(|_| self.conn.stats())
+    }
+
+    /// Between `StartTls` and the end of the handshake.
+    pub fn is_in_tls(&self) -> bool {
+        self.in_tls
     }
 
     fn server_may_drain(&self) -> bool {
@@ -340,6 +367,9 @@ impl<C: Connection> Driver<C> {
         if self.closed.is_some() {
             assert_eq!(told, None, "law 4: a closed connection waits for nothing");
             assert!(!self.conn.wants_read());
+            return;
+        }
+        if self.is_behind {
             return;
         }
         let handshaking = self.conn.is_handshaking();

@@ -179,7 +179,8 @@ impl Link {
         } else {
             response.body().len()
         };
-        let refusal = if self.server.closed.is_some() {
+        let is_closed = self.server.conn.is_closed();
+        let refusal = if is_closed {
             Some("closing")
         } else if self.server.outbox.is_full() {
             Some("output-full")
@@ -191,6 +192,10 @@ impl Link {
                 assert_eq!(refusal, None, "law 6: the answer to {tag} is taken");
                 self.held -= bytes;
                 self.server.outbox.push(now, 0, tag, response_frame(&response, request.method()));
+                if self.server.close_told.is_some() {
+                    // R-server-drain: without batch delay.
+                    self.server.outbox.seal();
+                }
                 self.answered.insert(tag);
                 ledger.answered(tag, response);
                 true
@@ -198,10 +203,10 @@ impl Link {
             Err(rejected) => {
                 assert_eq!(Some(rejected.error.code()), refusal, "law 6");
                 self.tokens.insert(tag, Held { token: rejected.token, request, bytes });
-                if self.server.closed.is_some() {
+                if is_closed {
                     self.discard(tag);
                 }
-                self.server.closed.is_some()
+                is_closed
             }
         }
     }
@@ -225,6 +230,8 @@ impl Link {
             assert_eq!(conn.pending_requests(), self.pending.len(), "law 6: pending requests");
             assert_eq!(conn.abandoned_requests(), self.abandoned.len(), "law 6: abandoned requests");
             assert!(self.abandoned.len() <= self.client_limits.abandoned_requests, "law 6: abandoned requests");
+            let reads = self.client.is_in_tls() || self.client.eof_told.is_some() || conn.wants_read();
+            assert!(reads, "R-no-deadlock: the client does not read");
         }
         todo
     }
@@ -297,8 +304,18 @@ impl Link {
         for event in events {
             self.server_says(ledger, event, &mut todo);
         }
+        if self.server.is_behind {
+            return todo;
+        }
         assert_eq!(self.server.conn.pending_requests(), self.tokens.len());
-        assert!(self.tokens.len() <= self.server_limits.pending_requests, "law 6: requests in handlers");
+        let limits = &self.server_limits;
+        assert!(self.tokens.len() <= limits.pending_requests, "law 6: requests in handlers");
+        let ends = self.server.closed.is_some() || self.server.may_drain.is_some();
+        if !ends && !self.server.conn.is_handshaking() {
+            let is_full = self.tokens.len() >= limits.pending_requests || self.held >= limits.held_bytes;
+            let reads = !is_full && !self.server.outbox.is_full();
+            assert_eq!(self.server.conn.wants_read(), reads, "law 6: the server reads while there is room");
+        }
         todo
     }
 
@@ -350,6 +367,15 @@ impl Link {
         let compressions = (self.client.compression, self.server.compression);
         if let (Some(of_server), Some(of_client)) = compressions {
             assert_eq!((of_client, of_server), self.compressions);
+        }
+        // R-eof-truncated.
+        for (receiver, sender, end) in [
+            (self.client.stats_at_eof(), &self.server.outbox, client),
+            (self.server.stats_at_eof(), &self.client.outbox, server),
+        ] {
+            let in_order = end.as_ref().is_none_or(|error| *error.kind() == ErrorKind::Closed);
+            let between = receiver.is_none_or(|stats| sender.bounds.binary_search(&stats.plain_in).is_ok());
+            assert!(between || !in_order, "the end of file inside a frame makes {end:?}");
         }
         let read_all = self.client.eof_told.is_some() && !self.client.broken && !self.down.lost;
         if server.is_none() && read_all {

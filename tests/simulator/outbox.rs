@@ -20,6 +20,8 @@ pub struct Outbox {
     begun: BTreeSet<u32>,
     /// Tags of frames that have left whole, in order.
     pub whole: Vec<usize>,
+    /// Where these end among all plain bytes, from 0.
+    pub bounds: Vec<u64>,
 }
 
 struct Frame {
@@ -41,6 +43,7 @@ impl Outbox {
             sealed: false,
             begun: BTreeSet::new(),
             whole: Vec::new(),
+            bounds: vec![0],
         }
     }
 
@@ -48,6 +51,8 @@ impl Outbox {
         if self.waiting == 0 {
             self.deadline = now.checked_add(self.delay);
         }
+        // The id may have belonged to another request, which has been answered.
+        self.begun.remove(&id);
         self.waiting += length;
         self.frames.push_back(Frame { id, tag, length, left: length });
         if self.delay.is_zero() || self.waiting >= SEAL_BYTES || self.is_full() {
@@ -67,7 +72,7 @@ impl Outbox {
     /// So many plain bytes have left in all; returns whether that is more than before.
     pub fn advance(&mut self, gone: u64) -> bool {
         let mut step = usize::try_from(gone - self.gone).unwrap();
-        self.gone = gone;
+        let mut at = std::mem::replace(&mut self.gone, gone);
         assert!(step <= self.waiting, "law 3: {step} bytes leave where {} are wanted", self.waiting);
         if step == 0 {
             return false;
@@ -79,7 +84,9 @@ impl Outbox {
             let here = step.min(frame.left);
             frame.left -= here;
             step -= here;
+            at += here as u64;
             if frame.left == 0 {
+                self.bounds.push(at);
                 self.whole.push(self.frames.pop_front().unwrap().tag);
             }
         }

@@ -37,6 +37,10 @@ pub struct Scenario {
     pub discards: usize,
     pub closes: usize,
     pub cuts: usize,
+    /// The counter of ids comes round again.
+    pub wraps: usize,
+    /// Drivers are told of commands late.
+    pub lags: usize,
     /// Now and then hundreds of requests at once.
     pub floods: bool,
 }
@@ -56,6 +60,9 @@ impl Scenario {
         };
         let server = ServerConfig { config: config(random, calm), tls: server_tls };
         let wires = [(); 2].map(|()| wire(random, large));
+        // What a server refuses it answers before its events are heard: then its output is known only later.
+        let may_refuse = server.config.limits.body_bytes < Limits::default().body_bytes;
+        let hearing = if may_refuse { usize::MAX } else { random.pick(&[1, 3, usize::MAX, usize::MAX]) };
         let storm = |random: &mut Random, most: usize| {
             if calm || random.percent(40) { 0 } else { random.within(0..most) }
         };
@@ -65,7 +72,7 @@ impl Scenario {
             server,
             first_id: random.pick(&[1, 1, 7, u32::MAX - 3]),
             wires,
-            manners: [(); 2].map(|()| manners(random, longest)),
+            manners: [manners(random, longest), Manners { hearing, ..manners(random, longest) }],
             links: if calm { 2 } else { random.within(1..5) },
             until: random.pick(&[1, 5, 20, 20, 60]) * MS,
             pace: random.pick(&[Duration::from_micros(500), MS, 4 * MS]),
@@ -76,7 +83,9 @@ impl Scenario {
             discards: storm(random, 10),
             closes: if calm { 2 } else { storm(random, 5) },
             cuts: storm(random, 6),
-            floods: random.percent(2),
+            wraps: storm(random, 10),
+            lags: random.pick(&[0, 0, 30]),
+            floods: random.percent(4),
         }
     }
 }
@@ -106,11 +115,13 @@ fn config(random: &mut Random, calm: bool) -> Config {
         if random.percent(30) { random.pick(small) } else { else_ }
     };
     let usual = Limits::default();
+    // Some are as long as a frame: there the limit is met exactly.
+    let frames = random.within(60..160);
     config.limits = Limits {
         pending_requests: most(random, &[1, 2, 5, 20], 1_000),
         abandoned_requests: most(random, &[0, 1, 3, 10], 10_000),
         held_bytes: most(random, &[1, 500, 5_000], usual.held_bytes),
-        output_bytes: most(random, &[1, 400, 5_000, 100_000], usual.output_bytes),
+        output_bytes: most(random, &[1, frames, 2 * frames, 5_000, 100_000], usual.output_bytes),
         body_bytes: most(random, &[0, 30, 1_000], usual.body_bytes),
         ..usual
     };
@@ -135,6 +146,7 @@ fn manners(random: &mut Random, longest: usize) -> Manners {
         piece: random.pick(&[1, 40, 1_000, 1 << 20, 1 << 20]).max(if large { 16_000 } else { least }),
         appetite: if slow && !large { random.pick(&[30, 500, 4_000]) } else { 1 << 20 },
         pause: if slow { random.pick(&[Duration::from_micros(20), MS]) } else { Duration::ZERO },
+        hearing: usize::MAX,
         lateness: random.pick(&[Duration::ZERO, Duration::from_micros(100), 4 * MS]),
     }
 }

@@ -55,6 +55,7 @@ pub struct World {
     flooded: bool,
     finishing: bool,
     talks: bool,
+    happened: u64,
 }
 
 impl World {
@@ -78,11 +79,13 @@ impl World {
             flooded: false,
             finishing: false,
             talks,
+            happened: 0,
         }
     }
 
-    /// Runs until nothing happens any more; panics where a law is broken.
-    pub fn run(mut self, tally: &mut Tally) {
+    /// Runs until nothing happens any more; panics where a law is broken. Returns how much happened and
+    /// how long it took.
+    pub fn run(mut self, tally: &mut Tally) -> (u64, Duration) {
         self.after(Duration::ZERO, Event::Connect);
         self.after(Duration::ZERO, Event::Wish);
         self.after(self.scenario.until, Event::Finish);
@@ -91,6 +94,7 @@ impl World {
             at_once = if at > self.now { 0 } else { at_once + 1 };
             assert!(at_once < MOST_AT_ONCE, "law 4: time stands still");
             self.now = at;
+            self.happened += 1;
             self.happen(event);
         }
         for wish in std::mem::take(&mut self.waiting) {
@@ -98,6 +102,7 @@ impl World {
         }
         self.links.iter().for_each(|link| link.check(&self.ledger, tally));
         self.ledger.check(self.scenario.calm, tally);
+        (self.happened, self.now - self.begin)
     }
 
     fn after(&mut self, wait: Duration, event: Event) {
@@ -195,6 +200,8 @@ impl World {
             } else {
                 self.close(link);
             }
+        } else if self.random.percent(self.scenario.wraps) {
+            self.links[link].client.conn.set_next_id(self.scenario.first_id);
         } else if self.random.percent(self.scenario.cuts) {
             self.cut(link);
         } else if self.random.percent(8) {
@@ -210,6 +217,11 @@ impl World {
             let count = if flood { self.random.within(300..600) } else { self.random.pick(&[1, 1, 1, 2, 5]) };
             for _ in 0..count {
                 self.new_request(link, flood);
+            }
+            if self.random.percent(self.scenario.lags) {
+                let wait = self.random.up_to(Duration::from_millis(2));
+                self.wake(link, true, now + wait);
+                return;
             }
         }
         self.drive(link, true);
@@ -343,12 +355,19 @@ impl World {
             current.client.next_wake(now, &mut self.random, &current.down, &current.up),
             current.server.next_wake(now, &mut self.random, &current.up, &current.down),
         ];
-        for (side, at) in wakes.into_iter().enumerate() {
-            let planned = &mut self.wakes[link][side];
-            if let Some(at) = at.filter(|at| planned.is_none_or(|planned| *at < planned)) {
-                *planned = Some(at);
-                self.after(at - now, Event::Wake { link, client: side == 0 });
+        for (client, at) in [true, false].into_iter().zip(wakes) {
+            if let Some(at) = at {
+                self.wake(link, client, at);
             }
+        }
+    }
+
+    /// Sees to it that one end is driven then, or before.
+    fn wake(&mut self, link: usize, client: bool, at: Instant) {
+        let planned = &mut self.wakes[link][usize::from(!client)];
+        if planned.is_none_or(|planned| at < planned) {
+            *planned = Some(at);
+            self.after(at - self.now, Event::Wake { link, client });
         }
     }
 }
