@@ -33,6 +33,8 @@ mod outbox;
 mod random;
 #[path = "simulator/scenario.rs"]
 mod scenario;
+#[path = "simulator/verdict.rs"]
+mod verdict;
 #[path = "simulator/wire.rs"]
 mod wire;
 #[path = "simulator/world.rs"]
