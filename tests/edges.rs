@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -169,66 +169,6 @@ fn a_late_response_to_head_is_framed_as_one_though_nobody_waits() {
         client.handle_input(now, &[frame(1, ok("late")), frame(2, ok("b"))].concat());
         assert_eq!(client_lines(&mut client), lines, "{method}");
     }
-}
-
-#[test]
-fn a_batch_waits_for_its_delay_and_no_longer() {
-    // R-batch-begin, R-batch-no-extend, R-batch-seal
-    let (base, delay) = (Instant::now(), 10 * MS);
-    let (mut client, mut server) = open(&Config { max_batch_delay: delay, ..plain() }, base);
-    for begin in [base, base + 100 * MS, base + 103 * MS + delay] {
-        client.send_request(begin, &get(), None).unwrap();
-        client.send_oneway(begin + 9 * MS, &get()).unwrap();
-        assert_eq!(client.next_timer(), Some((Timer::Flush, begin + delay)), "not extended");
-        for early in [begin, begin + 5 * MS, begin + delay - Duration::from_nanos(1)] {
-            client.handle_timeout(early);
-            assert!(transmit(|out| client.poll_transmit(early, out)).is_empty());
-        }
-        let out = transmit(|out| client.poll_transmit(begin + delay, out));
-        assert_eq!(frames(&out).len(), 2, "all of it, and without handle_timeout");
-        assert_eq!(client.next_timer(), None);
-        // The server's side of the same rule, by handle_timeout.
-        server.handle_input(begin, &out);
-        let Some(ServerEvent::Request { token, .. }) = server.poll_event() else { panic!() };
-        assert!(matches!(server.poll_event(), Some(ServerEvent::Oneway { .. })));
-        server.send_response(begin, token, &response(200, "")).unwrap();
-        assert_eq!(server.next_timer(), Some((Timer::Flush, begin + delay)));
-        assert!(transmit(|out| server.poll_transmit(begin, out)).is_empty());
-        server.handle_timeout(begin + delay);
-        assert_eq!(frames(&transmit(|out| server.poll_transmit(begin, out))).len(), 1);
-    }
-    assert_eq!(client.stats().batches_out, 3);
-}
-
-#[test]
-fn a_batch_leaves_at_once_without_delay_or_when_flushed_or_full() {
-    // R-batch-seal, R-batch-size
-    let now = Instant::now();
-    let (mut client, _) = open(&plain(), now);
-    client.send_request(now, &get(), None).unwrap();
-    assert_eq!(frames(&transmit(|out| client.poll_transmit(now, out))).len(), 1, "delay 0");
-
-    let slow = Config { max_batch_delay: Duration::from_secs(1), ..plain() };
-    let (mut client, _) = open(&slow, now);
-    client.flush();
-    client.send_request(now, &get(), None).unwrap();
-    assert!(transmit(|out| client.poll_transmit(now, out)).is_empty(), "an empty flush seals nothing later");
-    client.flush();
-    assert_eq!(client.next_timer(), None);
-    assert_eq!(frames(&transmit(|out| client.poll_transmit(now, out))).len(), 1, "flushed");
-
-    let mut sealed = BTreeSet::new();
-    for body in 65_440..65_490 {
-        let (mut client, _) = open(&slow, now);
-        client.send_request(now, &request("POST", "/", vec![b'x'; body]), None).unwrap();
-        let out = transmit(|out| client.poll_transmit(now, out));
-        client.flush();
-        let leaves = !out.is_empty();
-        let size = out.len() + transmit(|out| client.poll_transmit(now, out)).len();
-        assert_eq!(leaves, size >= 65_536, "{size} bytes");
-        sealed.insert(leaves);
-    }
-    assert_eq!(sealed.len(), 2, "the edge is within what was tried");
 }
 
 #[test]
@@ -595,30 +535,6 @@ fn a_response_without_room_comes_back_with_its_token() {
 }
 
 #[test]
-fn a_long_batch_leaves_in_pieces_and_what_has_begun_is_not_taken_back() {
-    // R-flush-boundary, R-fail-in-flight
-    let now = Instant::now();
-    for compression in Compression::ALL {
-        let slow = Config { compression, max_batch_delay: Duration::from_secs(1), ..plain() };
-        let (mut client, mut server) = open(&slow, now);
-        let post = |size| request("POST", "/", vec![b'x'; size]);
-        let sent: Vec<_> =
-            [300_000, 300_000, 10].map(|size| client.send_request(now, &post(size), None).unwrap()).into();
-        let mut piece = Vec::new();
-        assert!(client.poll_transmit(now, &mut piece) > 0);
-        // The first has left, the second has begun, the third has not.
-        client.poll_transmit(now, &mut piece);
-        for id in &sent {
-            assert!(client.cancel(now, *id));
-        }
-        assert_eq!(client.abandoned_requests(), 2);
-        piece.extend(transmit(|out| client.poll_transmit(now, out)));
-        let events = feed_server(&mut server, now, &piece, std::iter::empty());
-        assert_eq!(events.iter().map(server_line).count(), 2);
-    }
-}
-
-#[test]
 fn time_does_not_run_backwards() {
     let base = Instant::now();
     let idle = Config { idle_timeout: Some(Duration::from_secs(1)), ..plain() };
@@ -672,14 +588,4 @@ fn what_was_taken_counts_though_its_caller_is_late() {
             assert_eq!(lines.iter().filter(|line| line.starts_with("response")).count(), 900, "{compression:?} {end}");
         }
     }
-}
-
-#[test]
-fn a_full_batch_does_not_wait_for_more() {
-    let now = Instant::now();
-    let limits = Limits { output_bytes: 1000, ..Limits::default() };
-    let (mut client, _) = open(&Config { max_batch_delay: Duration::MAX, ..limited(limits) }, now);
-    while client.send_request(now, &get(), None).is_ok() {}
-    assert!(client.poll_transmit(now, &mut Vec::new()) > 0);
-    client.send_request(now, &get(), None).unwrap();
 }
