@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::patience::{ReadPatience, WritePatience};
+use crate::proto::Connection;
 
 /// Output that is kept for the next batch.
 const KEPT_BYTES: usize = 256 * 1024;
@@ -18,13 +19,18 @@ const FIRST_READ: usize = 256;
 
 /// A connection of the core together with the program that uses it.
 pub(super) trait Endpoint {
-    fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize;
-    fn handle_eof(&mut self, now: Instant);
-    fn handle_timeout(&mut self, now: Instant);
-    fn handle_transport_error(&mut self, now: Instant);
+    type Connection: Connection;
+
+    fn connection(&self) -> &Self::Connection;
+    fn connection_mut(&mut self) -> &mut Self::Connection;
+
+    /// TLS is established; `channel` knows with whom.
     fn handle_tls_established(&mut self, now: Instant, channel: &Channel);
-    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
+    /// Acts on the program's own timers.
+    fn handle_timeout(&mut self, now: Instant);
+    /// When the next of those is due.
     fn poll_timeout(&self) -> Option<Instant>;
+    /// Whether the program bears more input.
     fn wants_read(&self) -> bool;
 
     /// Ready when the program wants something.
@@ -109,7 +115,9 @@ impl<E: Endpoint> Carrier<E> {
             return false;
         }
         let taken = self.take_input(now);
-        self.reading.watch(now, self.endpoint.awaits_peer());
+        // Who is still told something cannot answer it.
+        let is_told = !self.output.is_empty() || self.is_lent;
+        self.reading.watch(now, self.endpoint.awaits_peer() && !is_told);
         // Delivering can have made room for more, or something to transmit.
         progress || taken
     }
@@ -117,14 +125,15 @@ impl<E: Endpoint> Carrier<E> {
     /// Offers input to the connection; returns whether there was any that it took.
     fn take_input(&mut self, now: Instant) -> bool {
         let has_input = !self.unread.is_empty() || self.channel.has_input();
-        let wants = self.endpoint.wants_read() || self.channel.wants_read(false);
+        let wants = self.bears_input() || self.channel.wants_read(false);
         if !has_input || !wants || self.error.is_some() {
             return false;
         }
         let turn = self.unread.len().min(TURN_BYTES);
         let data = &self.input[self.unread.start..self.unread.start + turn];
-        let endpoint = &mut self.endpoint;
-        match self.channel.handle_input(data, |plain| endpoint.handle_input(now, plain)) {
+        let connection = self.endpoint.connection_mut();
+        match self.channel.handle_input(data, |plain| connection.handle_input(now, plain)) {
+            Ok(taken) if taken == self.unread.len() => self.unread = 0..0,
             Ok(taken) => self.unread.start += taken,
             Err(error) => self.fail_channel(now, error),
         }
@@ -132,7 +141,7 @@ impl<E: Endpoint> Carrier<E> {
             self.endpoint.handle_tls_established(now, &self.channel);
         }
         if self.channel.has_ended() {
-            self.endpoint.handle_eof(now);
+            self.endpoint.connection_mut().handle_eof(now);
         }
         true
     }
@@ -142,8 +151,8 @@ impl<E: Endpoint> Carrier<E> {
         if !self.output.is_empty() || self.is_lent || self.error.is_some() {
             return;
         }
-        let endpoint = &mut self.endpoint;
-        self.channel.poll_transmit(&mut self.output, |out| endpoint.poll_transmit(now, out));
+        let connection = self.endpoint.connection_mut();
+        self.channel.poll_transmit(&mut self.output, |out| connection.poll_transmit(now, out));
         if self.output.is_empty() && self.endpoint.is_over() && !self.has_closed_channel {
             self.has_closed_channel = true;
             self.channel.close(&mut self.output);
@@ -157,7 +166,7 @@ impl<E: Endpoint> Carrier<E> {
     fn fail_channel(&mut self, now: Instant, error: io::Error) {
         self.unread = 0..0;
         self.has_channel_failed = true;
-        self.endpoint.handle_transport_error(now);
+        self.endpoint.connection_mut().handle_transport_error(now);
         if self.channel.poll_transmit(&mut self.output, |_| 0) > 0 {
             self.writing.begin(now);
         }
@@ -168,8 +177,9 @@ impl<E: Endpoint> Carrier<E> {
     pub(super) fn fail(&mut self, now: Instant, error: io::Error) {
         self.error.get_or_insert(error);
         self.output.clear();
+        self.written = 0;
         self.has_channel_failed = false;
-        self.endpoint.handle_transport_error(now);
+        self.endpoint.connection_mut().handle_transport_error(now);
     }
 
     /// Whether nothing is left to be done.
@@ -215,9 +225,13 @@ impl<E: Endpoint> Carrier<E> {
         }
     }
 
+    fn bears_input(&self) -> bool {
+        self.endpoint.connection().wants_read() && self.endpoint.wants_read()
+    }
+
     /// Whether the stream should be read.
     pub(super) fn wants_read(&self) -> bool {
-        let wants = self.channel.wants_read(self.endpoint.wants_read());
+        let wants = self.channel.wants_read(self.bears_input());
         wants && self.unread.is_empty() && !self.eof && self.error.is_none()
     }
 
@@ -255,7 +269,7 @@ impl<E: Endpoint> Carrier<E> {
             let message = "the peer ended the connection without ending TLS";
             self.fail(now, io::Error::new(io::ErrorKind::UnexpectedEof, message));
         } else {
-            self.endpoint.handle_eof(now);
+            self.endpoint.connection_mut().handle_eof(now);
         }
     }
 
@@ -273,13 +287,14 @@ impl<E: Endpoint> Carrier<E> {
         if self.reading.deadline().is_some_and(|at| at <= now) {
             self.fail(now, io::Error::new(io::ErrorKind::TimedOut, "nothing came from the peer in time"));
         }
+        self.endpoint.connection_mut().handle_timeout(now);
         self.endpoint.handle_timeout(now);
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let timers = [self.endpoint.poll_timeout(), self.writing.deadline(), self.reading.deadline()];
-        timers.into_iter().flatten().min()
+        let (connection, program) = (self.endpoint.connection().poll_timeout(), self.endpoint.poll_timeout());
+        [connection, program, self.writing.deadline(), self.reading.deadline()].into_iter().flatten().min()
     }
 
     /// Takes it apart; with what the stream or TLS failed with, if they did.

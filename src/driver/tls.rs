@@ -27,6 +27,9 @@ pub use rustls;
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use rustls::{ClientConfig, Connection, HandshakeKind, ServerConfig};
 
+/// Memory that is kept for the next batch.
+const KEPT_BYTES: usize = 64 * 1024;
+
 /// How a client asks for TLS.
 #[derive(Clone)]
 pub struct TlsClient {
@@ -173,6 +176,7 @@ impl Secured {
             make(&mut self.outgoing);
             // Memory takes all of it.
             let _ = self.connection.writer().write_all(&self.outgoing);
+            self.outgoing.shrink_to(KEPT_BYTES);
         }
         self.encrypt(out);
         out.len() - before

@@ -6,6 +6,7 @@
 //! | [`compression`] | asks which compression, which batch delay and how many links |
 //! | [`failure`] | wants to know what can go wrong, what it looks like, and which time-out ends it |
 //! | [`security`] | puts a link between networks: TLS, certificates, limits, and what a link does not protect |
+//! | [`own_io`] | brings an event loop, a runtime or a transport of their own |
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -18,3 +19,6 @@ pub mod failure {}
 
 #[doc = include_str!("security.md")]
 pub mod security {}
+
+#[doc = include_str!("own_io.md")]
+pub mod own_io {}

@@ -2,7 +2,7 @@
 //! out.
 //!
 //! Nothing here opens a socket, starts a thread or reads a clock, and no input makes it panic. A *driver* is the shell
-//! that does: [`crate::driver::smol`] is one, and this page is all that it takes to write another.
+//! that does: `driver::smol` and `driver::thread` are two, and this page is all that it takes to write another.
 //!
 //! # The contract
 //!
@@ -25,6 +25,8 @@
 //! 4. Tell the connection what happened, with the time. `handle_input` says how much it took; offer the rest again
 //!    once `wants_read` is true. End of file is told when everything before it has been taken.
 //!
+//! Code that drives either role can be generic over [`Connection`], which has what the loop needs.
+//!
 //! How the input is cut into pieces never changes the events. `handle_timeout` may be called early, late or twice.
 //!
 //! The [crate's front page](crate) shows a client and a server that do this in memory.
@@ -45,6 +47,7 @@ mod batch;
 mod client;
 mod compress;
 mod config;
+mod connection;
 mod error;
 mod frame;
 mod hello;
@@ -54,6 +57,7 @@ mod server;
 
 pub use client::{ClientConnection, ClientEvent, RequestError, RequestId};
 pub use config::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls, Stats};
+pub use connection::Connection;
 pub use error::{ConnectionError, ErrorKind, MessageError, SendError, Stranger};
 pub use link::Timer;
 pub use message::HEAD_LENGTH_FIELD;

@@ -167,38 +167,31 @@ impl<'a> Session<'a> {
 }
 
 impl Endpoint for Session<'_> {
-    fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
-        self.connection.handle_input(now, data)
+    type Connection = ClientConnection;
+
+    fn connection(&self) -> &ClientConnection {
+        &self.connection
     }
 
-    fn handle_eof(&mut self, now: Instant) {
-        self.connection.handle_eof(now);
+    fn connection_mut(&mut self) -> &mut ClientConnection {
+        &mut self.connection
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.connection.handle_timeout(now);
         self.lane.handle_timeout(now);
-    }
-
-    fn handle_transport_error(&mut self, now: Instant) {
-        self.connection.handle_transport_error(now);
-    }
-
-    fn handle_tls_established(&mut self, now: Instant, _: &Channel) {
-        self.connection.handle_tls_established(now);
-    }
-
-    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
-        self.connection.poll_transmit(now, out)
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         // Jobs wait here on a lane for HEAD, and oneways for the hello.
-        self.lane.poll_timeout().into_iter().chain(self.connection.poll_timeout()).min()
+        self.lane.poll_timeout()
     }
 
     fn wants_read(&self) -> bool {
-        self.connection.wants_read()
+        true
+    }
+
+    fn handle_tls_established(&mut self, now: Instant, _: &Channel) {
+        self.connection.handle_tls_established(now);
     }
 
     fn poll_commands(&mut self, context: &mut Context<'_>) -> Poll<()> {

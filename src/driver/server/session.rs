@@ -177,21 +177,26 @@ fn no_tls() -> io::Error {
 }
 
 impl Endpoint for Session {
-    fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
-        self.connection.handle_input(now, data)
+    type Connection = ServerConnection;
+
+    fn connection(&self) -> &ServerConnection {
+        &self.connection
     }
 
-    fn handle_eof(&mut self, now: Instant) {
-        self.connection.handle_eof(now);
+    fn connection_mut(&mut self) -> &mut ServerConnection {
+        &mut self.connection
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.connection.handle_timeout(now);
         self.expire(now);
     }
 
-    fn handle_transport_error(&mut self, now: Instant) {
-        self.connection.handle_transport_error(now);
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.limits.front().map(|(at, _)| *at)
+    }
+
+    fn wants_read(&self) -> bool {
+        self.oneway_bytes < self.place.shared.options.config.limits.held_bytes
     }
 
     #[cfg(feature = "tls")]
@@ -203,20 +208,6 @@ impl Endpoint for Session {
     #[cfg(not(feature = "tls"))]
     fn handle_tls_established(&mut self, now: Instant, _: &Channel) {
         self.connection.handle_tls_established(now);
-    }
-
-    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
-        self.connection.poll_transmit(now, out)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        let limit = self.limits.front().map(|(at, _)| *at);
-        limit.into_iter().chain(self.connection.poll_timeout()).min()
-    }
-
-    fn wants_read(&self) -> bool {
-        let limits = &self.place.shared.options.config.limits;
-        self.connection.wants_read() && self.oneway_bytes < limits.held_bytes
     }
 
     fn poll_commands(&mut self, context: &mut Context<'_>) -> Poll<()> {

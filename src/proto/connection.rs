@@ -1,0 +1,98 @@
+//! What both roles have in common, for code that drives either.
+
+use std::time::Instant;
+
+use super::link::Timer;
+use super::{ClientConnection, ClientEvent, ServerConnection, ServerEvent};
+
+/// The inputs and outputs that [`ClientConnection`] and [`ServerConnection`] have in common: all that the loop of a
+/// driver needs. The methods are theirs of the same names, where they are told in full.
+pub trait Connection: sealed::Sealed {
+    /// What it tells its caller.
+    type Event;
+
+    /// Takes bytes from the transport and returns how many.
+    fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize;
+    /// No input follows.
+    fn handle_eof(&mut self, now: Instant);
+    /// Acts on all timers due at `now`.
+    fn handle_timeout(&mut self, now: Instant);
+    /// Input and output are now the plain text of TLS.
+    fn handle_tls_established(&mut self, now: Instant);
+    /// The transport failed.
+    fn handle_transport_error(&mut self, now: Instant);
+    /// Appends to `out` what the transport should carry now and returns how many bytes that are.
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
+    /// The next event, in order.
+    fn poll_event(&mut self) -> Option<Self::Event>;
+    /// When `handle_timeout` is to be called at the latest.
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// The timer behind `poll_timeout`.
+    fn next_timer(&self) -> Option<(Timer, Instant)>;
+    /// Whether input would be taken now.
+    fn wants_read(&self) -> bool;
+    /// Whether the connection is over. Events may still be waiting.
+    fn is_closed(&self) -> bool;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::ClientConnection {}
+    impl Sealed for super::ServerConnection {}
+}
+
+macro_rules! connection {
+    ($type:ty, $event:ty) => {
+        // The calls below are of the type's own methods, which go before the trait's.
+        impl Connection for $type {
+            type Event = $event;
+
+            fn handle_input(&mut self, now: Instant, data: &[u8]) -> usize {
+                self.handle_input(now, data)
+            }
+
+            fn handle_eof(&mut self, now: Instant) {
+                self.handle_eof(now);
+            }
+
+            fn handle_timeout(&mut self, now: Instant) {
+                self.handle_timeout(now);
+            }
+
+            fn handle_tls_established(&mut self, now: Instant) {
+                self.handle_tls_established(now);
+            }
+
+            fn handle_transport_error(&mut self, now: Instant) {
+                self.handle_transport_error(now);
+            }
+
+            fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+                self.poll_transmit(now, out)
+            }
+
+            fn poll_event(&mut self) -> Option<$event> {
+                self.poll_event()
+            }
+
+            fn poll_timeout(&self) -> Option<Instant> {
+                self.poll_timeout()
+            }
+
+            fn next_timer(&self) -> Option<(Timer, Instant)> {
+                self.next_timer()
+            }
+
+            fn wants_read(&self) -> bool {
+                self.wants_read()
+            }
+
+            fn is_closed(&self) -> bool {
+                self.is_closed()
+            }
+        }
+    };
+}
+
+connection!(ClientConnection, ClientEvent);
+connection!(ServerConnection, ServerEvent);
