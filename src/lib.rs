@@ -76,6 +76,6 @@ pub mod proto;
 #[cfg(feature = "httptp")]
 pub mod proxy;
 
-#[cfg(all(doctest, feature = "smol"))]
+#[cfg(all(doctest, feature = "thread"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
