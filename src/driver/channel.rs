@@ -138,6 +138,11 @@ impl Channel {
     }
 }
 
+/// The core speaks of TLS only if it was told to.
+pub(super) fn no_tls() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "TLS is not set up")
+}
+
 /// What there is none of without the feature `tls`.
 #[cfg(not(feature = "tls"))]
 enum Never {}

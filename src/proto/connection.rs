@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use super::link::Timer;
-use super::{ClientConnection, ClientEvent, ServerConnection, ServerEvent};
+use super::{ClientConnection, ClientEvent, ServerConnection, ServerEvent, Stats};
 
-/// The inputs and outputs that [`ClientConnection`] and [`ServerConnection`] have in common: all that the loop of a
-/// driver needs. The methods are theirs of the same names, where they are told in full.
+/// What [`ClientConnection`] and [`ServerConnection`] have in common: all that the loop of a driver needs. The methods are theirs of the same names, where they are told in full.
 pub trait Connection: sealed::Sealed {
     /// What it tells its caller.
     type Event;
@@ -31,8 +30,16 @@ pub trait Connection: sealed::Sealed {
     fn next_timer(&self) -> Option<(Timer, Instant)>;
     /// Whether input would be taken now.
     fn wants_read(&self) -> bool;
+    /// Seals the batch under way.
+    fn flush(&mut self);
+    /// Closes in order.
+    fn close(&mut self, now: Instant);
+    /// Whether the hello, or the TLS that was asked for, is not complete.
+    fn is_handshaking(&self) -> bool;
     /// Whether the connection is over. Events may still be waiting.
     fn is_closed(&self) -> bool;
+    /// What the connection has carried.
+    fn stats(&self) -> Stats;
 }
 
 mod sealed {
@@ -87,8 +94,24 @@ macro_rules! connection {
                 self.wants_read()
             }
 
+            fn flush(&mut self) {
+                self.flush();
+            }
+
+            fn close(&mut self, now: Instant) {
+                self.close(now);
+            }
+
+            fn is_handshaking(&self) -> bool {
+                self.is_handshaking()
+            }
+
             fn is_closed(&self) -> bool {
                 self.is_closed()
+            }
+
+            fn stats(&self) -> Stats {
+                self.stats()
             }
         }
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use httpteleport::proto::{Compression, Config, ConnectionError, ErrorKind, Stats, Timer};
 
-use super::ends::{Connection, News};
+use super::ends::{End, News};
 use super::outbox::Outbox;
 use super::random::Random;
 use super::wire::Wire;
@@ -30,7 +30,7 @@ const HELLO_BYTES: u64 = 15;
 /// Far more steps than there is work for in one moment without input.
 const LIVELOCK: usize = 1_000;
 
-pub struct Driver<C: Connection> {
+pub struct Driver<C: End> {
     pub conn: C,
     pub outbox: Outbox,
     /// Deadlines of pending requests, by id.
@@ -62,7 +62,7 @@ pub struct Driver<C: Connection> {
     pub is_behind: bool,
 }
 
-impl<C: Connection> Driver<C> {
+impl<C: End> Driver<C> {
     pub fn new(conn: C, config: &Config, manners: &Manners, now: Instant) -> Self {
         Self {
             conn,

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::super::carrier::Endpoint;
-use super::super::channel::Channel;
+use super::super::channel::{Channel, no_tls};
 use super::super::error::ClientError;
 use super::super::mailbox::lock;
 use super::super::options::Overflow;
@@ -269,9 +269,4 @@ impl Session<'_> {
     fn start_tls(&self, _: &mut Channel) -> io::Result<()> {
         Err(no_tls())
     }
-}
-
-/// The core asks for TLS only if it was told to.
-fn no_tls() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "TLS is not set up")
 }

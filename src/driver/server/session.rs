@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 
 use super::super::carrier::Endpoint;
-use super::super::channel::Channel;
+use super::super::channel::{Channel, no_tls};
 use super::super::mailbox::lock;
 use super::reply::{Call, Command, Reply};
 use super::waiting::{Waiting, overloaded, weight};
@@ -169,11 +169,6 @@ impl Session {
     fn start_tls(&self, _: &mut Channel) -> io::Result<()> {
         Err(no_tls())
     }
-}
-
-/// The core agrees to TLS only if it was told to.
-fn no_tls() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "TLS is not set up")
 }
 
 impl Endpoint for Session {
