@@ -59,8 +59,14 @@ impl fmt::Display for ClientError {
                 f.write_str("the deadline passed before the request could be sent")
             }
             Self::Connect { addr, error } => write!(f, "cannot connect to {addr}: {error}"),
-            Self::Link { error, transport: Some(transport), .. } => write!(f, "{error}: {transport}"),
-            Self::Link { error, .. } => write!(f, "{error}"),
+            Self::Link { error, transport, maybe_delivered } => {
+                error.fmt(f)?;
+                if let Some(transport) = transport {
+                    write!(f, ": {transport}")?;
+                }
+                let delivered = if *maybe_delivered { "may have reached the server" } else { "was not sent" };
+                write!(f, " (the request {delivered})")
+            }
             Self::Response(error) => {
                 write!(f, "the response was refused: {error} [{}]", error.code())
             }

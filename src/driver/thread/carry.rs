@@ -48,7 +48,8 @@ pub(super) fn carry<E: Endpoint + Send>(
     let link = Link { stream, state: Mutex::new(state), reader: Condvar::new(), writer: std::thread::current() };
     std::thread::scope(|scope| {
         let reading = std::thread::Builder::new().name("teleport-read".into()).spawn_scoped(scope, || link.read());
-        if let Err(error) = reading {
+        let ready = reading.and_then(|_| stream.set_write_timeout(WRITE_SLICE));
+        if let Err(error) = ready {
             lock(&link.state).carrier.fail(Instant::now(), error);
         }
         link.write();
@@ -99,8 +100,7 @@ impl<E: Endpoint> Link<'_, E> {
     fn write_some<'l>(&'l self, mut state: MutexGuard<'l, State<E>>) -> MutexGuard<'l, State<E>> {
         let (output, begin) = state.carrier.lend_output();
         drop(state);
-        let ready = self.stream.set_write_timeout(WRITE_SLICE);
-        let written = ready.and_then(|()| self.stream.write(&output[begin..]));
+        let written = self.stream.write(&output[begin..]);
         let now = Instant::now();
         let mut state = lock(&self.state);
         state.carrier.return_output(output);
