@@ -1,0 +1,371 @@
+//! Both drivers with one face that blocks, so that a test is written once.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use httpteleport::driver::{ClientError, ClientOptions, Deadline, Peer, ServerOptions, smol as tasks, thread};
+use httpteleport::proto::{ConnectionError, Stats};
+use smol::Executor;
+
+/// What a test calls an answer.
+pub type Outcome = Result<Response<Bytes>, ClientError>;
+/// Answers a request; it may sleep.
+pub type Handler = Arc<dyn Fn(Request<Bytes>, Peer) -> Response<Bytes> + Send + Sync>;
+
+/// A driver.
+pub trait Driver: Sized + 'static {
+    type Client: Client;
+    type Server: Server;
+
+    fn client(addr: &str, options: ClientOptions) -> Self::Client;
+    /// One whose dial takes so long, and then goes to `addr`.
+    fn slow_dialler(addr: &str, takes: Duration, options: ClientOptions) -> Self::Client;
+    fn new_server(options: ServerOptions) -> Self::Server;
+
+    /// A server on a port of its own.
+    fn server(
+        options: ServerOptions,
+        handler: impl Fn(Request<Bytes>, Peer) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> (Self::Server, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let server = Self::new_server(options);
+        server.serve(listener, Arc::new(handler));
+        (server, addr)
+    }
+
+    /// A client and a server with these options, which echoes.
+    fn pair(client: ClientOptions, server: ServerOptions) -> (Self::Client, Self::Server) {
+        let (server, addr) = Self::server(server, |request, _| echo(request));
+        (Self::client(&addr, client), server)
+    }
+}
+
+pub trait Client: Clone + Send + Sync + 'static {
+    fn request(&self, request: Request<Bytes>, deadline: impl Into<Deadline> + Send) -> Outcome;
+    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError>;
+    /// Sends a request and gives it up after a while.
+    fn give_up(&self, request: Request<Bytes>, after: Duration);
+    fn pending_requests(&self) -> usize;
+    fn stats(&self) -> Stats;
+    fn close(&self, deadline: Instant);
+}
+
+pub trait Server: Clone + Send + Sync + 'static {
+    /// In the background, until shutdown.
+    fn serve(&self, listener: TcpListener, handler: Handler);
+    /// Serves and returns the error with which that fails at once.
+    fn serve_error(&self, listener: TcpListener) -> io::Error;
+    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler);
+    fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static);
+    fn stats(&self) -> Stats;
+    fn shutdown(&self, deadline: Instant);
+}
+
+/// The driver on tasks.
+pub struct Smol;
+
+/// What all tests on tasks run on.
+static EXECUTOR: LazyLock<Arc<Executor<'static>>> = LazyLock::new(|| {
+    let executor = Arc::new(Executor::new());
+    for _ in 0..2 {
+        let executor = executor.clone();
+        std::thread::spawn(move || smol::block_on(executor.run(std::future::pending::<()>())));
+    }
+    executor
+});
+
+fn handler_of(handler: Handler) -> impl Fn(Request<Bytes>, Peer) -> smol::Task<Response<Bytes>> + Send + Sync {
+    // A handler that sleeps must not hold up the tasks.
+    move |request, peer| {
+        let handler = handler.clone();
+        smol::unblock(move || handler(request, peer))
+    }
+}
+
+impl Driver for Smol {
+    type Client = tasks::Client;
+    type Server = tasks::Server;
+
+    fn client(addr: &str, options: ClientOptions) -> tasks::Client {
+        tasks::Client::new(EXECUTOR.clone(), addr, options)
+    }
+
+    fn slow_dialler(addr: &str, takes: Duration, options: ClientOptions) -> tasks::Client {
+        let addr = addr.to_owned();
+        let dial = move || {
+            let addr = addr.clone();
+            async move {
+                smol::Timer::after(takes).await;
+                smol::net::TcpStream::connect(addr).await
+            }
+        };
+        tasks::Client::with_dial(EXECUTOR.clone(), "a slow way", dial, options)
+    }
+
+    fn new_server(options: ServerOptions) -> tasks::Server {
+        tasks::Server::new(EXECUTOR.clone(), options)
+    }
+}
+
+impl Client for tasks::Client {
+    fn request(&self, request: Request<Bytes>, deadline: impl Into<Deadline> + Send) -> Outcome {
+        smol::block_on(tasks::Client::request(self, request, deadline))
+    }
+
+    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError> {
+        smol::block_on(tasks::Client::oneway(self, request, None))
+    }
+
+    fn give_up(&self, request: Request<Bytes>, after: Duration) {
+        let call = async { drop(tasks::Client::request(self, request, None).await) };
+        let wait = async {
+            smol::Timer::after(after).await;
+        };
+        smol::block_on(smol::future::or(call, wait));
+    }
+
+    fn pending_requests(&self) -> usize {
+        tasks::Client::pending_requests(self)
+    }
+
+    fn stats(&self) -> Stats {
+        tasks::Client::stats(self)
+    }
+
+    fn close(&self, deadline: Instant) {
+        smol::block_on(tasks::Client::close(self, deadline));
+    }
+}
+
+impl Server for tasks::Server {
+    fn serve(&self, listener: TcpListener, handler: Handler) {
+        let (server, listener) = (self.clone(), smol::net::TcpListener::try_from(listener).unwrap());
+        EXECUTOR.spawn(async move { tasks::Server::serve(&server, listener, handler_of(handler)).await }).detach();
+    }
+
+    fn serve_error(&self, listener: TcpListener) -> io::Error {
+        let listener = smol::net::TcpListener::try_from(listener).unwrap();
+        let handler = |_, _| async { Response::default() };
+        smol::block_on(tasks::Server::serve(self, listener, handler)).unwrap_err()
+    }
+
+    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler) {
+        let (server, listener) = (self.clone(), smol::net::unix::UnixListener::try_from(listener).unwrap());
+        EXECUTOR.spawn(async move { tasks::Server::serve(&server, listener, handler_of(handler)).await }).detach();
+    }
+
+    fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static) {
+        tasks::Server::on_link_end(self, f);
+    }
+
+    fn stats(&self) -> Stats {
+        tasks::Server::stats(self)
+    }
+
+    fn shutdown(&self, deadline: Instant) {
+        smol::block_on(tasks::Server::shutdown(self, deadline));
+    }
+}
+
+/// The driver on threads.
+pub struct Thread;
+
+impl Driver for Thread {
+    type Client = thread::Client;
+    type Server = thread::Server;
+
+    fn client(addr: &str, options: ClientOptions) -> thread::Client {
+        thread::Client::new(addr, options)
+    }
+
+    fn slow_dialler(addr: &str, takes: Duration, options: ClientOptions) -> thread::Client {
+        let addr = addr.to_owned();
+        let dial = move || {
+            std::thread::sleep(takes);
+            TcpStream::connect(&addr)
+        };
+        thread::Client::with_dial("a slow way", dial, options)
+    }
+
+    fn new_server(options: ServerOptions) -> thread::Server {
+        thread::Server::new(options)
+    }
+}
+
+impl Client for thread::Client {
+    fn request(&self, request: Request<Bytes>, deadline: impl Into<Deadline> + Send) -> Outcome {
+        thread::Client::request(self, request, deadline)
+    }
+
+    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError> {
+        thread::Client::oneway(self, request, None)
+    }
+
+    fn give_up(&self, request: Request<Bytes>, after: Duration) {
+        let call = self.start(request, None);
+        std::thread::sleep(after);
+        drop(call);
+    }
+
+    fn pending_requests(&self) -> usize {
+        thread::Client::pending_requests(self)
+    }
+
+    fn stats(&self) -> Stats {
+        thread::Client::stats(self)
+    }
+
+    fn close(&self, deadline: Instant) {
+        thread::Client::close(self, deadline);
+    }
+}
+
+impl Server for thread::Server {
+    fn serve(&self, listener: TcpListener, handler: Handler) {
+        let server = self.clone();
+        std::thread::spawn(move || {
+            thread::Server::serve(&server, listener, move |request, peer| handler(request, peer))
+        });
+    }
+
+    fn serve_error(&self, listener: TcpListener) -> io::Error {
+        thread::Server::serve(self, listener, |_, _| Response::default()).unwrap_err()
+    }
+
+    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler) {
+        let server = self.clone();
+        std::thread::spawn(move || {
+            thread::Server::serve(&server, listener, move |request, peer| handler(request, peer))
+        });
+    }
+
+    fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static) {
+        thread::Server::on_link_end(self, f);
+    }
+
+    fn stats(&self) -> Stats {
+        thread::Server::stats(self)
+    }
+
+    fn shutdown(&self, deadline: Instant) {
+        thread::Server::shutdown(self, deadline);
+    }
+}
+
+/// Makes each `fn name<D: Driver>()` a test in both drivers.
+macro_rules! both {
+    ($($(#[$doc:meta])* fn $name:ident<$driver:ident>() $body:block)+) => {
+        $($(#[$doc])* fn $name<$driver: crate::harness::Driver>() $body)+
+
+        mod smol {
+            $(#[test] fn $name() { crate::harness::within_a_minute(super::$name::<crate::harness::Smol>); })+
+        }
+
+        mod thread {
+            $(#[test] fn $name() { crate::harness::within_a_minute(super::$name::<crate::harness::Thread>); })+
+        }
+    };
+}
+pub(crate) use both;
+
+/// A test that hangs is one that fails.
+pub fn within_a_minute(test: fn()) {
+    let (done, over) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match over.recv_timeout(Duration::from_secs(60)) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("the test hangs"),
+        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}
+
+/// Runs `count` callers at once, each with its number, and waits for all.
+pub fn at_once(count: usize, call: impl Fn(usize) + Sync) {
+    std::thread::scope(|scope| {
+        for number in 0..count {
+            let call = &call;
+            scope.spawn(move || call(number));
+        }
+    });
+}
+
+pub const S: Duration = Duration::from_secs(1);
+pub const MS: Duration = Duration::from_millis(1);
+/// Long enough for anything that works.
+pub const LONG: Duration = Duration::from_secs(20);
+
+pub fn soon() -> Instant {
+    Instant::now() + LONG
+}
+
+pub fn echo(request: Request<Bytes>) -> Response<Bytes> {
+    Response::new(request.into_body())
+}
+
+pub fn get(path: &str) -> Request<Bytes> {
+    Request::get(format!("http://h.example{path}")).body(Bytes::new()).unwrap()
+}
+
+pub fn post(body: impl Into<Bytes>) -> Request<Bytes> {
+    Request::post("http://h.example/echo").body(body.into()).unwrap()
+}
+
+/// Waits for something that comes soon.
+pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let end = soon();
+    while !is_so() {
+        assert!(Instant::now() < end, "{what} does not come true");
+        std::thread::sleep(MS);
+    }
+}
+
+/// A peer on plain sockets, for what the drivers' own ends never do: each connection is given to `serve`, with its number
+/// from 0.
+pub fn raw_server(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(number, stream.unwrap()));
+        }
+    });
+    addr
+}
+
+/// A relay to `to`; `pass` sees each piece on its way, with the number of its connection and whether it goes up, and may
+/// change it. Without a piece to pass on, both directions are cut.
+pub fn relay(to: &str, pass: impl Fn(usize, bool, Vec<u8>) -> Option<Vec<u8>> + Send + Sync + 'static) -> String {
+    let (to, pass) = (to.to_owned(), Arc::new(pass));
+    raw_server(move |number, near| {
+        let far = TcpStream::connect(&to).unwrap();
+        let ends = [(near.try_clone().unwrap(), far.try_clone().unwrap(), true), (far, near, false)];
+        for (mut from, mut to, up) in ends {
+            let pass = pass.clone();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 16 * 1024];
+                loop {
+                    let n = from.read(&mut buffer).unwrap_or(0);
+                    let piece = if n == 0 { None } else { pass(number, up, buffer[..n].to_vec()) };
+                    if n == 0 {
+                        let _ = to.shutdown(std::net::Shutdown::Write);
+                        return;
+                    }
+                    if piece.is_none_or(|piece| to.write_all(&piece).is_err()) {
+                        let _ = from.shutdown(std::net::Shutdown::Both);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                        return;
+                    }
+                }
+            });
+        }
+    })
+}

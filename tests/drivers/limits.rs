@@ -1,0 +1,276 @@
+//! What is too late and what is too much.
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use http::{Response, StatusCode};
+use httpteleport::driver::{ClientError, ClientOptions, Overflow, ServerOptions, request_timeout};
+use httpteleport::proto::{Compression, Limits, SendError};
+
+use crate::harness::*;
+
+/// Holds handlers up until it is opened.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn wait(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |is_open| !*is_open).unwrap());
+    }
+
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+}
+
+/// A hello without compression and without TLS.
+const HELLO: &[u8] = b"httpteleport\x00\x01\x00";
+
+fn plain() -> ClientOptions {
+    ClientOptions::default().compression(Compression::None)
+}
+
+/// Says hello, and then nothing, for ever.
+fn silent_server() -> String {
+    raw_server(|_, mut stream| {
+        stream.write_all(HELLO).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    })
+}
+
+both! {
+    fn a_deadline_ends_a_request_and_nothing_else<D>() {
+        let gate = Gate::default();
+        let hold = gate.clone();
+        let (_server, addr) = D::server(ServerOptions::default(), move |request, _| {
+            if request.body() == "slow" {
+                hold.wait();
+            }
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default().timeout(30 * MS));
+        let is_late = |outcome: Outcome| {
+            assert!(matches!(outcome, Err(ClientError::Timeout { maybe_delivered: true })), "{outcome:?}");
+        };
+        // By the clock, from now, and by the options.
+        is_late(client.request(post("slow"), Instant::now() + 30 * MS));
+        is_late(client.request(post("slow"), 30 * MS));
+        is_late(client.request(post("slow"), None));
+        at_once(10, |_| is_late(client.request(post("slow"), 10 * MS)));
+        // One of its own goes before that of the options.
+        assert_eq!(client.request(post("fast"), LONG).unwrap().body(), "fast");
+        gate.open();
+    }
+
+    fn a_handler_that_never_answers_gives_each_caller_a_timeout<D>() {
+        let gate = Gate::default();
+        let hold = gate.clone();
+        let (server, addr) = D::server(ServerOptions::default(), move |request, _| {
+            hold.wait();
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default());
+        at_once(10, |_| {
+            for _ in 0..10 {
+                let outcome = client.request(post("x"), 10 * MS);
+                assert!(matches!(outcome, Err(ClientError::Timeout { .. })), "{outcome:?}");
+            }
+        });
+        assert_eq!(client.pending_requests(), 0);
+        gate.open();
+        server.shutdown(soon());
+    }
+
+    fn a_handler_that_takes_too_long_is_answered_for<D>() {
+        let ended = Arc::new(AtomicUsize::new(0));
+        let count = ended.clone();
+        let options = ServerOptions::default().handler_timeout(MS, request_timeout("timeout!"));
+        let (_server, addr) = D::server(options, move |request, _| {
+            std::thread::sleep(if request.body() == "quick" { Duration::ZERO } else { 300 * MS });
+            count.fetch_add(1, Ordering::SeqCst);
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default());
+        at_once(10, |_| {
+            let response = client.request(post("slow"), LONG).unwrap();
+            assert_eq!((response.status(), &response.body()[..]), (StatusCode::REQUEST_TIMEOUT, &b"timeout!"[..]));
+        });
+        // The handlers go on, and what they answer goes to nobody.
+        assert!(ended.load(Ordering::SeqCst) < 10);
+        eventually("that they end", || ended.load(Ordering::SeqCst) == 10);
+        while client.request(post("quick"), LONG).unwrap().status() != StatusCode::OK {}
+        assert_eq!(client.stats().frames_in, client.stats().frames_out);
+    }
+
+    fn above_the_concurrency_limit_the_answer_is_429<D>() {
+        let (gate, running) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+        let (hold, count) = (gate.clone(), running.clone());
+        let (_server, addr) = D::server(ServerOptions::default().concurrency(10), move |request, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            hold.wait();
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default());
+        std::thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| assert_eq!(client.request(post("held"), LONG).unwrap().body(), "held"));
+            }
+            eventually("that ten are in handlers", || running.load(Ordering::SeqCst) == 10);
+            at_once(100, |_| {
+                assert_eq!(client.request(post("more"), LONG).unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+            });
+            gate.open();
+        });
+    }
+
+    fn nobody_to_dial_is_told_to_every_caller<D>() {
+        let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let client = D::client(&addr, ClientOptions::default());
+        at_once(100, |_| match client.request(post("x"), 500 * MS) {
+            Err(ClientError::Connect { addr: named, .. }) => assert_eq!(named, addr),
+            other => panic!("{other:?}"),
+        });
+    }
+
+    fn a_dial_that_hangs_keeps_no_caller<D>() {
+        let client = D::slow_dialler("127.0.0.1:1", 30 * S, ClientOptions::default().connect_timeout(600 * MS));
+        at_once(50, |_| {
+            let outcome = client.request(post("x"), 50 * MS);
+            assert!(matches!(outcome, Err(ClientError::Timeout { maybe_delivered: false })), "{outcome:?}");
+        });
+        // Who has more time learns of the dial itself.
+        let error = client.request(post("x"), LONG).unwrap_err();
+        assert!(error.to_string().contains("a slow way") && !error.maybe_delivered(), "{error}");
+    }
+
+    fn of_too_many_requests_the_newest_fails<D>() {
+        let client = D::client(&silent_server(), plain().max_pending_requests(3));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| assert!(matches!(client.request(get("/"), S), Err(ClientError::Timeout { .. }))));
+            }
+            eventually("that three wait", || client.pending_requests() == 3);
+            std::thread::sleep(50 * MS);
+            for _ in 0..3 {
+                let outcome = client.request(get("/"), LONG);
+                let Err(ClientError::Send(SendError::PendingOverflow(3))) = outcome else { panic!("{outcome:?}") };
+            }
+        });
+    }
+
+    fn of_too_many_requests_the_oldest_that_has_not_left_fails_if_so_wished<D>() {
+        // While dialling, and in a batch that waits.
+        let (_server, addr) = D::server(ServerOptions::default(), |request, _| echo(request));
+        let options = plain().max_pending_requests(2).overflow(Overflow::Oldest).max_batch_delay(S);
+        for (dial, before) in [(S, Duration::ZERO), (Duration::ZERO, 300 * MS)] {
+            let client = D::slow_dialler(&addr, dial, options.clone());
+            let failed = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                for n in 0..5 {
+                    if n == 1 {
+                        std::thread::sleep(before);
+                    }
+                    let (client, failed) = (&client, &failed);
+                    scope.spawn(move || match client.request(post(n.to_string()), LONG) {
+                        Ok(response) => assert!(n >= 3 && response.body() == n.to_string().as_bytes(), "{n}"),
+                        Err(ClientError::Send(SendError::PendingOverflow(2))) => {
+                            assert!(n < 3, "{n}");
+                            failed.fetch_add(1, Ordering::SeqCst);
+                        }
+                        other => panic!("{n}: {other:?}"),
+                    });
+                    std::thread::sleep(50 * MS);
+                }
+            });
+            assert_eq!(failed.load(Ordering::SeqCst), 3);
+        }
+    }
+
+    fn giving_up_makes_room<D>() {
+        let client = D::client(&silent_server(), plain().max_pending_requests(1).max_batch_delay(LONG));
+        for _ in 0..5 {
+            // Nothing of it has left, and so its place is free at once.
+            client.give_up(get("/"), 50 * MS);
+            assert_eq!(client.pending_requests(), 0);
+        }
+        let outcome = client.request(get("/"), 50 * MS);
+        assert!(matches!(outcome, Err(ClientError::Timeout { maybe_delivered: false })), "{outcome:?}");
+    }
+
+    fn what_comes_from_a_dead_server_is_not_waited_for<D>() {
+        let client = D::client(&silent_server(), plain().read_timeout(200 * MS));
+        let error = client.request(get("/"), LONG).unwrap_err();
+        assert!(error.to_string().contains("nothing came from the peer") && error.maybe_delivered(), "{error}");
+    }
+
+    fn a_link_that_waits_for_nothing_is_not_dead<D>() {
+        let (client, server) = D::pair(ClientOptions::default().read_timeout(100 * MS), ServerOptions::default());
+        let ends = Arc::new(AtomicUsize::new(0));
+        let count = ends.clone();
+        server.on_link_end(move |_, _, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        for _ in 0..2 {
+            client.request(post("x"), LONG).unwrap();
+            std::thread::sleep(400 * MS);
+        }
+        assert_eq!(ends.load(Ordering::SeqCst), 0);
+    }
+
+    fn a_server_closes_links_that_say_nothing_if_so_wished<D>() {
+        let (client, server) = D::pair(ClientOptions::default(), ServerOptions::default().read_timeout(200 * MS));
+        let ends = Arc::new(Mutex::new(Vec::new()));
+        let told = ends.clone();
+        server.on_link_end(move |_, _, transport| told.lock().unwrap().extend(transport.map(ToString::to_string)));
+        client.request(post("x"), LONG).unwrap();
+        eventually("the end of the link", || !ends.lock().unwrap().is_empty());
+        assert!(ends.lock().unwrap()[0].contains("nothing came"), "{ends:?}");
+        client.request(post("y"), LONG).unwrap();
+    }
+
+    fn a_peer_that_does_not_read_is_given_up<D>() {
+        // One reads nothing at all, the other a byte now and then.
+        for pause in [100 * S, 20 * MS] {
+            let addr = raw_server(move |_, mut stream| {
+                stream.write_all(HELLO).unwrap();
+                loop {
+                    std::thread::sleep(pause);
+                    if !matches!(stream.read(&mut [0; 10]), Ok(n) if n > 0) {
+                        return;
+                    }
+                }
+            });
+            let limits = Limits { output_bytes: 64 << 20, ..Limits::default() };
+            let client = D::client(&addr, plain().write_timeout(300 * MS).limits(limits));
+            std::thread::scope(|scope| {
+                // More than the sockets between them take.
+                let large = scope.spawn(|| client.request(post(vec![7; 32 << 20]), LONG).unwrap_err());
+                // Its link cannot write, and yet others' deadlines are kept.
+                eventually("that it is under way", || client.pending_requests() == 1);
+                let outcome = client.request(get("/"), 50 * MS);
+                assert!(matches!(outcome, Err(ClientError::Timeout { .. })), "{outcome:?}");
+                let error = large.join().unwrap();
+                assert!(error.to_string().contains("does not read") && error.maybe_delivered(), "{error}");
+            });
+        }
+    }
+
+    fn workers_have_a_bound<D>() {
+        // The driver on tasks has no workers, and passes all the same: what is tested is that all are answered.
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (now, peak) = (running.clone(), most.clone());
+        let (_server, addr) = D::server(ServerOptions::default().workers(2), move |_, _| {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(10 * MS);
+            now.fetch_sub(1, Ordering::SeqCst);
+            Response::default()
+        });
+        let client = D::client(&addr, ClientOptions::default());
+        at_once(20, |_| assert_eq!(client.request(get("/"), LONG).unwrap().status(), StatusCode::OK));
+        let most = most.load(Ordering::SeqCst);
+        assert!(most <= if std::any::type_name::<D>() == std::any::type_name::<Thread>() { 2 } else { 20 }, "{most}");
+    }
+}

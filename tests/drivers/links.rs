@@ -1,0 +1,293 @@
+//! Links: how they are made, how they end, and what becomes of the requests on them.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Request;
+use httpteleport::driver::{ClientError, ClientOptions, PeerAddr, ServerOptions};
+
+use crate::harness::*;
+
+/// A relay that cuts each of the first so many connections as soon as a request has passed it.
+fn cutting_relay(to: &str, cuts: usize) -> (String, Arc<AtomicUsize>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    let addr = relay(to, move |number, up, piece| {
+        count.fetch_max(number + 1, Ordering::SeqCst);
+        // What comes down after the hello is an answer.
+        let is_answer = !up && piece.len() != 15;
+        (number >= cuts || !is_answer).then_some(piece)
+    });
+    (addr, connections)
+}
+
+fn put() -> Request<Bytes> {
+    Request::put("http://h.example/").body(Bytes::from("x")).unwrap()
+}
+
+both! {
+    fn several_links_share_the_requests<D>() {
+        let peers = Arc::new(Mutex::new(std::collections::BTreeSet::new()));
+        let seen = peers.clone();
+        let (_server, addr) = D::server(ServerOptions::default(), move |request, peer| {
+            seen.lock().unwrap().insert(peer.addr.to_string());
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default().links(3));
+        at_once(30, |_| drop(client.request(post("x"), LONG).unwrap()));
+        assert_eq!(peers.lock().unwrap().len(), 3);
+    }
+
+    fn unix_sockets<D>() {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("teleport-{}-{}.sock", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = D::new_server(ServerOptions::default());
+        server.serve_unix(listener, Arc::new(|request, peer| {
+            assert_eq!((&peer.addr, peer.addr.ip()), (&PeerAddr::Unix, None));
+            echo(request)
+        }));
+        let client = D::client(&format!("unix:{}", path.display()), ClientOptions::default());
+        at_once(10, |_| assert_eq!(client.request(post("x"), LONG).unwrap().body(), "x"));
+        server.shutdown(soon());
+        std::fs::remove_file(&path).unwrap();
+        let error = client.request(post("x"), LONG).unwrap_err();
+        assert!(error.to_string().contains("unix:"), "{error}");
+    }
+
+    fn what_may_have_been_delivered_is_not_repeated<D>() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let count = runs.clone();
+        let (_server, to) = D::server(ServerOptions::default(), move |request, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            echo(request)
+        });
+        let (addr, connections) = cutting_relay(&to, 1);
+        let client = D::client(&addr, ClientOptions::default());
+        let error = client.request(put(), LONG).unwrap_err();
+        assert!(matches!(error, ClientError::Link { maybe_delivered: true, .. }), "{error:?}");
+        assert!(error.to_string().contains("may have reached the server"), "{error}");
+        assert_eq!((runs.load(Ordering::SeqCst), connections.load(Ordering::SeqCst)), (1, 1));
+        // The next link is dialled at once.
+        client.request(put(), LONG).unwrap();
+    }
+
+    fn what_its_caller_allows_is_repeated_but_not_for_ever<D>() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let count = runs.clone();
+        let (_server, to) = D::server(ServerOptions::default(), move |request, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            echo(request)
+        });
+        let options = ClientOptions::default().retry_if(|request| request.method().is_idempotent());
+        let (addr, _) = cutting_relay(&to, 2);
+        let client = D::client(&addr, options.clone());
+        client.request(put(), LONG).unwrap();
+        assert_eq!(runs.load(Ordering::SeqCst), 3);
+
+        let (addr, connections) = cutting_relay(&to, usize::MAX);
+        let client = D::client(&addr, options);
+        assert!(client.request(put(), LONG).unwrap_err().maybe_delivered());
+        assert_eq!(connections.load(Ordering::SeqCst), 3);
+        assert!(client.request(post("x"), LONG).unwrap_err().maybe_delivered());
+        assert_eq!(connections.load(Ordering::SeqCst), 4);
+    }
+
+    fn what_was_not_delivered_goes_to_the_next_link<D>() {
+        let (_server, to) = D::server(ServerOptions::default(), |request, _| echo(request));
+        // The first connection ends with the hello, while the request waits for its batch.
+        let addr = relay(&to, |number, up, piece| (number > 0 || up || piece.len() == 15).then_some(piece));
+        let cut = Arc::new(AtomicBool::new(false));
+        let first = cut.clone();
+        let addr = relay(&addr, move |number, up, piece| {
+            let is_hello = piece.len() == 15;
+            if number == 0 && !up && is_hello {
+                std::thread::sleep(50 * MS);
+                first.store(true, Ordering::SeqCst);
+                return None;
+            }
+            Some(piece)
+        });
+        let client = D::client(&addr, ClientOptions::default().reconnect_pause(MS, MS));
+        // A hello that failed fails who waited for it; the next request has its link.
+        let error = client.request(post("x"), LONG).unwrap_err();
+        assert!(!error.maybe_delivered() && cut.load(Ordering::SeqCst), "{error}");
+        std::thread::sleep(10 * MS);
+        client.request(post("x"), LONG).unwrap();
+    }
+
+    fn a_server_that_comes_back_is_found<D>() {
+        let (server, addr) = D::server(ServerOptions::default(), |request, _| echo(request));
+        let client = D::client(&addr, ClientOptions::default().reconnect_pause(20 * MS, 40 * MS));
+        client.request(post("one"), LONG).unwrap();
+        server.shutdown(soon());
+        let error = client.request(post("two"), LONG).unwrap_err();
+        assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
+        let again = D::new_server(ServerOptions::default());
+        again.serve(TcpListener::bind(&addr).unwrap(), Arc::new(|request, _| echo(request)));
+        eventually("an answer", || client.request(post("three"), LONG).is_ok());
+    }
+
+    fn pauses_grow_and_requests_in_them_fail_at_once<D>() {
+        // R-reconnect-pause
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        let addr = raw_server(move |_, stream| {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(stream);
+        });
+        let client = D::client(&addr, ClientOptions::default().reconnect_pause(200 * MS, 10 * S));
+        let (begin, mut failed) = (Instant::now(), 0);
+        while begin.elapsed() < 500 * MS {
+            client.request(get("/"), LONG).unwrap_err();
+            failed += 1;
+            std::thread::sleep(MS);
+        }
+        // At 0, after 100 to 200 ms, and after 300 to 600.
+        assert!((2..=3).contains(&connections.load(Ordering::SeqCst)), "{connections:?}");
+        assert!(failed > 20, "{failed}");
+    }
+
+    fn shutdown_drains<D>() {
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = handled.clone();
+        let (server, addr) = D::server(ServerOptions::default(), move |request, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(200 * MS);
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default());
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| assert_eq!(client.request(post("x"), LONG).unwrap().body(), "x"));
+            }
+            eventually("that all are in handlers", || handled.load(Ordering::SeqCst) == 20);
+            server.shutdown(soon());
+        });
+    }
+
+    fn shutdown_keeps_its_deadline<D>() {
+        let (server, addr) = D::server(ServerOptions::default(), |request, _| {
+            std::thread::sleep(10 * S);
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default());
+        std::thread::scope(|scope| {
+            scope.spawn(|| client.request(post("x"), S));
+            std::thread::sleep(200 * MS);
+            let begin = Instant::now();
+            server.shutdown(begin + 200 * MS);
+            assert!(begin.elapsed() < 5 * S);
+        });
+    }
+
+    fn a_server_on_all_addresses_stops_serving_when_told<D>() {
+        for all in ["0.0.0.0:0", "[::]:0"] {
+            let Ok(listener) = TcpListener::bind(all) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let server = D::new_server(ServerOptions::default());
+            server.serve(listener, Arc::new(|request, _| echo(request)));
+            let client = D::client(&format!("127.0.0.1:{port}"), ClientOptions::default());
+            client.request(post("x"), LONG).unwrap();
+            server.shutdown(soon());
+            eventually("that nobody listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        }
+    }
+
+    fn closing_waits_for_what_is_in_flight<D>() {
+        let (_server, addr) = D::server(ServerOptions::default(), |request, _| {
+            std::thread::sleep(200 * MS);
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default());
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| client.request(post("x"), LONG));
+            eventually("that it is under way", || client.stats().frames_out == 1);
+            client.close(soon());
+            assert!(matches!(client.request(post("y"), LONG), Err(ClientError::Closed)));
+            assert_eq!(call.join().unwrap().unwrap().body(), "x");
+        });
+    }
+
+    fn the_last_client_takes_its_links_along<D>() {
+        let (client, server) = D::pair(ClientOptions::default().links(2), ServerOptions::default());
+        let ends = Arc::new(AtomicUsize::new(0));
+        let count = ends.clone();
+        server.on_link_end(move |_, error, _| {
+            assert_eq!(error, None);
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        at_once(4, |_| drop(client.request(post("x"), LONG).unwrap()));
+        drop(client.clone());
+        client.request(post("y"), LONG).unwrap();
+        drop(client);
+        eventually("that both links end", || ends.load(Ordering::SeqCst) == 2);
+    }
+
+    fn links_above_the_limit_are_closed<D>() {
+        let (_server, addr) = D::server(ServerOptions::default().links(1), |request, _| echo(request));
+        let first = D::client(&addr, ClientOptions::default());
+        first.request(post("x"), LONG).unwrap();
+        let second = D::client(&addr, ClientOptions::default());
+        second.request(post("x"), LONG).unwrap_err();
+        first.request(post("x"), LONG).unwrap();
+    }
+
+    fn strangers_are_turned_away_and_named<D>() {
+        let (server, addr) = D::server(ServerOptions::default(), |request, _| echo(request));
+        let ends = Arc::new(Mutex::new(Vec::new()));
+        let told = ends.clone();
+        server.on_link_end(move |_, error, _| told.lock().unwrap().push(error.map(ToString::to_string)));
+        let client = D::client(&addr, ClientOptions::default());
+        client.request(post("x"), LONG).unwrap();
+        for (bytes, word) in [
+            (&b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..], "HTTP"),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00", "TLS"),
+            (b"something else", "no teleport hello"),
+        ] {
+            let mut stream = std::net::TcpStream::connect(&addr).unwrap();
+            stream.write_all(bytes).unwrap();
+            let mut answer = Vec::new();
+            let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+            assert_eq!(answer, b"", "R-hello-no-answer");
+            eventually("the end of its link", || !ends.lock().unwrap().is_empty());
+            let error = ends.lock().unwrap().remove(0).unwrap();
+            assert!(error.contains(word), "{error}");
+        }
+        // The link that was up is none the worse.
+        assert_eq!(client.request(post("y"), LONG).unwrap().body(), "y");
+    }
+
+    fn a_link_that_is_made_of_single_bytes<D>() {
+        let (_server, to) = D::server(ServerOptions::default().read_buffer(256), |request, _| echo(request));
+        let near = raw_server(move |_, near| {
+            let far = std::net::TcpStream::connect(&to).unwrap();
+            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                to.set_nodelay(true).unwrap();
+                std::thread::spawn(move || {
+                    let mut byte = [0];
+                    while matches!(std::io::Read::read(&mut from, &mut byte), Ok(1)) && to.write_all(&byte).is_ok() {}
+                });
+            }
+        });
+        let client = D::client(&near, ClientOptions::default());
+        at_once(5, |n| assert_eq!(client.request(post(vec![b'x'; n * 100]), LONG).unwrap().body().len(), n * 100));
+    }
+}
+
+#[test]
+fn one_thread_has_many_calls_under_way() {
+    let (_server, addr) = Thread::server(ServerOptions::default(), |request, _| echo(request));
+    let client = Thread::client(&addr, ClientOptions::default().max_batch_delay(5 * MS));
+    let calls: Vec<_> = (0..500).map(|n| client.start(post(n.to_string()), LONG)).collect();
+    for (n, call) in calls.into_iter().enumerate() {
+        assert_eq!(call.wait().unwrap().body(), n.to_string().as_bytes());
+    }
+    assert!(client.stats().batches_out < 100, "they share batches: {:?}", client.stats());
+    assert_eq!(client.pending_requests(), 0);
+}
