@@ -20,3 +20,5 @@ mod limits;
 mod links;
 #[path = "drivers/tls.rs"]
 mod tls;
+#[path = "drivers/wire.rs"]
+mod wire;

@@ -2,13 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use httpteleport::driver::{ClientError, ClientOptions, Deadline, Peer, ServerOptions, smol as tasks, thread};
-use httpteleport::proto::{ConnectionError, Stats};
+use httpteleport::proto::{Compression, ConnectionError, Stats};
 use smol::Executor;
 
 /// What a test calls an answer.
@@ -368,4 +368,26 @@ pub fn relay(to: &str, pass: impl Fn(usize, bool, Vec<u8>) -> Option<Vec<u8>> + 
             });
         }
     })
+}
+
+/// Holds handlers up until it is opened.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn wait(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |is_open| !*is_open).unwrap());
+    }
+
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+}
+
+/// A hello without compression and without TLS.
+pub const HELLO: &[u8] = b"httpteleport\x00\x01\x00";
+
+pub fn plain() -> ClientOptions {
+    ClientOptions::default().compression(Compression::None)
 }

@@ -2,36 +2,14 @@
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
 use httpteleport::driver::{ClientError, ClientOptions, Overflow, ServerOptions, request_timeout};
-use httpteleport::proto::{Compression, Limits, SendError};
+use httpteleport::proto::{Limits, SendError};
 
 use crate::harness::*;
-
-/// Holds handlers up until it is opened.
-#[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    fn wait(&self) {
-        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |is_open| !*is_open).unwrap());
-    }
-
-    fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
-        self.0.1.notify_all();
-    }
-}
-
-/// A hello without compression and without TLS.
-const HELLO: &[u8] = b"httpteleport\x00\x01\x00";
-
-fn plain() -> ClientOptions {
-    ClientOptions::default().compression(Compression::None)
-}
 
 /// Says hello, and then nothing, for ever.
 fn silent_server() -> String {
