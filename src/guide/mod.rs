@@ -6,6 +6,7 @@
 //! | [`compression`] | asks which compression, which batch delay and how many links |
 //! | [`failure`] | wants to know what can go wrong, what it looks like, and which time-out ends it |
 //! | [`security`] | puts a link between networks: TLS, certificates, limits, and what a link does not protect |
+//! | [`from_the_original`] | knows the Go original and looks for its options |
 //! | [`own_io`] | brings an event loop, a runtime or a transport of their own |
 
 #[doc = include_str!("getting_started.md")]
@@ -22,3 +23,6 @@ pub mod security {}
 
 #[doc = include_str!("own_io.md")]
 pub mod own_io {}
+
+#[doc = include_str!("from_the_original.md")]
+pub mod from_the_original {}

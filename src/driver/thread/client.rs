@@ -147,7 +147,7 @@ fn run(mut lane: Lane, dial: &Dial) {
             Step::Dial => match connect(&mut lane, dial, &mut context) {
                 Ok(stream) => {
                     let patience = lane.patience();
-                    let (session, error) = carry(lane.begin(Instant::now()), &stream, patience, false);
+                    let (session, error) = carry(lane.begin(Instant::now()), &*stream, patience, false);
                     session.finish(Instant::now(), error);
                 }
                 Err(error) => lane.handle_dial_error(Instant::now(), error),

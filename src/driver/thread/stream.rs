@@ -69,24 +69,6 @@ socket_stream!(TcpStream);
 #[cfg(unix)]
 socket_stream!(UnixStream);
 
-impl Stream for Box<dyn Stream> {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (**self).read(buffer)
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        (**self).write(bytes)
-    }
-
-    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        (**self).set_write_timeout(timeout)
-    }
-
-    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        (**self).shutdown(how)
-    }
-}
-
 /// How a client comes to a stream: called for each connection.
 pub(super) type Dial = Arc<dyn Fn() -> io::Result<Box<dyn Stream>> + Send + Sync>;
 
