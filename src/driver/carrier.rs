@@ -302,6 +302,12 @@ impl<E: Endpoint> Carrier<E> {
         (self.endpoint, self.error)
     }
 
+    /// Whether the stream or TLS has failed.
+    #[cfg(feature = "thread")]
+    pub(super) fn has_failed(&self) -> bool {
+        self.error.is_some()
+    }
+
     /// Whether there is input that is to be taken in the next turn.
     #[cfg(feature = "smol")]
     pub(super) fn has_input(&self) -> bool {

@@ -347,7 +347,7 @@ impl ServerOptions {
     }
 
     /// Answers with `response` when a handler has not ended within `timeout`. The handler goes on, and what it answers
-    /// then is dropped. Default none. [`request_timeout`] makes the response of the original.
+    /// then is dropped (R-handler-late). Default none. [`request_timeout`] makes the response of the original.
     #[must_use]
     pub fn handler_timeout(mut self, timeout: Duration, response: Response<Bytes>) -> Self {
         self.handler_timeout = Some((timeout, Arc::new(response)));

@@ -161,7 +161,7 @@ impl<E: Endpoint> Link<'_, E> {
         let end = Instant::now() + LINGER;
         let mut state = lock(&self.state);
         state.is_over = true;
-        if state.has_end || self.stream.shutdown(Shutdown::Write).is_err() {
+        if state.has_end || state.carrier.has_failed() || self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
         drop(state);
