@@ -9,6 +9,10 @@
 //! | [`proto`] | the protocol as a pure state machine: start here to see the run loop or to bring your own I/O |
 #![cfg_attr(feature = "smol", doc = "| [`driver::smol`] | client and server as tasks, on smol |")]
 #![cfg_attr(feature = "thread", doc = "| [`driver::thread`] | the same on plain threads |")]
+#![cfg_attr(
+    all(feature = "smol", feature = "thread", feature = "tls"),
+    doc = "| [`guide`] | pages to read: getting started, compression, failure, security, your own I/O |"
+)]
 #![cfg_attr(feature = "httptp", doc = "| [`proxy`] | what the program `httptp` is made of |")]
 //!
 //! # The run loop, in memory
