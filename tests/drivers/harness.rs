@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -56,14 +57,28 @@ pub trait Client: Clone + Send + Sync + 'static {
 }
 
 pub trait Server: Clone + Send + Sync + 'static {
-    /// In the background, until shutdown.
-    fn serve(&self, listener: TcpListener, handler: Handler);
+    /// In the background, until shutdown; tells when it has ended.
+    fn serve(&self, listener: TcpListener, handler: Handler) -> Ended;
     /// Serves and returns the error with which that fails at once.
     fn serve_error(&self, listener: TcpListener) -> io::Error;
     fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler);
     fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static);
     fn stats(&self) -> Stats;
     fn shutdown(&self, deadline: Instant);
+}
+
+/// Whether a server has stopped serving.
+pub struct Ended(Arc<AtomicBool>);
+
+impl Ended {
+    fn pair() -> (Self, Arc<AtomicBool>) {
+        let has_ended = Arc::new(AtomicBool::new(false));
+        (Self(has_ended.clone()), has_ended)
+    }
+
+    pub fn wait(&self) {
+        eventually("the end of serving", || self.0.load(Ordering::SeqCst));
+    }
 }
 
 /// The driver on tasks.
@@ -143,9 +158,15 @@ impl Client for tasks::Client {
 }
 
 impl Server for tasks::Server {
-    fn serve(&self, listener: TcpListener, handler: Handler) {
+    fn serve(&self, listener: TcpListener, handler: Handler) -> Ended {
         let (server, listener) = (self.clone(), smol::net::TcpListener::try_from(listener).unwrap());
-        EXECUTOR.spawn(async move { tasks::Server::serve(&server, listener, handler_of(handler)).await }).detach();
+        let (ended, tell) = Ended::pair();
+        let serve = async move {
+            tasks::Server::serve(&server, listener, handler_of(handler)).await.unwrap();
+            tell.store(true, Ordering::SeqCst);
+        };
+        EXECUTOR.spawn(serve).detach();
+        ended
     }
 
     fn serve_error(&self, listener: TcpListener) -> io::Error {
@@ -226,11 +247,14 @@ impl Client for thread::Client {
 }
 
 impl Server for thread::Server {
-    fn serve(&self, listener: TcpListener, handler: Handler) {
+    fn serve(&self, listener: TcpListener, handler: Handler) -> Ended {
         let server = self.clone();
+        let (ended, tell) = Ended::pair();
         std::thread::spawn(move || {
-            thread::Server::serve(&server, listener, move |request, peer| handler(request, peer))
+            thread::Server::serve(&server, listener, move |request, peer| handler(request, peer)).unwrap();
+            tell.store(true, Ordering::SeqCst);
         });
+        ended
     }
 
     fn serve_error(&self, listener: TcpListener) -> io::Error {

@@ -192,10 +192,12 @@ both! {
             let Ok(listener) = TcpListener::bind(all) else { continue };
             let port = listener.local_addr().unwrap().port();
             let server = D::new_server(ServerOptions::default());
-            server.serve(listener, Arc::new(|request, _| echo(request)));
+            let serving = server.serve(listener, Arc::new(|request, _| echo(request)));
             let client = D::client(&format!("127.0.0.1:{port}"), ClientOptions::default());
             client.request(post("x"), LONG).unwrap();
             server.shutdown(soon());
+            // Nobody else connects and wakes it by that.
+            serving.wait();
             eventually("that nobody listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
         }
     }
