@@ -45,11 +45,16 @@ impl TlsClient {
     ///
     /// The name is neither a DNS name nor an IP address.
     pub fn new(config: impl Into<Arc<ClientConfig>>, name: &str) -> Result<Self, InvalidDnsNameError> {
+        Ok(Self::with_name(config, ServerName::try_from(name.to_owned())?))
+    }
+
+    /// As [`new`](Self::new), to the server of a name that is known to be one.
+    pub fn with_name(config: impl Into<Arc<ClientConfig>>, name: ServerName<'static>) -> Self {
         let mut config = config.into();
         if config.enable_early_data {
             Arc::make_mut(&mut config).enable_early_data = false;
         }
-        Ok(Self { config, name: ServerName::try_from(name.to_owned())? })
+        Self { config, name }
     }
 }
 

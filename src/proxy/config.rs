@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::tls::{InboundTls, OutboundTls};
 use crate::driver::{ClientOptions, ServerOptions};
 use crate::proto::{Compression, Config, Limits};
 
@@ -32,20 +33,49 @@ impl Default for ProxyConfig {
     }
 }
 
-/// What is spoken on one side of a proxy.
+/// What is spoken on one side of a proxy, and over what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Plain HTTP/1.
+    /// HTTP/1 over TCP.
     Http,
-    /// The teleport protocol.
+    /// HTTP inside TLS.
+    Https,
+    /// HTTP/1 over a unix socket.
+    Unix,
+    /// The teleport protocol over TCP.
     Teleport,
+    /// The teleport protocol with TLS, which both ends agree on in their hellos.
+    Teleports,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Http, Self::Https, Self::Unix, Self::Teleport, Self::Teleports];
+
+    /// Whether teleport is spoken, not HTTP.
+    pub const fn is_link(self) -> bool {
+        matches!(self, Self::Teleport | Self::Teleports)
+    }
+
+    /// Whether it is spoken inside TLS.
+    pub const fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Teleports)
+    }
+
+    /// Whether addresses are paths of unix sockets.
+    pub const fn is_unix(self) -> bool {
+        matches!(self, Self::Unix)
+    }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http => "http",
+            Self::Https => "https",
+            Self::Unix => "unix",
             Self::Teleport => "teleport",
+            Self::Teleports => "teleports",
         })
     }
 }
@@ -53,7 +83,7 @@ impl fmt::Display for Kind {
 /// Where requests come in. The defaults are those of the original, but for the longest head.
 #[derive(Clone, Debug)]
 pub struct Inbound {
-    /// `HOST:PORT` to listen on; port 0 lets the system pick. Default `127.0.0.1:8080`.
+    /// `HOST:PORT` to listen on; port 0 lets the system pick. For [`Kind::Unix`] a path. Default `127.0.0.1:8080`.
     pub addr: String,
     /// What is spoken there. Default HTTP.
     pub kind: Kind,
@@ -71,6 +101,10 @@ pub struct Inbound {
     pub body_timeout: Duration,
     /// Refuse methods other than GET and HEAD. Default off.
     pub get_only: bool,
+    /// TCP: several processes listen on the same port, and the system spreads connections over them. Default off.
+    pub reuse_port: bool,
+    /// TLS, for the kinds that speak it.
+    pub tls: InboundTls,
 }
 
 impl Inbound {
@@ -78,8 +112,8 @@ impl Inbound {
     /// limit for each caller.
     pub const fn max_body_bytes_of(kind: Kind) -> usize {
         match kind {
-            Kind::Http => 4 * 1024 * 1024,
-            Kind::Teleport => 64 * 1024 * 1024,
+            Kind::Http | Kind::Https | Kind::Unix => 4 * 1024 * 1024,
+            Kind::Teleport | Kind::Teleports => 64 * 1024 * 1024,
         }
     }
 }
@@ -96,6 +130,8 @@ impl Default for Inbound {
             idle_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(120),
             get_only: false,
+            reuse_port: false,
+            tls: InboundTls::default(),
         }
     }
 }
@@ -103,7 +139,7 @@ impl Default for Inbound {
 /// Where requests go. The defaults are those of the original, but for the longest head.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    /// `HOST:PORT`, resolved at each connect. Default `127.0.0.1:8043`.
+    /// `HOST:PORT`, resolved at each connect. For [`Kind::Unix`] a path. Default `127.0.0.1:8043`.
     pub addr: String,
     /// What is spoken there. Default teleport.
     pub kind: Kind,
@@ -121,6 +157,8 @@ pub struct Outbound {
     pub links: usize,
     /// Teleport: a link that carries nothing for so long is closed; the next request opens a new one. Default 120 s.
     pub idle_timeout: Duration,
+    /// TLS, for the kinds that speak it.
+    pub tls: OutboundTls,
 }
 
 impl Outbound {
@@ -142,6 +180,7 @@ impl Default for Outbound {
             timeout: Some(Self::TIMEOUT),
             links: 1,
             idle_timeout: Duration::from_secs(120),
+            tls: OutboundTls::default(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP stream that counts what goes through it: hyper tells neither whether a response has begun nor whether one is
+//! A stream that counts what goes through it: hyper tells neither whether a response has begun nor whether one is
 //! still leaving.
 
 use std::io;
@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use smol::io::{AsyncRead, AsyncWrite};
-use smol::net::TcpStream;
+
+use super::stream::Stream;
 
 /// How many bytes a stream has carried each way.
 #[derive(Debug, Default)]
@@ -27,19 +28,19 @@ impl Counts {
     }
 }
 
-/// A TCP stream that counts.
+/// A stream that counts.
 #[derive(Debug)]
 pub(crate) struct Counted {
-    stream: TcpStream,
+    stream: Stream,
     counts: Arc<Counts>,
 }
 
 impl Counted {
-    pub(crate) fn new(stream: TcpStream, counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(stream: Stream, counts: Arc<Counts>) -> Self {
         Self { stream, counts }
     }
 
-    pub(crate) fn into_inner(self) -> TcpStream {
+    pub(crate) fn into_inner(self) -> Stream {
         self.stream
     }
 

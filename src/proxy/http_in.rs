@@ -3,19 +3,18 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_rustls::{TlsAcceptor, TlsStream};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
-use smol::io::AsyncReadExt;
-use smol::net::{Shutdown, TcpListener, TcpStream};
+use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Executor, Timer};
 use smol_hyper::rt::FuturesIo;
 use tracing::{debug, warn};
@@ -25,25 +24,31 @@ use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
 use super::handler::Handler;
+use super::listen::Listener;
 use super::stranger::Strangers;
-use crate::driver::set_up;
+use super::stream::{Socket, Stream};
+use super::tls::ServerTls;
+use crate::driver::PeerAddr;
 
 /// The pause after a failed accept, which mostly means that there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a closed connection is read on, so that the last answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long the TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
 
 /// An HTTP listener.
 pub(crate) struct HttpIn {
-    listener: TcpListener,
+    listener: Listener,
     connection: Arc<Shared>,
     executor: Arc<Executor<'static>>,
 }
 
 /// What all connections share.
 struct Shared {
+    tls: Option<TlsAcceptor>,
     http: Builder,
     idle_timeout: Duration,
     handler: Arc<Handler>,
@@ -63,7 +68,8 @@ struct Signals {
 
 impl HttpIn {
     pub(crate) fn new(
-        listener: TcpListener,
+        listener: Listener,
+        tls: Option<&ServerTls>,
         config: &Inbound,
         handler: Arc<Handler>,
         executor: Arc<Executor<'static>>,
@@ -73,12 +79,14 @@ impl HttpIn {
             .max_buf_size(config.max_head_bytes.max(MIN_BUFFER))
             .max_header_size(config.max_head_bytes)
             .max_headers(MAX_HEADER_COUNT);
-        let strangers = Strangers::default();
-        Self {
-            listener,
-            connection: Arc::new(Shared { http, idle_timeout: config.idle_timeout, handler, strangers }),
-            executor,
-        }
+        let shared = Shared {
+            tls: tls.map(|tls| TlsAcceptor::from(tls.config.clone())),
+            http,
+            idle_timeout: config.idle_timeout,
+            handler,
+            strangers: Strangers::default(),
+        };
+        Self { listener, connection: Arc::new(shared), executor }
     }
 
     /// Accepts until `stop` ends; then the requests in hand have `drain` to end.
@@ -105,10 +113,15 @@ impl HttpIn {
     async fn accept(&self, signals: &Signals) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, peer)) => {
+                Ok((socket, peer)) => {
                     let (shared, signals) = (self.connection.clone(), signals.clone());
                     shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
-                    self.executor.spawn(async move { shared.serve(stream, peer, signals).await }).detach();
+                    let run = async move {
+                        if let Some(stream) = shared.open(socket, &peer, &signals).await {
+                            shared.serve(stream, peer, signals).await;
+                        }
+                    };
+                    self.executor.spawn(run).detach();
                 }
                 // The peer gave up before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -122,8 +135,29 @@ impl HttpIn {
 }
 
 impl Shared {
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr, signals: Signals) {
-        set_up(&stream);
+    /// What HTTP is spoken on: the connection itself, or TLS on it.
+    async fn open(&self, socket: Socket, peer: &PeerAddr, signals: &Signals) -> Option<Stream> {
+        let Some(acceptor) = &self.tls else { return Some(Stream::Plain(socket)) };
+        let stopped = async {
+            // Nobody has asked for anything yet.
+            let _ = signals.finish.recv().await;
+            None
+        };
+        let limit = async {
+            Timer::after(HANDSHAKE_TIMEOUT.min(self.idle_timeout)).await;
+            Some(Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come in time")))
+        };
+        let handshake = async { Some(acceptor.accept(socket).await) };
+        match handshake.or(limit).or(stopped).await? {
+            Ok(stream) => Some(Stream::Tls(Box::new(TlsStream::Server(stream)))),
+            Err(error) => {
+                self.strangers.note_on_https(peer, &error);
+                None
+            }
+        }
+    }
+
+    async fn serve(&self, stream: Stream, peer: PeerAddr, signals: Signals) {
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
         let service = service_fn(|request| async {
@@ -163,7 +197,7 @@ impl Shared {
             let parts = connection.into_parts();
             if let Err(error) = result {
                 debug!("caller {peer}: {error}");
-                self.strangers.note_on_http(peer, &parts.read_buf);
+                self.strangers.note_on_http(&peer, &parts.read_buf);
             }
             linger(parts.io.into_inner().into_inner()).await;
         }
@@ -180,12 +214,13 @@ enum End {
 
 /// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset
 /// can overtake the answer (RFC 9112, section 9.6).
-async fn linger(mut socket: TcpStream) {
-    if socket.shutdown(Shutdown::Write).is_err() {
-        return;
-    }
+async fn linger(mut stream: Stream) {
     let mut sink = [0; 4096];
-    let read_on = async { while matches!(socket.read(&mut sink).await, Ok(n) if n > 0) {} };
+    let read_on = async {
+        if stream.close().await.is_ok() {
+            while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
+        }
+    };
     read_on
         .or(async {
             Timer::after(LINGER).await;

@@ -16,7 +16,6 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use smol::future::FutureExt;
-use smol::net::TcpStream;
 use smol::{Task, Timer};
 use smol_hyper::rt::FuturesIo;
 
@@ -24,9 +23,9 @@ use super::body::{CollectError, causes, collect};
 use super::config::MAX_HEADER_COUNT;
 use super::config::Outbound;
 use super::counted::{Counted, Counts};
+use super::dial::Dialer;
 use super::error::UpstreamError;
 use super::fields;
-use crate::driver::set_up;
 
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -43,7 +42,7 @@ pub(crate) struct Pool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    addr: String,
+    dialer: Dialer,
     executor: Arc<smol::Executor<'static>>,
     http: Builder,
     max_body_bytes: usize,
@@ -70,13 +69,13 @@ struct Conn {
 }
 
 impl Pool {
-    pub(crate) fn new(executor: Arc<smol::Executor<'static>>, config: &Outbound) -> Self {
+    pub(crate) fn new(executor: Arc<smol::Executor<'static>>, dialer: Dialer, config: &Outbound) -> Self {
         let mut http = Builder::new();
         http.max_buf_size(config.max_head_bytes.max(MIN_BUFFER))
             .max_header_size(config.max_head_bytes)
             .max_headers(MAX_HEADER_COUNT);
         Self(Arc::new(Inner {
-            addr: config.addr.clone(),
+            dialer,
             executor,
             http,
             max_body_bytes: config.max_body_bytes,
@@ -176,8 +175,7 @@ impl Pool {
 
     async fn connect(&self) -> Result<Conn, UpstreamError> {
         let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
-        let stream = TcpStream::connect(self.0.addr.as_str()).await.map_err(unreachable)?;
-        set_up(&stream);
+        let stream = self.0.dialer.connect().await.map_err(unreachable)?;
         let counts = Arc::new(Counts::default());
         let io = FuturesIo::new(Counted::new(stream, counts.clone()));
         let (sender, connection) = self.0.http.handshake(io).await.map_err(|error| broken(&error))?;

@@ -23,19 +23,24 @@ pub mod cli;
 mod config;
 mod counted;
 mod demo;
+mod dial;
 mod error;
 mod fields;
 mod handler;
 mod http_in;
 mod http_out;
+mod listen;
 mod process;
 mod stranger;
+mod stream;
+mod tls;
 mod upstream;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -46,17 +51,21 @@ use http::{Request, Response};
 use http_body_util::Full;
 use smol::Executor;
 use smol::future::FutureExt;
-use smol::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 pub use config::{Inbound, Kind, Outbound, ProxyConfig};
+pub use listen::ListenAddr;
+pub use tls::{InboundTls, OutboundTls};
 
 use crate::driver::Peer;
 use crate::driver::smol::Server;
+use crate::driver::tls::TlsServer;
 use crate::proto::{Compression, Stats};
 use handler::Handler;
 use http_in::HttpIn;
+use listen::Listener;
 use stranger::Strangers;
+use tls::ServerTls;
 use upstream::Upstream;
 
 /// How long requests in hand may take to end once a proxy stops.
@@ -80,8 +89,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Proxy {
     config: ProxyConfig,
-    listener: TcpListener,
-    local_addr: SocketAddr,
+    listener: Listener,
+    tls: Option<ServerTls>,
     handler: Arc<Handler>,
     server: Option<Server>,
     executor: Arc<Executor<'static>>,
@@ -92,33 +101,49 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// The address to listen on cannot be used, or the one to send to cannot be one.
+    /// The address to listen on cannot be used, the one to send to cannot be one, or a file that TLS needs cannot be
+    /// read.
     pub async fn bind(config: ProxyConfig, executor: Arc<Executor<'static>>) -> Result<Self, StartError> {
-        check_addrs(&config)?;
-        let listener = listen(&config.inbound.addr).await?;
-        let local_addr =
-            listener.local_addr().map_err(|error| StartError::Listen { addr: config.inbound.addr.clone(), error })?;
-        if is_own_upstream(&config, local_addr) {
+        check(&config)?;
+        let inbound = &config.inbound;
+        let tls =
+            inbound.kind.is_tls().then(|| ServerTls::load(&inbound.tls, &[])).transpose().map_err(StartError::Tls)?;
+        let upstream = Upstream::new(&executor, &config)?;
+        let listener = Listener::bind(inbound).await?;
+        if is_own_upstream(&config, listener.addr()) {
             return Err(StartError::Loop { addr: config.outbound.addr });
         }
-        let upstream = Upstream::new(&executor, &config);
-        // An address is always a valid field value.
-        let default_host =
-            HeaderValue::from_str(&local_addr.to_string()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
+        let default_host = match listener.addr() {
+            // An address is always a valid field value.
+            ListenAddr::Tcp(addr) => HeaderValue::from_str(&addr.to_string()).ok(),
+            ListenAddr::Unix(_) => None,
+        };
+        let default_host = default_host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
         let handler = Arc::new(Handler::new(&config, upstream, default_host));
-        let server =
-            (config.inbound.kind == Kind::Teleport).then(|| Server::new(executor.clone(), config.server_options()));
-        Ok(Self { config, listener, local_addr, handler, server, executor })
+        let server = inbound.kind.is_link().then(|| {
+            let options = config.server_options();
+            let options = match &tls {
+                None => options,
+                Some(tls) => options.tls(TlsServer::new(tls.config.clone())).require_tls(true),
+            };
+            Server::new(executor.clone(), options)
+        });
+        Ok(Self { config, listener, tls, handler, server, executor })
     }
 
     /// Where it listens.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    pub fn local_addr(&self) -> &ListenAddr {
+        self.listener.addr()
     }
 
     /// Reads this proxy's figures, also while it runs.
     pub fn stats(&self) -> StatsReader {
         StatsReader { handler: self.handler.clone(), server: self.server.clone() }
+    }
+
+    /// Reads files again, also while it runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader { tls: self.tls.clone() }
     }
 
     /// Serves until `shutdown` ends; then stops listening, and gives requests in hand five seconds to end.
@@ -127,11 +152,11 @@ impl Proxy {
     ///
     /// The listener failed for good.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { config, listener, local_addr, handler, server, executor } = self;
-        info!("{}", start_line(&config, local_addr));
+        let Self { config, listener, tls, handler, server, executor } = self;
+        info!("{}", start_line(&config, listener.addr()));
         let result = match server {
             None => {
-                let http = HttpIn::new(listener, &config.inbound, handler.clone(), executor);
+                let http = HttpIn::new(listener, tls.as_ref(), &config.inbound, handler.clone(), executor);
                 http.run(shutdown, DRAIN_TIMEOUT).await;
                 Ok(())
             }
@@ -144,7 +169,7 @@ impl Proxy {
 
 async fn serve_links(
     server: Server,
-    listener: TcpListener,
+    listener: Listener,
     handler: Arc<Handler>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -175,6 +200,31 @@ async fn answer_on_link(handler: &Arc<Handler>, request: Request<Bytes>) -> Resp
     // A refusal may want to close a connection to an HTTP caller; the link goes on.
     response.headers_mut().remove(header::CONNECTION);
     response
+}
+
+/// Reads the files of a [`Proxy`] again.
+#[derive(Clone, Debug)]
+pub struct Reloader {
+    tls: Option<ServerTls>,
+}
+
+impl Reloader {
+    /// Reads the listener's certificates and keys again, for connections to come, and says in the log how that went.
+    /// If anything is wrong with them, all of the old ones stay in use. Returns whether nothing was wrong.
+    pub fn reload(&self) -> bool {
+        let Some(tls) = &self.tls else {
+            info!("there are no files to read again");
+            return true;
+        };
+        match tls.reload() {
+            Ok(()) => info!("the certificates were read again: new connections get the new ones"),
+            Err(why) => {
+                warn!("the certificates were not changed: {why}");
+                return false;
+            }
+        }
+        true
+    }
 }
 
 /// The figures of a [`Proxy`], at any time.
@@ -237,13 +287,17 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// An address is not `HOST:PORT`.
+    /// An address is none.
     Address {
         /// As configured.
         addr: String,
         /// Which one, for people.
         role: &'static str,
+        /// What would be one, for people.
+        wanted: &'static str,
     },
+    /// TLS cannot be spoken as told, in words.
+    Tls(String),
     /// It would send requests to itself, for ever.
     Loop {
         /// Where it would send them.
@@ -254,17 +308,19 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen { addr, error } if error.kind() == io::ErrorKind::AddrInUse => write!(
-                f,
-                "cannot listen on {addr}: the port is in use; stop what listens there, or choose another port"
-            ),
+            Self::Listen { addr, error } if error.kind() == io::ErrorKind::AddrInUse => {
+                let what = if addr.contains('/') { "the path" } else { "the port" };
+                write!(f, "cannot listen on {addr}: {what} is in use; stop what listens there, or choose another")
+            }
             Self::Listen { addr, error } if error.kind() == io::ErrorKind::PermissionDenied => {
-                write!(f, "cannot listen on {addr}: permission denied; ports below 1024 need privileges")
+                write!(
+                    f,
+                    "cannot listen on {addr}: permission denied; ports below 1024 need privileges, and a unix socket a directory to write to"
+                )
             }
             Self::Listen { addr, error } => write!(f, "cannot listen on {addr}: {error}"),
-            Self::Address { addr, role } => {
-                write!(f, "{role} {addr:?} is not HOST:PORT, such as 127.0.0.1:8043 or far.example:8043")
-            }
+            Self::Address { addr, role, wanted } => write!(f, "{role} {addr:?} is not {wanted}"),
+            Self::Tls(why) => f.write_str(why),
             Self::Loop { addr } => write!(
                 f,
                 "it would send requests to itself, at {addr}: give the address of the next hop with --out and what is spoken there with --out-type"
@@ -277,32 +333,34 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen { error, .. } => Some(error),
-            Self::Address { .. } | Self::Loop { .. } => None,
+            Self::Address { .. } | Self::Tls(_) | Self::Loop { .. } => None,
         }
     }
 }
 
-/// Listens on `HOST:PORT` or, as in Go, on `:PORT` for all addresses.
-async fn listen(addr: &str) -> Result<TcpListener, StartError> {
-    let full = match addr.strip_prefix(':') {
-        Some(port) => format!("{}:{port}", Ipv4Addr::UNSPECIFIED),
-        None => addr.to_owned(),
-    };
-    TcpListener::bind(full.as_str()).await.map_err(|error| StartError::Listen { addr: addr.to_owned(), error })
+/// Whether the addresses can be addresses at all.
+fn check(config: &ProxyConfig) -> Result<(), StartError> {
+    let wrong = |addr: &str, role, wanted| Err(StartError::Address { addr: addr.to_owned(), role, wanted });
+    let (inbound, out) = (&config.inbound, &config.outbound);
+    let listens_on = "the address to listen on (--in)";
+    if inbound.kind.is_unix() && inbound.addr.is_empty() {
+        return wrong(&inbound.addr, listens_on, A_PATH);
+    }
+    if !inbound.kind.is_unix() && split_port(&inbound.addr).is_none() {
+        return wrong(&inbound.addr, listens_on, HOST_PORT);
+    }
+    let sends_to = "the address to send to (--out)";
+    if out.kind.is_unix() {
+        return if out.addr.is_empty() { wrong(&out.addr, sends_to, A_PATH) } else { Ok(()) };
+    }
+    match split_port(&out.addr) {
+        Some((host, port)) if !host.is_empty() && port != 0 => Ok(()),
+        _ => wrong(&out.addr, sends_to, HOST_PORT),
+    }
 }
 
-/// Whether the addresses can be addresses at all.
-fn check_addrs(config: &ProxyConfig) -> Result<(), StartError> {
-    let wrong = |addr: &str, role| Err(StartError::Address { addr: addr.to_owned(), role });
-    let (inbound, out) = (&config.inbound.addr, &config.outbound.addr);
-    if split_port(inbound).is_none() {
-        return wrong(inbound, "the address to listen on (--in)");
-    }
-    match split_port(out) {
-        Some((host, port)) if !host.is_empty() && port != 0 => Ok(()),
-        _ => wrong(out, "the address to send to (--out)"),
-    }
-}
+const HOST_PORT: &str = "HOST:PORT, such as 127.0.0.1:8043 or far.example:8043";
+const A_PATH: &str = "the path of a unix socket, such as /run/httptp.sock";
 
 /// Host and port of `HOST:PORT`, where an IPv6 host stands in brackets.
 fn split_port(addr: &str) -> Option<(&str, u16)> {
@@ -314,7 +372,11 @@ fn split_port(addr: &str) -> Option<(&str, u16)> {
 }
 
 /// Whether requests would come in again where they go out. A loop over other hosts is not seen here.
-fn is_own_upstream(config: &ProxyConfig, local: SocketAddr) -> bool {
+fn is_own_upstream(config: &ProxyConfig, local: &ListenAddr) -> bool {
+    let local = match local {
+        ListenAddr::Tcp(addr) => addr,
+        ListenAddr::Unix(path) => return config.outbound.kind.is_unix() && *path == Path::new(&config.outbound.addr),
+    };
     let Some((host, port)) = split_port(&config.outbound.addr) else { return false };
     let ip = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(ip) => ip,
@@ -325,12 +387,12 @@ fn is_own_upstream(config: &ProxyConfig, local: SocketAddr) -> bool {
     config.inbound.kind == config.outbound.kind && port == local.port() && same_host
 }
 
-fn start_line(config: &ProxyConfig, local_addr: SocketAddr) -> String {
+fn start_line(config: &ProxyConfig, local_addr: &ListenAddr) -> String {
     let (inbound, out) = (&config.inbound, &config.outbound);
-    let sends = |kind, what, compression, delay: Duration| match kind {
-        Kind::Http => String::new(),
-        Kind::Teleport if delay.is_zero() => format!(" ({what} {})", name(compression)),
-        Kind::Teleport => format!(" ({what} {}, batched for {delay:?})", name(compression)),
+    let sends = |kind: Kind, what, compression, delay: Duration| match kind.is_link() {
+        false => String::new(),
+        true if delay.is_zero() => format!(" ({what} {})", name(compression)),
+        true => format!(" ({what} {}, batched for {delay:?})", name(compression)),
     };
     format!(
         "listening on {local_addr} for {}{}, sending to {} at {}{}",
@@ -365,7 +427,7 @@ mod tests {
         }
         let sending_to = |addr: &str| {
             let outbound = Outbound { addr: addr.to_owned(), ..Outbound::default() };
-            check_addrs(&ProxyConfig { outbound, ..ProxyConfig::default() })
+            check(&ProxyConfig { outbound, ..ProxyConfig::default() })
         };
         assert!(sending_to("h:1").is_ok());
         assert!(sending_to(":80").is_err());
@@ -377,7 +439,8 @@ mod tests {
         let own = |kind, out: &str, local: &str| {
             let inbound = Inbound { kind, ..Inbound::default() };
             let outbound = Outbound { addr: out.to_owned(), ..Outbound::default() };
-            is_own_upstream(&ProxyConfig { inbound, outbound, ..ProxyConfig::default() }, local.parse().unwrap())
+            let local = ListenAddr::Tcp(local.parse().unwrap());
+            is_own_upstream(&ProxyConfig { inbound, outbound, ..ProxyConfig::default() }, &local)
         };
         assert!(own(Kind::Teleport, "127.0.0.1:8043", "127.0.0.1:8043"));
         assert!(own(Kind::Teleport, "localhost:8043", "0.0.0.0:8043"));
@@ -389,9 +452,9 @@ mod tests {
     #[test]
     fn the_start_line_says_it_all() {
         let mut config = ProxyConfig::default();
-        let addr = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let addr = ListenAddr::Tcp(([127, 0, 0, 1], 8080).into());
         assert_eq!(
-            start_line(&config, addr),
+            start_line(&config, &addr),
             "listening on 127.0.0.1:8080 for http, sending to teleport at 127.0.0.1:8043 (requests compressed with flate)"
         );
         config.inbound.kind = Kind::Teleport;
@@ -399,7 +462,7 @@ mod tests {
         config.inbound.batch_delay = Duration::from_millis(2);
         config.outbound.kind = Kind::Http;
         assert_eq!(
-            start_line(&config, addr),
+            start_line(&config, &addr),
             "listening on 127.0.0.1:8080 for teleport (responses compressed with snappy, batched for 2ms), sending to http at 127.0.0.1:8043"
         );
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 use smol::{Async, Executor};
 use tracing::{Level, error};
@@ -65,6 +65,29 @@ fn catch_signals() -> io::Result<impl Future<Output = ()> + Send + 'static> {
         // An error could only mean that signals no longer come by this way; then it is time to end as well.
         let _ = receiver.read_with(|mut pipe| pipe.read(&mut [0])).await;
     })
+}
+
+/// SIGHUPs, from when it is made.
+pub(crate) struct Hangups(Async<UnixStream>);
+
+impl Hangups {
+    /// Catches SIGHUP, which would end the process otherwise.
+    pub(crate) fn catch() -> Result<Self, String> {
+        let catch = || {
+            let (receiver, sender) = UnixStream::pair()?;
+            pipe::register(SIGHUP, sender)?;
+            Async::new(receiver)
+        };
+        catch().map(Self).map_err(|error: io::Error| format!("cannot catch signals: {error}"))
+    }
+
+    /// Waits for the next one. Several that have come meanwhile are one.
+    pub(crate) async fn next(&self) {
+        if self.0.read_with(|mut pipe| pipe.read(&mut [0; 64])).await.is_err() {
+            // Signals no longer come by this way.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Logs to stderr, one line per thing, for people.

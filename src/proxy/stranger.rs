@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,9 +22,19 @@ pub(crate) struct Strangers {
 
 impl Strangers {
     /// A connection to an HTTP port ended with an error; `unread` is what of its bytes was not understood.
-    pub(crate) fn note_on_http(&self, peer: SocketAddr, unread: &[u8]) {
+    pub(crate) fn note_on_http(&self, peer: &PeerAddr, unread: &[u8]) {
         let Some(advice) = on_http(unread) else { return };
         self.warn(advice, format_args!("caller {peer}: {advice}"));
+    }
+
+    /// The TLS handshake of a connection to an HTTPS port has failed.
+    pub(crate) fn note_on_https(&self, peer: &PeerAddr, error: &io::Error) {
+        // Whoever only looks whether the port is open is no stranger.
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            debug!("caller {peer}: closed before TLS was there");
+            return;
+        }
+        self.warn(&error.to_string(), format_args!("caller {peer}: no TLS: {error}"));
     }
 
     /// A link to a teleport port is up.

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tracing::{debug, info, warn};
 
-use super::config::{Kind, ProxyConfig};
+use super::StartError;
+use super::config::ProxyConfig;
+use super::dial::Dialing;
 use super::error::UpstreamError;
 use super::http_out::Pool;
 use crate::driver::smol::Client;
@@ -32,19 +34,21 @@ enum Via {
 }
 
 impl Upstream {
-    pub(crate) fn new(executor: &Arc<smol::Executor<'static>>, config: &ProxyConfig) -> Self {
+    pub(crate) fn new(executor: &Arc<smol::Executor<'static>>, config: &ProxyConfig) -> Result<Self, StartError> {
         let out = &config.outbound;
-        let via = match out.kind {
-            Kind::Http => Via::Http(Pool::new(executor.clone(), out)),
-            Kind::Teleport => Via::Teleport(Client::new(executor.clone(), out.addr.clone(), config.client_options())),
+        let dialer = Dialing::new(out)?.to(&out.addr)?;
+        let via = if out.kind.is_link() {
+            Via::Teleport(dialer.client(executor.clone(), config.client_options()))
+        } else {
+            Via::Http(Pool::new(executor.clone(), dialer, out))
         };
-        Self {
+        Ok(Self {
             addr: out.addr.clone(),
             via,
             timeout: out.timeout,
             log_all_errors: config.log_all_errors,
             is_down: AtomicBool::new(false),
-        }
+        })
     }
 
     /// `HOST:PORT`, as configured.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod certs;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use httpteleport::proxy::{Inbound, Kind, Outbound, Proxy, ProxyConfig, ProxyStats, StartError, StatsReader};
+use httpteleport::proxy::{
+    Inbound, Kind, ListenAddr, Outbound, Proxy, ProxyConfig, ProxyStats, StartError, StatsReader,
+};
 use smol::Executor;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -35,7 +39,7 @@ pub fn http_proxy(upstream: SocketAddr) -> Running {
 
 /// A proxy that runs on threads of its own until dropped.
 pub struct Running {
-    addr: SocketAddr,
+    addr: ListenAddr,
     stats: StatsReader,
     stop: Option<smol::channel::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -49,7 +53,7 @@ impl Running {
     pub fn try_start(config: ProxyConfig) -> Result<Self, StartError> {
         let executor = Arc::new(Executor::new());
         let proxy = smol::block_on(Proxy::bind(config, executor.clone()))?;
-        let (addr, stats) = (proxy.local_addr(), proxy.stats());
+        let (addr, stats) = (proxy.local_addr().clone(), proxy.stats());
         let (stop, stopped) = smol::channel::bounded::<()>(1);
         let thread = thread::spawn(move || {
             let until_stopped = async move {
@@ -68,7 +72,11 @@ impl Running {
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.addr.tcp().expect("a TCP listener")
+    }
+
+    pub fn listen_addr(&self) -> &ListenAddr {
+        &self.addr
     }
 
     pub fn stats(&self) -> ProxyStats {

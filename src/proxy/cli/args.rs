@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::args_tls::{InTlsArgs, OutTlsArgs};
 use super::duration;
 use crate::proto::Compression;
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
@@ -35,9 +36,9 @@ Examples:
       httptp --out far.example:8043 --out-compress snappy
 
 The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
-Not here yet (they say so and exit with 2): https, unix and teleports, several --out addresses,
--reusePort, -clientIPHeader, -inAllowIP, -expvarAddr, -inTLS..., -autocert...
-The link is not encrypted yet: run it inside a network that you trust.";
+Not here yet (they say so and exit with 2): several --out addresses, -clientIPHeader, -inAllowIP,
+-expvarAddr, -inTLSSessionTicketKey, -autocert...
+A link of type teleport is not encrypted: between networks that you do not trust use teleports.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
 ///
@@ -65,15 +66,11 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct ProxyArgs {
-    /// HOST:PORT to listen on; `:PORT` is every IPv4 address
-    #[arg(
-        long = "in",
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:8080",
-        help_heading = "Where requests come in"
-    )]
+    /// HOST:PORT to listen on, `:PORT` is every IPv4 address; for unix the path of the socket
+    #[arg(long = "in", value_name = "ADDR", default_value = "127.0.0.1:8080", help_heading = "Where requests come in")]
     inbound: String,
-    /// What is spoken there: http with callers, teleport with a near proxy
+    /// What is spoken there: http, https or unix (HTTP over a unix socket) with callers; teleport or teleports (inside
+    /// TLS) with a near proxy
     #[arg(long, value_name = "TYPE", default_value = "http", help_heading = "Where requests come in")]
     in_type: Type,
     /// Teleport: how responses are compressed
@@ -92,11 +89,16 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "Where requests come in")]
     in_get_only: bool,
+    /// Let several processes listen on the same port (SO_REUSEPORT); the system spreads connections over them
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+        hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "Where requests come in")]
+    reuse_port: bool,
 
-    /// HOST:PORT to send requests to
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8043", help_heading = "Where requests go")]
+    /// HOST:PORT to send requests to; for unix the path of the socket
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8043", help_heading = "Where requests go")]
     out: String,
-    /// What is spoken there: teleport with a far proxy, http with the origin
+    /// What is spoken there: teleport or teleports (inside TLS) with a far proxy; http, https or unix (HTTP over a unix
+    /// socket) with the origin
     #[arg(long, value_name = "TYPE", default_value = "teleport", help_heading = "Where requests go")]
     out_type: Type,
     /// Teleport: how requests are compressed
@@ -118,6 +120,11 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to::<1024>, help_heading = "Where requests go")]
     out_conns_per_addr: usize,
 
+    #[command(flatten)]
+    in_tls: InTlsArgs,
+    #[command(flatten)]
+    out_tls: OutTlsArgs,
+
     /// Most requests at once; above it the answer is 429
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
     concurrency: usize,
@@ -136,10 +143,6 @@ pub(super) struct Later {
     #[arg(long, hide = true)]
     in_allow_ip: Option<String>,
     #[arg(long, hide = true)]
-    in_tls_cert: Option<String>,
-    #[arg(long, hide = true)]
-    in_tls_key: Option<String>,
-    #[arg(long, hide = true)]
     in_tls_session_ticket_key: Option<String>,
     #[arg(long, hide = true)]
     autocert_cache_dir: Option<String>,
@@ -149,8 +152,6 @@ pub(super) struct Later {
     client_ip_header: Option<String>,
     #[arg(long, hide = true)]
     expvar_addr: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool)]
-    reuse_port: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -199,12 +200,9 @@ impl From<DemoArgs> for demo::Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Type {
     Http,
-    Teleport,
-    #[value(hide = true)]
     Https,
-    #[value(hide = true)]
     Unix,
-    #[value(hide = true)]
+    Teleport,
     Teleports,
 }
 
@@ -238,7 +236,7 @@ impl ProxyArgs {
         if self.out.contains(',') {
             return Err(later("several addresses in --out", "give one"));
         }
-        let in_kind = self.in_type.kind("--in-type")?;
+        let in_kind = Kind::from(self.in_type);
         Ok(ProxyConfig {
             inbound: Inbound {
                 kind: in_kind,
@@ -248,10 +246,12 @@ impl ProxyArgs {
                 max_head_bytes: self.in_max_header_size,
                 max_body_bytes: self.in_max_body_size.unwrap_or(Inbound::max_body_bytes_of(in_kind)),
                 get_only: self.in_get_only,
+                reuse_port: self.reuse_port,
+                tls: self.in_tls.tls(),
                 ..Inbound::default()
             },
             outbound: Outbound {
-                kind: self.out_type.kind("--out-type")?,
+                kind: self.out_type.into(),
                 addr: self.out,
                 compression: self.out_compress.into(),
                 batch_delay: self.out_delay,
@@ -259,6 +259,7 @@ impl ProxyArgs {
                 max_body_bytes: self.out_max_body_size,
                 timeout: (!self.out_timeout.is_zero()).then_some(self.out_timeout),
                 links: self.out_conns_per_addr,
+                tls: self.out_tls.tls(),
                 ..Outbound::default()
             },
             concurrency: self.concurrency,
@@ -267,16 +268,15 @@ impl ProxyArgs {
     }
 }
 
-impl Type {
-    fn kind(self, flag: &str) -> Result<Kind, String> {
-        let (name, instead) = match self {
-            Self::Http => return Ok(Kind::Http),
-            Self::Teleport => return Ok(Kind::Teleport),
-            Self::Https => ("https", "use http"),
-            Self::Unix => ("unix", "use http over TCP"),
-            Self::Teleports => ("teleports", "use teleport inside a network that you trust"),
-        };
-        Err(later(&format!("{flag} {name}"), instead))
+impl From<Type> for Kind {
+    fn from(kind: Type) -> Self {
+        match kind {
+            Type::Http => Self::Http,
+            Type::Https => Self::Https,
+            Type::Unix => Self::Unix,
+            Type::Teleport => Self::Teleport,
+            Type::Teleports => Self::Teleports,
+        }
     }
 }
 
@@ -288,11 +288,9 @@ impl Later {
         // Each with the values that ask for nothing: the original's default.
         let flags = [
             ("--in-allow-ip", &self.in_allow_ip, "", "filter callers in a firewall"),
-            ("--in-tls-cert", &self.in_tls_cert, "", "this version listens without TLS"),
-            ("--in-tls-key", &self.in_tls_key, "", "this version listens without TLS"),
-            ("--in-tls-session-ticket-key", &self.in_tls_session_ticket_key, "", "this version listens without TLS"),
-            ("--autocert-cache-dir", &self.autocert_cache_dir, "autocert-cache", "this version listens without TLS"),
-            ("--autocert-host-regexp", &self.autocert_host_regexp, "^.*$", "this version listens without TLS"),
+            ("--in-tls-session-ticket-key", &self.in_tls_session_ticket_key, "", "leave it out"),
+            ("--autocert-cache-dir", &self.autocert_cache_dir, "autocert-cache", "give --in-tls-cert and --in-tls-key"),
+            ("--autocert-host-regexp", &self.autocert_host_regexp, "^.*$", "give --in-tls-cert and --in-tls-key"),
             ("--client-ip-header", &self.client_ip_header, "", "leave it out"),
             ("--expvar-addr", &self.expvar_addr, "localhost:8040", "this version exports no metrics"),
         ];
@@ -301,10 +299,7 @@ impl Later {
                 return Err(later(flag, instead));
             }
         }
-        match self.reuse_port {
-            Some(true) => Err(later("--reuse-port", "leave it out")),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -313,7 +308,7 @@ fn later(what: &str, instead: &str) -> String {
 }
 
 /// The spellings that Go takes.
-fn go_bool(text: &str) -> Result<bool, String> {
+pub(super) fn go_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

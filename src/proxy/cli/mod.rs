@@ -1,6 +1,7 @@
 //! The program `httptp`: arguments in, exit code out.
 
 mod args;
+mod args_tls;
 mod duration;
 mod spelling;
 
@@ -14,7 +15,7 @@ use tracing::{Level, info};
 
 use args::{Cli, Command};
 
-use super::{Proxy, ProxyConfig, check_addrs, demo, process};
+use super::{Proxy, ProxyConfig, check, demo, process};
 
 /// Something on the command line cannot be done.
 const USAGE: u8 = 2;
@@ -64,7 +65,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Option<Command>, P
     cli.later.check().map_err(Stop::Line)?;
     let threads = cli.proxy.threads;
     let config = cli.proxy.config().map_err(Stop::Line)?;
-    check_addrs(&config).map_err(|error| Stop::Line(error.to_string()))?;
+    check(&config).map_err(|error| Stop::Line(error.to_string()))?;
     Ok((cli.command, config, threads))
 }
 
@@ -74,11 +75,20 @@ fn serve(config: ProxyConfig, threads: Option<usize>, is_bare: bool) -> Result<E
         info!("no flags given: this is a near proxy with the defaults; --help tells more, and `httptp demo` shows it");
     }
     let signal = process::until_signal()?;
+    let hangups = process::Hangups::catch()?;
     let executor = Arc::new(Executor::new());
     let main = {
         let executor = executor.clone();
         async move {
-            let proxy = Proxy::bind(config, executor).await.map_err(|error| error.to_string())?;
+            let proxy = Proxy::bind(config, executor.clone()).await.map_err(|error| error.to_string())?;
+            let reloader = proxy.reloader();
+            let reload = async move {
+                loop {
+                    hangups.next().await;
+                    reloader.reload();
+                }
+            };
+            executor.spawn(reload).detach();
             let shutdown = async {
                 signal.await;
                 info!("stopping: requests in hand may end; a second signal exits at once");

@@ -56,22 +56,12 @@ fn the_originals_command_line_with_every_flag() {
 #[test]
 fn what_comes_later_says_so_in_one_line() {
     for line in [
-        "-inType=https",
-        "-inType=unix",
-        "-inType=teleports",
-        "-outType=https",
-        "-outType=unix",
-        "-outType=teleports",
         "-inAllowIP=10.0.0.1",
-        "-inTLSCert=a.pem",
-        "-inTLSKey=a.key",
         "-inTLSSessionTicketKey=x",
         "-autocertCacheDir=/tmp/x",
         "-autocertHostRegexp=^a$",
         "-clientIPHeader=X-Forwarded-For",
         "-expvarAddr=:9000",
-        "-reusePort",
-        "-reusePort=true",
         "-out=a:1,b:2",
     ] {
         let error = parse_line(line).unwrap_err();

@@ -228,7 +228,10 @@ impl World {
             ..ProxyConfig::default()
         };
         let near = Proxy::bind(near, executor.clone()).await.map_err(|error| error.to_string())?;
-        let (near_addr, far_addr, stats) = (near.local_addr(), far.local_addr(), near.stats());
+        let (Some(near_addr), Some(far_addr)) = (near.local_addr().tcp(), far.local_addr().tcp()) else {
+            return Err("the proxies have no addresses".to_owned());
+        };
+        let stats = near.stats();
         let proxies = [near, far].map(|proxy| {
             let (stop, stopped) = smol::channel::bounded::<()>(1);
             let serving = async move {

@@ -1,0 +1,75 @@
+//! Flags of TLS, on both sides.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use super::args::go_bool;
+use crate::proxy::{InboundTls, OutboundTls};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS where requests come in (https, teleports)")]
+pub(super) struct InTlsArgs {
+    /// PEM files with certificates, each followed by those between it and its authority; the client's name for the
+    /// server (SNI) picks, the first is the default; read again at SIGHUP
+    #[arg(long, value_name = "FILES")]
+    in_tls_cert: Option<String>,
+    /// PEM files with their private keys, in the same order
+    #[arg(long, value_name = "FILES")]
+    in_tls_key: Option<String>,
+    /// Take only clients with a certificate by an authority in this PEM file
+    #[arg(long, value_name = "FILE")]
+    in_tls_client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS where requests go (https, teleports)")]
+pub(super) struct OutTlsArgs {
+    /// Believe the authorities in this PEM file and no others; without it those of the system
+    #[arg(long, value_name = "FILE")]
+    out_tls_ca: Option<PathBuf>,
+    /// The name that the server's certificate must be for; without it the host in --out
+    #[arg(long, value_name = "NAME")]
+    out_tls_server_name: Option<String>,
+    /// PEM file with the certificate to show to servers that ask for one
+    #[arg(long, value_name = "FILE")]
+    out_tls_cert: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(long, value_name = "FILE")]
+    out_tls_key: Option<PathBuf>,
+    /// DANGEROUS: believe any certificate; whoever is on the way can read and change everything
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+        hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool)]
+    out_tls_insecure: bool,
+}
+
+impl InTlsArgs {
+    pub(super) fn tls(self) -> InboundTls {
+        InboundTls {
+            certs: list(self.in_tls_cert),
+            keys: list(self.in_tls_key),
+            client_ca: given(self.in_tls_client_ca),
+        }
+    }
+}
+
+impl OutTlsArgs {
+    pub(super) fn tls(self) -> OutboundTls {
+        OutboundTls {
+            ca: given(self.out_tls_ca),
+            server_name: self.out_tls_server_name.filter(|name| !name.is_empty()),
+            cert: given(self.out_tls_cert),
+            key: given(self.out_tls_key),
+            insecure: self.out_tls_insecure,
+        }
+    }
+}
+
+/// An empty value is none: the original's default.
+fn given(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+fn list(files: Option<String>) -> Vec<PathBuf> {
+    files.iter().flat_map(|files| files.split(',')).filter(|file| !file.is_empty()).map(PathBuf::from).collect()
+}

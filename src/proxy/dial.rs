@@ -1,0 +1,108 @@
+//! The way to an upstream: TCP or a unix socket, and TLS for `https` and `teleports`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_rustls::{TlsConnector, TlsStream};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use smol::Executor;
+use smol::net::TcpStream;
+use smol::net::unix::UnixStream;
+
+use super::StartError;
+use super::config::{Kind, Outbound};
+use super::stream::{Socket, Stream};
+use super::tls::ClientTls;
+use crate::driver::ClientOptions;
+use crate::driver::smol::Client;
+use crate::driver::tls::TlsClient;
+
+/// What all ways to the upstreams of one proxy have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialing {
+    kind: Kind,
+    tls: Option<ClientTls>,
+}
+
+impl Dialing {
+    /// Reads the files that TLS needs, if it is spoken.
+    pub(crate) fn new(out: &Outbound) -> Result<Self, StartError> {
+        // An original far proxy knows of no protocols inside TLS.
+        let protocols: &[&[u8]] = if out.kind == Kind::Https { &[b"http/1.1"] } else { &[] };
+        let tls = out.kind.is_tls().then(|| ClientTls::load(&out.tls, protocols)).transpose();
+        Ok(Self { kind: out.kind, tls: tls.map_err(StartError::Tls)? })
+    }
+
+    /// The way to this address: `HOST:PORT`, or a path for [`Kind::Unix`].
+    pub(crate) fn to(&self, addr: &str) -> Result<Dialer, StartError> {
+        let tls = match &self.tls {
+            None => None,
+            Some(tls) => {
+                let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
+                let name = tls.server_name.as_deref().unwrap_or(host);
+                let name = ServerName::try_from(name.to_owned()).map_err(|_| {
+                    StartError::Tls(format!(
+                        "{name:?} in --out is no name that a certificate could be for: name one with --out-tls-server-name"
+                    ))
+                })?;
+                Some((tls.config.clone(), name))
+            }
+        };
+        Ok(Dialer { kind: self.kind, addr: addr.into(), ip: None, tls })
+    }
+}
+
+/// The way to one upstream. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    kind: Kind,
+    addr: Arc<str>,
+    /// Where the address was found to be, if somebody has looked.
+    ip: Option<SocketAddr>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+impl Dialer {
+    /// The way to the same upstream, at this one of the addresses that its name has.
+    #[expect(dead_code, reason = "names are resolved at each connect so far")]
+    pub(crate) fn at(&self, ip: SocketAddr) -> Self {
+        Self { ip: Some(ip), ..self.clone() }
+    }
+
+    /// A connection to speak HTTP on.
+    pub(crate) async fn connect(&self) -> io::Result<Stream> {
+        let socket = self.socket().await?;
+        match &self.tls {
+            None => Ok(Stream::Plain(socket)),
+            Some((config, name)) => {
+                let connector = TlsConnector::from(config.clone());
+                let stream = connector.connect(name.clone(), socket).await?;
+                Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
+            }
+        }
+    }
+
+    /// A client that speaks teleport. Its links agree on TLS in their hellos.
+    pub(crate) fn client(&self, executor: Arc<Executor<'static>>, options: ClientOptions) -> Client {
+        let options = match &self.tls {
+            None => options,
+            Some((config, name)) => options.tls(TlsClient::with_name(config.clone(), name.clone())),
+        };
+        let dialer = self.clone();
+        let dial = move || {
+            let dialer = dialer.clone();
+            async move { dialer.socket().await }
+        };
+        Client::with_dial(executor, &*self.addr, dial, options)
+    }
+
+    async fn socket(&self) -> io::Result<Socket> {
+        match (self.kind, self.ip) {
+            (Kind::Unix, _) => Ok(UnixStream::connect(&*self.addr).await?.into()),
+            (_, Some(ip)) => Ok(TcpStream::connect(ip).await?.into()),
+            (_, None) => Ok(TcpStream::connect(&*self.addr).await?.into()),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! TLS to where requests go.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use super::{OutboundTls, files, provider};
+
+/// TLS to where requests go, the same for all addresses.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientTls {
+    /// Stands for the host of the address.
+    pub(crate) server_name: Option<String>,
+    pub(crate) config: Arc<ClientConfig>,
+}
+
+impl ClientTls {
+    /// Reads all files. `protocols` is what can be spoken inside (ALPN).
+    pub(crate) fn load(files: &OutboundTls, protocols: &[&[u8]]) -> Result<Self, String> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let builder = if files.insecure {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous(provider())))
+        } else {
+            builder.with_root_certificates(roots(files)?)
+        };
+        let mut config = match (&files.cert, &files.key) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(cert), Some(key)) => {
+                let key = files::certified_key((cert, "--out-tls-cert"), (key, "--out-tls-key"))?;
+                builder.with_client_cert_resolver(Arc::new(Own(Arc::new(key))))
+            }
+            _ => return Err("--out-tls-cert and --out-tls-key go together: give both, or neither".to_owned()),
+        };
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        config.resumption = Resumption::in_memory_sessions(1024);
+        if let Some(name) = &files.server_name {
+            ServerName::try_from(name.as_str())
+                .map_err(|_| format!("--out-tls-server-name {name:?} is neither a name nor an IP address"))?;
+        }
+        Ok(Self { server_name: files.server_name.clone(), config: Arc::new(config) })
+    }
+}
+
+fn roots(files: &OutboundTls) -> Result<Arc<RootCertStore>, String> {
+    if let Some(path) = &files.ca {
+        return files::authorities(path, "--out-tls-ca");
+    }
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable > 0 {
+        return Ok(Arc::new(roots));
+    }
+    let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+    Err(format!(
+        "the system knows no certificate authorities{why}: install its package of them (ca-certificates), or name a PEM file with --out-tls-ca"
+    ))
+}
+
+/// The one certificate that there is to show.
+#[derive(Debug)]
+struct Own(Arc<rustls::sign::CertifiedKey>);
+
+impl ResolvesClientCert for Own {
+    fn resolve(&self, _authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        self.0.key.choose_scheme(schemes).map(|_| self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Believes every certificate.
+struct Credulous(Arc<CryptoProvider>);
+
+impl fmt::Debug for Credulous {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credulous")
+    }
+}
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

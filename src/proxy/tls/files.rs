@@ -1,0 +1,71 @@
+//! Certificates and keys from PEM files, with errors that tell which file and which flag.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore};
+
+use super::provider;
+
+/// The certificates of a PEM file, at least one.
+pub(super) fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display();
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| unreadable(path, flag, "certificate", &error))?;
+    if certificates.is_empty() {
+        return Err(format!(
+            "{flag} {shown}: there is no certificate in this file; it must be PEM, -----BEGIN CERTIFICATE-----"
+        ));
+    }
+    Ok(certificates)
+}
+
+/// The private key of a PEM file.
+fn private_key(path: &Path, flag: &str) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
+        pem::Error::NoItemsFound => format!(
+            "{flag} {}: there is no private key in this file; it must be PEM, -----BEGIN PRIVATE KEY-----, and not encrypted",
+            path.display()
+        ),
+        error => unreadable(path, flag, "private key", &error),
+    })
+}
+
+/// A certificate with its key, which must belong together.
+pub(super) fn certified_key(
+    (cert, cert_flag): (&Path, &str),
+    (key, key_flag): (&Path, &str),
+) -> Result<CertifiedKey, String> {
+    let chain = certificates(cert, cert_flag)?;
+    let private = private_key(key, key_flag)?;
+    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => format!(
+            "{key_flag} {} is not the key of {cert_flag} {}: give each certificate its own key, both lists in the same order",
+            key.display(),
+            cert.display()
+        ),
+        error => format!("{cert_flag} {} with {key_flag} {}: {error}", cert.display(), key.display()),
+    })
+}
+
+/// The authorities of a PEM file.
+pub(super) fn authorities(path: &Path, flag: &str) -> Result<Arc<RootCertStore>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, flag)? {
+        roots
+            .add(certificate)
+            .map_err(|error| format!("{flag} {}: a certificate cannot be used: {error}", path.display()))?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn unreadable(path: &Path, flag: &str, what: &str, error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => format!("cannot read the {what} file {} ({flag}): {error}", path.display()),
+        error => format!("{flag} {}: this is no PEM file with a {what}: {error}", path.display()),
+    }
+}

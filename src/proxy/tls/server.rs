@@ -1,0 +1,108 @@
+//! TLS of a listener.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::client::verify_server_name;
+use rustls::pki_types::ServerName;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SignatureScheme};
+
+use super::{InboundTls, files, provider};
+
+/// TLS of a listener, of which the certificates can be read again.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerTls {
+    files: Arc<InboundTls>,
+    certificates: Arc<Certificates>,
+    pub(crate) config: Arc<ServerConfig>,
+}
+
+impl ServerTls {
+    /// Reads all files. `protocols` is what can be spoken inside (ALPN), the preferred one first.
+    pub(crate) fn load(files: &InboundTls, protocols: &[&[u8]]) -> Result<Self, String> {
+        let certificates = Arc::new(Certificates(RwLock::new(read(files)?)));
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let builder = match &files.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let roots = files::authorities(path, "--in-tls-client-ca")?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+                    .build()
+                    .map_err(|error| format!("--in-tls-client-ca {}: {error}", path.display()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_cert_resolver(certificates.clone());
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Ok(Self { files: Arc::new(files.clone()), certificates, config: Arc::new(config) })
+    }
+
+    /// Reads certificates and keys again, for connections to come. If anything is wrong with them, the old ones stay.
+    pub(crate) fn reload(&self) -> Result<(), String> {
+        let fresh = read(&self.files)?;
+        *self.certificates.0.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+}
+
+/// The certificates, the default first.
+type Chain = Arc<[Arc<CertifiedKey>]>;
+
+fn read(files: &InboundTls) -> Result<Chain, String> {
+    let InboundTls { certs, keys, .. } = files;
+    if certs.len() != keys.len() {
+        return Err(format!(
+            "--in-tls-cert lists {} and --in-tls-key {}: each certificate needs its key, both lists in the same order",
+            count(certs.len(), "file"),
+            count(keys.len(), "file")
+        ));
+    }
+    if certs.is_empty() {
+        return Err("TLS needs a certificate: give --in-tls-cert and --in-tls-key".to_owned());
+    }
+    let read = |(cert, key): (&std::path::PathBuf, &std::path::PathBuf)| {
+        let key = files::certified_key((Path::new(cert), "--in-tls-cert"), (Path::new(key), "--in-tls-key"))?;
+        Ok(Arc::new(key))
+    };
+    certs.iter().zip(keys).map(read).collect()
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// Chooses a certificate by the name that the client asks for.
+struct Certificates(RwLock<Chain>);
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificates")
+    }
+}
+
+impl Certificates {
+    /// The first that is for this name, of those with a key that the client can check; else the first of those.
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let usable = || all.iter().filter(|key| key.key.choose_scheme(schemes).is_some());
+        let name = name.and_then(|name| ServerName::try_from(name).ok());
+        let named = name.and_then(|name| usable().find(|key| is_for(key, &name)));
+        named.or_else(|| usable().next()).cloned()
+    }
+}
+
+fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let parsed = key.cert.first().and_then(|certificate| ParsedCertificate::try_from(certificate).ok());
+    parsed.is_some_and(|parsed| verify_server_name(&parsed, name).is_ok())
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.choose(hello.server_name(), hello.signature_schemes())
+    }
+}
