@@ -3,6 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use http::HeaderName;
+use ipnet::IpNet;
+
+use super::access::Forwarded;
 use super::tls::{InboundTls, OutboundTls};
 use crate::driver::{ClientOptions, ServerOptions};
 use crate::proto::{Compression, Config, Limits};
@@ -105,6 +109,20 @@ pub struct Inbound {
     pub reuse_port: bool,
     /// TLS, for the kinds that speak it.
     pub tls: InboundTls,
+    /// The networks that may connect; of everybody else connections are closed at once. It is the other end of the
+    /// connection that counts, also with [`proxy_protocol`](Self::proxy_protocol). Not for unix sockets, where files
+    /// have permissions. Default none, which is everybody.
+    pub allow_ip: Vec<IpNet>,
+    /// Most connections at once; above it further ones are closed at once. Default 0: any number.
+    pub max_conns: usize,
+    /// Each connection begins with a header of the PROXY protocol, version 2, that tells who it comes from; one that
+    /// does not is closed. Default off.
+    pub proxy_protocol: bool,
+    /// HTTP: the field that tells upstream the address of the caller. What the caller has written there goes. Default
+    /// none.
+    pub client_ip_header: Option<HeaderName>,
+    /// HTTP: the list that the address of the caller is appended to. Default off.
+    pub forwarded: Forwarded,
 }
 
 impl Inbound {
@@ -132,6 +150,11 @@ impl Default for Inbound {
             get_only: false,
             reuse_port: false,
             tls: InboundTls::default(),
+            allow_ip: Vec::new(),
+            max_conns: 0,
+            proxy_protocol: false,
+            client_ip_header: None,
+            forwarded: Forwarded::Off,
         }
     }
 }
@@ -215,6 +238,8 @@ impl ProxyConfig {
             .limits(self.link_limits(inbound.max_head_bytes, pending))
             .write_timeout(LINK_WRITE_TIMEOUT)
             .concurrency(self.concurrency)
+            // The listener counts connections, of whatever kind.
+            .links(usize::MAX)
     }
 
     /// One `Limits` serves both directions of a link: the larger body counts, and the handler checks each direction's

@@ -1,43 +1,50 @@
-//! The HTTP listener: hyper's server on each connection, and an orderly end.
+//! The HTTP listener: hyper's server on each connection, HTTP/1 or inside TLS also HTTP/2, and an orderly end.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_rustls::{TlsAcceptor, TlsStream};
-use hyper::server::conn::http1::Builder;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Executor, Timer};
 use smol_hyper::rt::FuturesIo;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use super::access::Introduction;
 use super::activity::{Activity, Busy, Patience};
 use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
-use super::handler::Handler;
-use super::listen::Listener;
+use super::handler::{Handler, Slot};
+use super::listen::{self, Listener};
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
 use super::tls::ServerTls;
 use crate::driver::PeerAddr;
 
-/// The pause after a failed accept, which mostly means that there are no more file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a closed connection is read on, so that the last answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
+/// HTTP/2: most requests at once on one connection.
+const MAX_STREAMS: u32 = 250;
+/// HTTP/2: how much of request bodies may be on its way to this side, for one request and for all of a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// An HTTP listener.
 pub(crate) struct HttpIn {
@@ -49,8 +56,10 @@ pub(crate) struct HttpIn {
 /// What all connections share.
 struct Shared {
     tls: Option<TlsAcceptor>,
-    http: Builder,
+    http1: http1::Builder,
+    http2: http2::Builder<Tasks>,
     idle_timeout: Duration,
+    introduction: Introduction,
     handler: Arc<Handler>,
     strangers: Strangers,
 }
@@ -74,15 +83,24 @@ impl HttpIn {
         handler: Arc<Handler>,
         executor: Arc<Executor<'static>>,
     ) -> Self {
-        let mut http = Builder::new();
-        http.half_close(true)
+        let mut http1 = http1::Builder::new();
+        http1
+            .half_close(true)
             .max_buf_size(config.max_head_bytes.max(MIN_BUFFER))
             .max_header_size(config.max_head_bytes)
             .max_headers(MAX_HEADER_COUNT);
+        let mut http2 = http2::Builder::new(Tasks(Arc::downgrade(&executor)));
+        http2
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX));
         let shared = Shared {
             tls: tls.map(|tls| TlsAcceptor::from(tls.config.clone())),
-            http,
+            http1,
+            http2,
             idle_timeout: config.idle_timeout,
+            introduction: Introduction::new(config),
             handler,
             strangers: Strangers::default(),
         };
@@ -113,22 +131,26 @@ impl HttpIn {
     async fn accept(&self, signals: &Signals) {
         loop {
             match self.listener.accept().await {
-                Ok((socket, peer)) => {
+                Ok(arrival) => {
                     let (shared, signals) = (self.connection.clone(), signals.clone());
                     shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
                     let run = async move {
-                        if let Some(stream) = shared.open(socket, &peer, &signals).await {
+                        let stopped = async {
+                            // Nobody has asked for anything yet.
+                            let _ = signals.finish.recv().await;
+                            None
+                        };
+                        let open = async {
+                            let (socket, peer) = arrival.open().await?;
+                            Some((shared.secure(socket, &peer).await?, peer))
+                        };
+                        if let Some((stream, peer)) = open.or(stopped).await {
                             shared.serve(stream, peer, signals).await;
                         }
                     };
                     self.executor.spawn(run).detach();
                 }
-                // The peer gave up before it was accepted.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    warn!("cannot accept a connection: {error} (out of file descriptors? see ulimit -n)");
-                    Timer::after(ACCEPT_PAUSE).await;
-                }
+                Err(error) => listen::pause(&error).await,
             }
         }
     }
@@ -136,19 +158,14 @@ impl HttpIn {
 
 impl Shared {
     /// What HTTP is spoken on: the connection itself, or TLS on it.
-    async fn open(&self, socket: Socket, peer: &PeerAddr, signals: &Signals) -> Option<Stream> {
+    async fn secure(&self, socket: Socket, peer: &PeerAddr) -> Option<Stream> {
         let Some(acceptor) = &self.tls else { return Some(Stream::Plain(socket)) };
-        let stopped = async {
-            // Nobody has asked for anything yet.
-            let _ = signals.finish.recv().await;
-            None
-        };
         let limit = async {
             Timer::after(HANDSHAKE_TIMEOUT.min(self.idle_timeout)).await;
-            Some(Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come in time")))
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))
         };
-        let handshake = async { Some(acceptor.accept(socket).await) };
-        match handshake.or(limit).or(stopped).await? {
+        let handshake = async { acceptor.accept(socket).await };
+        match handshake.or(limit).await {
             Ok(stream) => Some(Stream::Tls(Box::new(TlsStream::Server(stream)))),
             Err(error) => {
                 self.strangers.note_on_https(peer, &error);
@@ -157,26 +174,108 @@ impl Shared {
         }
     }
 
-    async fn serve(&self, stream: Stream, peer: PeerAddr, signals: Signals) {
+    async fn serve(self: Arc<Self>, stream: Stream, peer: PeerAddr, signals: Signals) {
+        let is_http2 = stream.protocol() == Some(b"h2");
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
-        let service = service_fn(|request| async {
-            let busy = Busy::begin(&activity);
-            let (response, slot) = self.handler.handle(request).await;
-            Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
-        });
-        let mut connection = self.http.serve_connection(FuturesIo::new(Counted::new(stream, counts.clone())), service);
-        let mut finish = pin!(signals.finish.recv());
-        let mut abort = pin!(signals.abort.recv());
+        let io = FuturesIo::new(Counted::new(stream, counts.clone()));
+        let service = {
+            let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
+            service_fn(move |request| {
+                let (shared, busy) = (shared.clone(), Busy::begin(&activity));
+                let request = shared.introduce(request, &peer);
+                async move { Ok::<_, Infallible>(shared.answer(request, busy).await) }
+            })
+        };
+        let watch = Watch { signals, idle_timeout: self.idle_timeout, activity, counts };
+        if is_http2 {
+            let connection = pin!(self.http2.serve_connection(io, service));
+            let finish = http2::Connection::graceful_shutdown;
+            if let End::Over(Err(error)) = watch.run(connection, finish).await {
+                debug!("caller {peer}: {error}");
+            }
+            return;
+        }
+        let mut connection = self.http1.serve_connection(io, service);
+        let finish = http1::Connection::graceful_shutdown;
+        if let End::Over(result) = watch.run(Pin::new(&mut connection), finish).await {
+            let parts = connection.into_parts();
+            if let Err(error) = result {
+                debug!("caller {peer}: {error}");
+                self.strangers.note_on_http(&peer, &parts.read_buf);
+            }
+            linger(parts.io.into_inner().into_inner()).await;
+        }
+    }
+
+    /// Has the request say who sent it, and say in HTTP/1's way what HTTP/2 says in its own.
+    fn introduce(&self, mut request: Request<Incoming>, peer: &PeerAddr) -> Request<Incoming> {
+        if request.version() == Version::HTTP_2 {
+            join_cookies(request.headers_mut());
+        }
+        self.introduction.add_to(request.headers_mut(), peer);
+        request
+    }
+
+    async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Reply<(Option<Slot>, Busy)>> {
+        let (response, slot) = self.handler.handle(request).await;
+        Reply::to_http(response, (slot, busy.answered()))
+    }
+}
+
+/// HTTP/2 may send a cookie field in pieces (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // Values that were valid, joined, are valid.
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Runs what HTTP/2 does beside the connection. Those tasks must not hold the executor that holds them.
+#[derive(Clone)]
+struct Tasks(Weak<Executor<'static>>);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        if let Some(executor) = self.0.upgrade() {
+            executor.spawn(task).detach();
+        }
+    }
+}
+
+/// What a connection is ended by, besides its peer.
+struct Watch {
+    signals: Signals,
+    idle_timeout: Duration,
+    activity: Arc<Activity>,
+    counts: Arc<Counts>,
+}
+
+impl Watch {
+    /// Carries a connection to its end. `finish` has it end after what is in hand.
+    async fn run<C>(self, mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>)) -> End
+    where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let mut finish_signal = pin!(self.signals.finish.recv());
+        let mut abort = pin!(self.signals.abort.recv());
         let mut tick = Timer::after(self.idle_timeout);
         let mut is_finishing = false;
         let mut patience = Patience::new(self.idle_timeout);
-        let end = poll_fn(|cx| {
-            if !is_finishing && finish.as_mut().poll(cx).is_ready() {
+        poll_fn(|cx| {
+            if !is_finishing && finish_signal.as_mut().poll(cx).is_ready() {
                 is_finishing = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                finish(connection.as_mut());
             }
-            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(End::Over(result));
             }
             if is_finishing && abort.as_mut().poll(cx).is_ready() {
@@ -186,21 +285,13 @@ impl Shared {
                 // A new timer, not an interval: after a pause of the whole process a caller has its time again.
                 tick.set_after(self.idle_timeout);
                 let _ = Pin::new(&mut tick).poll(cx);
-                if patience.ends(&activity, counts.sent()) {
+                if patience.ends(&self.activity, self.counts.sent()) {
                     return Poll::Ready(End::Cut);
                 }
             }
             Poll::Pending
         })
-        .await;
-        if let End::Over(result) = end {
-            let parts = connection.into_parts();
-            if let Err(error) = result {
-                debug!("caller {peer}: {error}");
-                self.strangers.note_on_http(&peer, &parts.read_buf);
-            }
-            linger(parts.io.into_inner().into_inner()).await;
-        }
+        .await
     }
 }
 

@@ -17,6 +17,7 @@
 // This is the shell: it lives in real time and on real sockets.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod access;
 mod activity;
 mod body;
 pub mod cli;
@@ -31,6 +32,7 @@ mod http_in;
 mod http_out;
 mod listen;
 mod process;
+mod proxy_header;
 mod stranger;
 mod stream;
 mod tls;
@@ -46,13 +48,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Full;
 use smol::Executor;
 use smol::future::FutureExt;
 use tracing::{info, warn};
 
+pub use access::Forwarded;
 pub use config::{Inbound, Kind, Outbound, ProxyConfig};
 pub use listen::ListenAddr;
 pub use tls::{InboundTls, OutboundTls};
@@ -61,9 +64,10 @@ use crate::driver::Peer;
 use crate::driver::smol::Server;
 use crate::driver::tls::TlsServer;
 use crate::proto::{Compression, Stats};
+use access::Gate;
 use handler::Handler;
 use http_in::HttpIn;
-use listen::Listener;
+use listen::{Links, Listener};
 use stranger::Strangers;
 use tls::ServerTls;
 use upstream::Upstream;
@@ -96,6 +100,11 @@ pub struct Proxy {
     executor: Arc<Executor<'static>>,
 }
 
+/// What can be spoken inside the TLS of a listener (ALPN). An original near proxy knows of no such thing.
+const fn protocols(kind: Kind) -> &'static [&'static [u8]] {
+    if kind.is_link() { &[] } else { &[b"h2", b"http/1.1"] }
+}
+
 impl Proxy {
     /// Listens as `config` says; tasks will run on `executor`. The upstream is not connected before the first request.
     ///
@@ -106,8 +115,12 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig, executor: Arc<Executor<'static>>) -> Result<Self, StartError> {
         check(&config)?;
         let inbound = &config.inbound;
-        let tls =
-            inbound.kind.is_tls().then(|| ServerTls::load(&inbound.tls, &[])).transpose().map_err(StartError::Tls)?;
+        let tls = inbound
+            .kind
+            .is_tls()
+            .then(|| ServerTls::load(&inbound.tls, protocols(inbound.kind)))
+            .transpose()
+            .map_err(StartError::Tls)?;
         let upstream = Upstream::new(&executor, &config)?;
         let listener = Listener::bind(inbound).await?;
         if is_own_upstream(&config, listener.addr()) {
@@ -138,7 +151,7 @@ impl Proxy {
 
     /// Reads this proxy's figures, also while it runs.
     pub fn stats(&self) -> StatsReader {
-        StatsReader { handler: self.handler.clone(), server: self.server.clone() }
+        StatsReader { handler: self.handler.clone(), server: self.server.clone(), gate: self.listener.gate().clone() }
     }
 
     /// Reads files again, also while it runs.
@@ -160,7 +173,7 @@ impl Proxy {
                 http.run(shutdown, DRAIN_TIMEOUT).await;
                 Ok(())
             }
-            Some(server) => serve_links(server, listener, handler.clone(), shutdown).await,
+            Some(server) => serve_links(server, listener.into_links(&executor), handler.clone(), shutdown).await,
         };
         handler.upstream().close(Instant::now() + Duration::from_secs(1)).await;
         result
@@ -169,7 +182,7 @@ impl Proxy {
 
 async fn serve_links(
     server: Server,
-    listener: Listener,
+    listener: Links,
     handler: Arc<Handler>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -232,6 +245,7 @@ impl Reloader {
 pub struct StatsReader {
     handler: Arc<Handler>,
     server: Option<Server>,
+    gate: Arc<Gate>,
 }
 
 impl StatsReader {
@@ -241,6 +255,9 @@ impl StatsReader {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         ProxyStats {
             connections: load(&counters.connections),
+            forbidden_connections: load(&self.gate.forbidden),
+            excess_connections: load(&self.gate.excess),
+            headerless_connections: load(&self.gate.headerless),
             requests: load(&counters.requests),
             responses: load(&counters.responses),
             refused: load(&counters.refused),
@@ -258,6 +275,12 @@ impl StatsReader {
 pub struct ProxyStats {
     /// HTTP connections accepted.
     pub connections: u64,
+    /// Connections closed because their address is not allowed.
+    pub forbidden_connections: u64,
+    /// Connections closed because too many were open.
+    pub excess_connections: u64,
+    /// Connections closed because they had to begin with a header of the PROXY protocol and did not.
+    pub headerless_connections: u64,
     /// Requests begun.
     pub requests: u64,
     /// Requests answered with the upstream's response.
@@ -296,6 +319,8 @@ pub enum StartError {
         /// What would be one, for people.
         wanted: &'static str,
     },
+    /// What it is told contradicts itself, in words.
+    Contradiction(&'static str),
     /// TLS cannot be spoken as told, in words.
     Tls(String),
     /// It would send requests to itself, for ever.
@@ -320,6 +345,7 @@ impl fmt::Display for StartError {
             }
             Self::Listen { addr, error } => write!(f, "cannot listen on {addr}: {error}"),
             Self::Address { addr, role, wanted } => write!(f, "{role} {addr:?} is not {wanted}"),
+            Self::Contradiction(why) => f.write_str(why),
             Self::Tls(why) => f.write_str(why),
             Self::Loop { addr } => write!(
                 f,
@@ -333,7 +359,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen { error, .. } => Some(error),
-            Self::Address { .. } | Self::Tls(_) | Self::Loop { .. } => None,
+            Self::Address { .. } | Self::Contradiction(_) | Self::Tls(_) | Self::Loop { .. } => None,
         }
     }
 }
@@ -342,6 +368,21 @@ impl std::error::Error for StartError {
 fn check(config: &ProxyConfig) -> Result<(), StartError> {
     let wrong = |addr: &str, role, wanted| Err(StartError::Address { addr: addr.to_owned(), role, wanted });
     let (inbound, out) = (&config.inbound, &config.outbound);
+    if inbound.kind.is_unix() && !inbound.allow_ip.is_empty() {
+        return Err(StartError::Contradiction(
+            "a unix socket has no addresses to allow (--in-allow-ip): limit who may use it by the permissions of its directory",
+        ));
+    }
+    let is_the_same = |name: &HeaderName| match inbound.forwarded {
+        Forwarded::Off => false,
+        Forwarded::XForwardedFor => name == "x-forwarded-for",
+        Forwarded::Forwarded => *name == header::FORWARDED,
+    };
+    if inbound.client_ip_header.as_ref().is_some_and(is_the_same) {
+        return Err(StartError::Contradiction(
+            "--client-ip-header replaces the field that --forwarded appends to: leave one of them out",
+        ));
+    }
     let listens_on = "the address to listen on (--in)";
     if inbound.kind.is_unix() && inbound.addr.is_empty() {
         return wrong(&inbound.addr, listens_on, A_PATH);

@@ -64,7 +64,8 @@ impl Strangers {
         }
     }
 
-    fn warn(&self, kind: &str, line: fmt::Arguments<'_>) {
+    /// A warning, unless there was one of this kind a short while ago.
+    pub(crate) fn warn(&self, kind: &str, line: fmt::Arguments<'_>) {
         if self.is_news(kind, Instant::now()) { warn!("{line}") } else { debug!("{line}") }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::args_access::AccessArgs;
 use super::args_tls::{InTlsArgs, OutTlsArgs};
 use super::duration;
 use crate::proto::Compression;
@@ -36,8 +37,7 @@ Examples:
       httptp --out far.example:8043 --out-compress snappy
 
 The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
-Not here yet (they say so and exit with 2): several --out addresses, -clientIPHeader, -inAllowIP,
--expvarAddr, -inTLSSessionTicketKey, -autocert...
+Not here yet (they say so and exit with 2): several --out addresses, -expvarAddr, -autocert...
 A link of type teleport is not encrypted: between networks that you do not trust use teleports.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
@@ -121,6 +121,8 @@ pub(super) struct ProxyArgs {
     out_conns_per_addr: usize,
 
     #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
     in_tls: InTlsArgs,
     #[command(flatten)]
     out_tls: OutTlsArgs,
@@ -141,15 +143,9 @@ pub(super) struct ProxyArgs {
 #[derive(Debug, Args)]
 pub(super) struct Later {
     #[arg(long, hide = true)]
-    in_allow_ip: Option<String>,
-    #[arg(long, hide = true)]
-    in_tls_session_ticket_key: Option<String>,
-    #[arg(long, hide = true)]
     autocert_cache_dir: Option<String>,
     #[arg(long, hide = true)]
     autocert_host_regexp: Option<String>,
-    #[arg(long, hide = true)]
-    client_ip_header: Option<String>,
     #[arg(long, hide = true)]
     expvar_addr: Option<String>,
 }
@@ -238,7 +234,7 @@ impl ProxyArgs {
         }
         let in_kind = Kind::from(self.in_type);
         Ok(ProxyConfig {
-            inbound: Inbound {
+            inbound: self.access.apply_to(Inbound {
                 kind: in_kind,
                 addr: self.inbound,
                 compression: self.in_compress.into(),
@@ -249,7 +245,7 @@ impl ProxyArgs {
                 reuse_port: self.reuse_port,
                 tls: self.in_tls.tls(),
                 ..Inbound::default()
-            },
+            }),
             outbound: Outbound {
                 kind: self.out_type.into(),
                 addr: self.out,
@@ -287,11 +283,8 @@ impl Later {
     pub(super) fn check(&self) -> Result<(), String> {
         // Each with the values that ask for nothing: the original's default.
         let flags = [
-            ("--in-allow-ip", &self.in_allow_ip, "", "filter callers in a firewall"),
-            ("--in-tls-session-ticket-key", &self.in_tls_session_ticket_key, "", "leave it out"),
             ("--autocert-cache-dir", &self.autocert_cache_dir, "autocert-cache", "give --in-tls-cert and --in-tls-key"),
             ("--autocert-host-regexp", &self.autocert_host_regexp, "^.*$", "give --in-tls-cert and --in-tls-key"),
-            ("--client-ip-header", &self.client_ip_header, "", "leave it out"),
             ("--expvar-addr", &self.expvar_addr, "localhost:8040", "this version exports no metrics"),
         ];
         for (flag, value, default, instead) in flags {

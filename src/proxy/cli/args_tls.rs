@@ -20,6 +20,10 @@ pub(super) struct InTlsArgs {
     /// Take only clients with a certificate by an authority in this PEM file
     #[arg(long, value_name = "FILE")]
     in_tls_client_ca: Option<PathBuf>,
+    /// Secrets, of which the first seals session tickets and all open them: instances that share them resume each other's
+    /// sessions. Without it each has one of its own, made at random
+    #[arg(long, value_name = "LIST", hide_default_value = true)]
+    in_tls_session_ticket_key: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +53,7 @@ impl InTlsArgs {
             certs: list(self.in_tls_cert),
             keys: list(self.in_tls_key),
             client_ca: given(self.in_tls_client_ca),
+            ticket_secrets: list(self.in_tls_session_ticket_key),
         }
     }
 }
@@ -70,6 +75,7 @@ fn given(path: Option<PathBuf>) -> Option<PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty())
 }
 
-fn list(files: Option<String>) -> Vec<PathBuf> {
-    files.iter().flat_map(|files| files.split(',')).filter(|file| !file.is_empty()).map(PathBuf::from).collect()
+fn list<T: From<String>>(values: Option<String>) -> Vec<T> {
+    let values = values.unwrap_or_default();
+    values.split(',').filter(|value| !value.is_empty()).map(|value| value.to_owned().into()).collect()
 }

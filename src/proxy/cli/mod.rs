@@ -1,6 +1,7 @@
 //! The program `httptp`: arguments in, exit code out.
 
 mod args;
+mod args_access;
 mod args_tls;
 mod duration;
 mod spelling;

@@ -3,6 +3,7 @@
 mod client;
 mod files;
 mod server;
+mod ticket;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ pub struct InboundTls {
     pub keys: Vec<PathBuf>,
     /// A PEM file with authorities: clients must show a certificate by one of them. Default: they need none.
     pub client_ca: Option<PathBuf>,
+    /// Secrets of any length: instances that share the first one resume each other's sessions. Those after it only open
+    /// what they have sealed before, so that the secret can change. Default: one of its own, made at random.
+    pub ticket_secrets: Vec<String>,
 }
 
 impl fmt::Debug for InboundTls {

@@ -1,15 +1,17 @@
 //! TLS of a listener.
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::verify_server_name;
+use rustls::crypto::ring::Ticketer;
 use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme};
 
+use super::ticket::SharedTickets;
 use super::{InboundTls, files, provider};
 
 /// TLS of a listener, of which the certificates can be read again.
@@ -27,9 +29,13 @@ impl ServerTls {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
+        // What a session that is resumed was checked by.
+        let mut checked_by = Vec::new();
         let builder = match &files.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
+                checked_by =
+                    files::certificates(path, "--in-tls-client-ca")?.iter().flat_map(|der| der.to_vec()).collect();
                 let roots = files::authorities(path, "--in-tls-client-ca")?;
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
                     .build()
@@ -38,6 +44,11 @@ impl ServerTls {
             }
         };
         let mut config = builder.with_cert_resolver(certificates.clone());
+        config.ticketer = if files.ticket_secrets.is_empty() {
+            Ticketer::new().map_err(|error| format!("no key for session tickets: {error}"))?
+        } else {
+            Arc::new(SharedTickets::new(&files.ticket_secrets, &checked_by))
+        };
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Ok(Self { files: Arc::new(files.clone()), certificates, config: Arc::new(config) })
     }
@@ -65,8 +76,8 @@ fn read(files: &InboundTls) -> Result<Chain, String> {
     if certs.is_empty() {
         return Err("TLS needs a certificate: give --in-tls-cert and --in-tls-key".to_owned());
     }
-    let read = |(cert, key): (&std::path::PathBuf, &std::path::PathBuf)| {
-        let key = files::certified_key((Path::new(cert), "--in-tls-cert"), (Path::new(key), "--in-tls-key"))?;
+    let read = |(cert, key): (&PathBuf, &PathBuf)| {
+        let key = files::certified_key((cert, "--in-tls-cert"), (key, "--in-tls-key"))?;
         Ok(Arc::new(key))
     };
     certs.iter().zip(keys).map(read).collect()
