@@ -56,7 +56,9 @@ impl Door {
             Some(addr) => between(addr).to_string(),
             None => dir.path("in.sock").display().to_string(),
         };
-        config.outbound.tls = authority.outbound();
+        if kind.is_tls() {
+            config.outbound.tls = authority.outbound();
+        }
         Self { behind, before: Running::start(config), _dir: dir }
     }
 

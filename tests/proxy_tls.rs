@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::certs::{Authority, Pair};
+use common::certs::{Authority, Dir, Pair, SelfSigned};
 use common::{Caller, Message, Origin, Running, http_config};
 use futures_rustls::TlsConnector;
 use http::{Request, StatusCode, Version};
@@ -22,7 +22,7 @@ use httpteleport::driver::tls::rustls::pki_types::{CertificateDer, ServerName};
 use httpteleport::driver::tls::rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, version,
 };
-use httpteleport::proxy::{Kind, ProxyConfig};
+use httpteleport::proxy::{Kind, OutboundTls, ProxyConfig};
 use smol_hyper::rt::FuturesIo;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -146,6 +146,31 @@ fn upstreams_are_verified() {
 }
 
 #[test]
+fn a_certificate_that_signs_itself_is_believed_if_it_is_listed() {
+    let dir = Dir::new();
+    let exchange = |own: SelfSigned, listed: &SelfSigned, kind| {
+        near_and_far(kind, |near, far, _| {
+            let (cert, key) = (dir.write("own.pem", &own.cert), dir.write("own.key", &own.key));
+            far.inbound.tls.certs = vec![cert];
+            far.inbound.tls.keys = vec![key];
+            near.outbound.tls.ca = Some(dir.write("listed.pem", &listed.cert));
+        })
+    };
+    for kind in SECURE {
+        for is_authority in [false, true] {
+            let own = SelfSigned::new(&["127.0.0.1"], is_authority, false);
+            assert_eq!(exchange(own.clone(), &own, kind).status, 200, "marked as an authority's: {is_authority}");
+            let other = SelfSigned::new(&["127.0.0.1"], is_authority, false);
+            assert_eq!(exchange(own, &other, kind).status, 502, "another is listed");
+            let elsewhere = SelfSigned::new(&["far.example"], is_authority, false);
+            assert_eq!(exchange(elsewhere.clone(), &elsewhere, kind).status, 502, "for another name");
+            let expired = SelfSigned::new(&["127.0.0.1"], is_authority, true);
+            assert_eq!(exchange(expired.clone(), &expired, kind).status, 502, "expired");
+        }
+    }
+}
+
+#[test]
 fn clients_can_be_made_to_show_a_certificate() {
     for kind in SECURE {
         let asks = |far: &mut ProxyConfig, authority: &Authority| {
@@ -172,7 +197,10 @@ fn clients_can_be_made_to_show_a_certificate() {
 
 #[test]
 fn a_listener_of_teleports_turns_away_clients_in_clear() {
-    let answer = near_and_far(Kind::Teleports, |near, _, _| near.outbound.kind = Kind::Teleport);
+    let answer = near_and_far(Kind::Teleports, |near, _, _| {
+        near.outbound.kind = Kind::Teleport;
+        near.outbound.tls = OutboundTls::default();
+    });
     assert_eq!(answer.status, 502);
     let answer = near_and_far(Kind::Teleports, |near, far, _| {
         near.outbound.kind = Kind::Teleports;

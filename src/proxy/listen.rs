@@ -262,7 +262,10 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
     match StdUnixStream::connect(path) {
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Ok(_) => {
+            let message = "the path is in use; stop what listens there, or choose another";
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+        }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) => Err(error),
     }

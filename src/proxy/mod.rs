@@ -167,6 +167,15 @@ impl Proxy {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let Self { config, listener, tls, handler, server, executor } = self;
         info!("{}", start_line(&config, listener.addr()));
+        if config.outbound.tls.insecure {
+            warn!(
+                "--out-tls-insecure: whoever is on the way to {} can read and change everything",
+                config.outbound.addr
+            );
+        }
+        if tls.is_none() && !config.inbound.tls.certs.is_empty() {
+            warn!("--in-tls-cert is not used: {} is spoken without TLS", config.inbound.kind);
+        }
         let result = match server {
             None => {
                 let http = HttpIn::new(listener, tls.as_ref(), &config.inbound, handler.clone(), executor);
@@ -333,10 +342,10 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen { addr, error } if error.kind() == io::ErrorKind::AddrInUse => {
-                let what = if addr.contains('/') { "the path" } else { "the port" };
-                write!(f, "cannot listen on {addr}: {what} is in use; stop what listens there, or choose another")
-            }
+            Self::Listen { addr, error } if error.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {addr}: the port is in use; stop what listens there, or choose another port"
+            ),
             Self::Listen { addr, error } if error.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
                     f,
@@ -381,6 +390,16 @@ fn check(config: &ProxyConfig) -> Result<(), StartError> {
     if inbound.client_ip_header.as_ref().is_some_and(is_the_same) {
         return Err(StartError::Contradiction(
             "--client-ip-header replaces the field that --forwarded appends to: leave one of them out",
+        ));
+    }
+    if inbound.tls.client_ca.is_some() && !inbound.kind.is_tls() {
+        return Err(StartError::Contradiction(
+            "--in-tls-client-ca asks callers for certificates, which takes TLS: use --in-type https or teleports",
+        ));
+    }
+    if out.tls != OutboundTls::default() && !out.kind.is_tls() {
+        return Err(StartError::Contradiction(
+            "--out-tls-... take TLS: use --out-type https or teleports, or leave them out",
         ));
     }
     let listens_on = "the address to listen on (--in)";
