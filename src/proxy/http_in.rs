@@ -9,12 +9,14 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_rustls::{TlsAcceptor, TlsStream};
+use futures_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsStream, server};
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +25,7 @@ use smol_hyper::rt::FuturesIo;
 use tracing::debug;
 
 use super::access::Introduction;
+use super::acme::Acme;
 use super::activity::{Activity, Busy, Patience};
 use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
@@ -38,6 +41,8 @@ use crate::driver::PeerAddr;
 const LINGER: Duration = Duration::from_secs(1);
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take if the certificate has to be made first.
+const ISSUE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
 /// HTTP/2: most requests at once on one connection.
@@ -55,7 +60,7 @@ pub(crate) struct HttpIn {
 
 /// What all connections share.
 struct Shared {
-    tls: Option<TlsAcceptor>,
+    tls: Option<ServerTls>,
     http1: http1::Builder,
     http2: http2::Builder<Tasks>,
     idle_timeout: Duration,
@@ -96,7 +101,7 @@ impl HttpIn {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX));
         let shared = Shared {
-            tls: tls.map(|tls| TlsAcceptor::from(tls.config.clone())),
+            tls: tls.cloned(),
             http1,
             http2,
             idle_timeout: config.idle_timeout,
@@ -159,14 +164,20 @@ impl HttpIn {
 impl Shared {
     /// What HTTP is spoken on: the connection itself, or TLS on it.
     async fn secure(&self, socket: Socket, peer: &PeerAddr) -> Option<Stream> {
-        let Some(acceptor) = &self.tls else { return Some(Stream::Plain(socket)) };
+        let Some(tls) = &self.tls else { return Some(Stream::Plain(socket)) };
+        let timeout = if tls.acme.is_some() { ISSUE_TIMEOUT } else { HANDSHAKE_TIMEOUT };
         let limit = async {
-            Timer::after(HANDSHAKE_TIMEOUT.min(self.idle_timeout)).await;
+            Timer::after(timeout.min(self.idle_timeout)).await;
             Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))
         };
-        let handshake = async { acceptor.accept(socket).await };
+        let handshake = async {
+            match &tls.acme {
+                None => TlsAcceptor::from(tls.config.clone()).accept(socket).await.map(Some),
+                Some(acme) => accept_on_demand(acme, &tls.config, socket).await,
+            }
+        };
         match handshake.or(limit).await {
-            Ok(stream) => Some(Stream::Tls(Box::new(TlsStream::Server(stream)))),
+            Ok(stream) => Some(Stream::Tls(Box::new(TlsStream::Server(stream?)))),
             Err(error) => {
                 self.strangers.note_on_https(peer, &error);
                 None
@@ -221,6 +232,28 @@ impl Shared {
         let (response, slot) = self.handler.handle(request).await;
         Reply::to_http(response, (slot, busy.answered()))
     }
+}
+
+/// A handshake for which the certificate may have to be made. None if it was one of the authority that makes it.
+async fn accept_on_demand(
+    acme: &Arc<Acme>,
+    config: &Arc<ServerConfig>,
+    socket: Socket,
+) -> io::Result<Option<server::TlsStream<Socket>>> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    let hello = start.client_hello();
+    let name = hello.server_name().map(str::to_ascii_lowercase);
+    let name =
+        name.ok_or_else(|| io::Error::other("it asked for no name, and certificates are made for names only"))?;
+    if Acme::is_challenge(&hello) {
+        let shown = acme.challenge(&name);
+        let shown =
+            shown.ok_or_else(|| io::Error::other("an authority looked for a name that it was not asked about"))?;
+        start.into_stream(shown).await?.close().await?;
+        return Ok(None);
+    }
+    acme.prepare(&name).await.map_err(io::Error::other)?;
+    start.into_stream(config.clone()).await.map(Some)
 }
 
 /// HTTP/2 may send a cookie field in pieces (RFC 9113, section 8.2.3).

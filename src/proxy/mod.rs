@@ -18,6 +18,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;
+mod acme;
 mod activity;
 mod body;
 pub mod cli;
@@ -56,6 +57,7 @@ use smol::future::FutureExt;
 use tracing::{info, warn};
 
 pub use access::Forwarded;
+pub use acme::Autocert;
 pub use config::{Inbound, Kind, Outbound, ProxyConfig};
 pub use listen::ListenAddr;
 pub use tls::{InboundTls, OutboundTls};
@@ -65,6 +67,7 @@ use crate::driver::smol::Server;
 use crate::driver::tls::TlsServer;
 use crate::proto::{Compression, Stats};
 use access::Gate;
+use acme::Acme;
 use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
@@ -100,6 +103,22 @@ pub struct Proxy {
     executor: Arc<Executor<'static>>,
 }
 
+/// TLS of a listener that speaks it: with the certificates given, or for HTTPS with such as are made on demand.
+fn load_tls(inbound: &Inbound, executor: &Arc<Executor<'static>>) -> Result<ServerTls, String> {
+    let files = &inbound.tls;
+    let has_none = files.certs.is_empty() && files.keys.is_empty();
+    let acme = (has_none && inbound.kind == Kind::Https).then(|| Acme::new(&files.autocert, executor)).transpose()?;
+    if acme.is_some() {
+        info!(
+            "certificates are had from {} for names that match {}, and kept in {}",
+            files.autocert.directory,
+            files.autocert.host_regexp,
+            files.autocert.cache_dir.display()
+        );
+    }
+    ServerTls::load(files, acme, protocols(inbound.kind))
+}
+
 /// What can be spoken inside the TLS of a listener (ALPN). An original near proxy knows of no such thing.
 const fn protocols(kind: Kind) -> &'static [&'static [u8]] {
     if kind.is_link() { &[] } else { &[b"h2", b"http/1.1"] }
@@ -115,12 +134,7 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig, executor: Arc<Executor<'static>>) -> Result<Self, StartError> {
         check(&config)?;
         let inbound = &config.inbound;
-        let tls = inbound
-            .kind
-            .is_tls()
-            .then(|| ServerTls::load(&inbound.tls, protocols(inbound.kind)))
-            .transpose()
-            .map_err(StartError::Tls)?;
+        let tls = inbound.kind.is_tls().then(|| load_tls(inbound, &executor)).transpose().map_err(StartError::Tls)?;
         let upstream = Upstream::new(&executor, &config)?;
         let listener = Listener::bind(inbound).await?;
         if is_own_upstream(&config, listener.addr()) {

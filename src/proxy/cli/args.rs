@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::args_access::AccessArgs;
-use super::args_tls::{InTlsArgs, OutTlsArgs};
+use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs};
 use super::duration;
 use crate::proto::Compression;
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
@@ -37,7 +37,7 @@ Examples:
       httptp --out far.example:8043 --out-compress snappy
 
 The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
-Not here yet (they say so and exit with 2): several --out addresses, -expvarAddr, -autocert...
+Not here yet (they say so and exit with 2): several --out addresses, -expvarAddr.
 A link of type teleport is not encrypted: between networks that you do not trust use teleports.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
@@ -125,6 +125,8 @@ pub(super) struct ProxyArgs {
     #[command(flatten)]
     in_tls: InTlsArgs,
     #[command(flatten)]
+    autocert: AutocertArgs,
+    #[command(flatten)]
     out_tls: OutTlsArgs,
 
     /// Most requests at once; above it the answer is 429
@@ -142,10 +144,6 @@ pub(super) struct ProxyArgs {
 /// Flags of the original that this version accepts only with the value that changes nothing.
 #[derive(Debug, Args)]
 pub(super) struct Later {
-    #[arg(long, hide = true)]
-    autocert_cache_dir: Option<String>,
-    #[arg(long, hide = true)]
-    autocert_host_regexp: Option<String>,
     #[arg(long, hide = true)]
     expvar_addr: Option<String>,
 }
@@ -243,7 +241,7 @@ impl ProxyArgs {
                 max_body_bytes: self.in_max_body_size.unwrap_or(Inbound::max_body_bytes_of(in_kind)),
                 get_only: self.in_get_only,
                 reuse_port: self.reuse_port,
-                tls: self.in_tls.tls(),
+                tls: self.in_tls.tls(self.autocert),
                 ..Inbound::default()
             }),
             outbound: Outbound {
@@ -282,11 +280,7 @@ impl Later {
     /// One line about the first flag that asks for what this version does not do yet.
     pub(super) fn check(&self) -> Result<(), String> {
         // Each with the values that ask for nothing: the original's default.
-        let flags = [
-            ("--autocert-cache-dir", &self.autocert_cache_dir, "autocert-cache", "give --in-tls-cert and --in-tls-key"),
-            ("--autocert-host-regexp", &self.autocert_host_regexp, "^.*$", "give --in-tls-cert and --in-tls-key"),
-            ("--expvar-addr", &self.expvar_addr, "localhost:8040", "this version exports no metrics"),
-        ];
+        let flags = [("--expvar-addr", &self.expvar_addr, "localhost:8040", "this version exports no metrics")];
         for (flag, value, default, instead) in flags {
             if value.as_ref().is_some_and(|value| !value.is_empty() && value != default) {
                 return Err(later(flag, instead));
