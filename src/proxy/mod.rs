@@ -348,6 +348,7 @@ fn name(compression: Compression) -> &'static str {
         Compression::Deflate => "flate",
         Compression::None => "none",
         Compression::Snappy => "snappy",
+        Compression::Zstd => "zstd",
     }
 }
 
