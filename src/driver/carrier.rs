@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::patience::{ReadPatience, WritePatience};
+use super::throttle::Throttle;
 use crate::proto::Connection;
 
 /// Output that is kept for the next batch.
@@ -51,6 +52,7 @@ pub(super) struct Patience {
     pub(super) read_timeout: Option<Duration>,
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
+    pub(super) max_compress_share: Option<f64>,
 }
 
 /// An endpoint and its stream of bytes. Its driver reads and writes the stream and waits; all else is here:
@@ -72,6 +74,7 @@ pub(super) struct Carrier<E> {
     is_lent: bool,
     writing: WritePatience,
     reading: ReadPatience,
+    throttle: Throttle,
     read_buffer: usize,
     eof: bool,
     has_closed_channel: bool,
@@ -92,6 +95,7 @@ impl<E: Endpoint> Carrier<E> {
             is_lent: false,
             writing: WritePatience::new(patience.write_timeout),
             reading: ReadPatience::new(patience.read_timeout),
+            throttle: Throttle::new(patience.max_compress_share),
             read_buffer: patience.read_buffer,
             eof: false,
             has_closed_channel: false,
@@ -152,7 +156,8 @@ impl<E: Endpoint> Carrier<E> {
             return;
         }
         let connection = self.endpoint.connection_mut();
-        self.channel.poll_transmit(&mut self.output, |out| connection.poll_transmit(now, out));
+        let throttle = &mut self.throttle;
+        self.channel.poll_transmit(&mut self.output, |out| throttle.watch(connection, |it| it.poll_transmit(now, out)));
         if self.output.is_empty() && self.endpoint.is_over() && !self.has_closed_channel {
             self.has_closed_channel = true;
             self.channel.close(&mut self.output);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 
 use super::batch::FrameNumber;
-use super::config::{ClientConfig, Compression, Limits, Stats};
+use super::config::{ClientConfig, Compression, Config, Limits, Stats, ZSTD_CODE};
 use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
 use super::hello::Hello;
@@ -130,7 +130,8 @@ impl std::fmt::Debug for ClientConnection {
 impl ClientConnection {
     /// A connection on a transport that was established at `now`. Its hello is ready to transmit.
     pub fn new(config: ClientConfig, now: Instant) -> Self {
-        let ClientConfig { config, tls } = config;
+        let ClientConfig { mut config, tls } = config;
+        config.try_zstd();
         let mut link = Link::new(Client { tls, ..Client::default() }, config, now);
         link.send_hello(tls);
         Self { link }
@@ -224,6 +225,12 @@ impl ClientConnection {
         given_up.is_some()
     }
 
+    /// Compresses at this level, 1 to 9, from the next batch on. Without effect if the compression has no levels. For
+    /// zstd it ends a frame and loses the history, so it is nothing to do often.
+    pub fn set_level(&mut self, level: u8) {
+        self.link.set_level(level);
+    }
+
     /// Seals the batch under way: the next [`poll_transmit`](Self::poll_transmit) yields it.
     pub fn flush(&mut self) {
         self.link.seal();
@@ -272,6 +279,11 @@ impl ClientConnection {
     /// Whether the connection is over. Events may still be waiting.
     pub fn is_closed(&self) -> bool {
         self.link.is_closed()
+    }
+
+    /// The level at which this side compresses; `None` if its compression has no levels.
+    pub fn level(&self) -> Option<u8> {
+        self.link.level()
     }
 
     /// How many requests wait for their outcome.
@@ -419,6 +431,10 @@ impl Role for Client {
 
     fn closed(error: Option<ConnectionError>) -> ClientEvent {
         ClientEvent::Closed { error }
+    }
+
+    fn is_on_trial(config: &Config, hello: Hello) -> bool {
+        config.prefers_zstd() && hello.compression != ZSTD_CODE
     }
 
     fn accept_hello(link: &mut Link<Self>, hello: Hello) -> Result<bool, ErrorKind> {

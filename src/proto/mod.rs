@@ -11,9 +11,9 @@
 //! | kind | methods | promise |
 //! |---|---|---|
 //! | inputs | `handle_input`, `handle_eof`, `handle_timeout`, `handle_tls_established`, `handle_transport_error` | never fail; a failure surfaces once, as an event, after every event that came before it |
-//! | commands | client: `send_request`, `send_oneway`, `cancel`; server: `send_response`, `discard`; both: `flush`, `close` | fail with a [`SendError`] and leave the connection unharmed |
+//! | commands | client: `send_request`, `send_oneway`, `cancel`; server: `send_response`, `discard`; both: `flush`, `set_level`, `close` | fail with a [`SendError`] and leave the connection unharmed |
 //! | outputs | `poll_transmit`, `poll_event`, `poll_timeout` | to be drained, in this order, after any input or command; `poll_event` and `poll_timeout` never make new output |
-//! | getters | `wants_read`, `is_handshaking`, `is_closing`, `is_closed`, `pending_requests`, `next_timer`, `stats` | change nothing |
+//! | getters | `wants_read`, `is_handshaking`, `is_closing`, `is_closed`, `pending_requests`, `level`, `next_timer`, `stats` | change nothing |
 //!
 //! So a driver's loop is:
 //!

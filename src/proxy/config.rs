@@ -93,6 +93,12 @@ pub struct Inbound {
     pub kind: Kind,
     /// Teleport: how responses are compressed. Default DEFLATE.
     pub compression: Compression,
+    /// Teleport: zstd instead for near proxies that know it. Default off.
+    pub prefer_zstd: bool,
+    /// Teleport: how hard to compress, 1 to 9. Default: as is usual for the compression.
+    pub level: Option<u8>,
+    /// Teleport: how much of the time compressing may take on a link, above which the level falls. Default none.
+    pub max_compress_share: Option<f64>,
     /// Teleport: how long a response may wait for others to share its batch. Default 0.
     pub batch_delay: Duration,
     /// Longest request head, in bytes. Default 64 KiB.
@@ -142,6 +148,9 @@ impl Default for Inbound {
             addr: "127.0.0.1:8080".to_owned(),
             kind: Kind::Http,
             compression: Compression::default(),
+            prefer_zstd: false,
+            level: None,
+            max_compress_share: None,
             batch_delay: Duration::ZERO,
             max_head_bytes: 64 * 1024,
             max_body_bytes: Self::max_body_bytes_of(Kind::Http),
@@ -168,6 +177,12 @@ pub struct Outbound {
     pub kind: Kind,
     /// Teleport: how requests are compressed. Default DEFLATE.
     pub compression: Compression,
+    /// Teleport: zstd instead if the far proxy knows it, which is found out. Default off.
+    pub prefer_zstd: bool,
+    /// Teleport: how hard to compress, 1 to 9. Default: as is usual for the compression.
+    pub level: Option<u8>,
+    /// Teleport: how much of the time compressing may take on a link, above which the level falls. Default none.
+    pub max_compress_share: Option<f64>,
     /// Teleport: how long a request may wait for others to share its batch. Default 0.
     pub batch_delay: Duration,
     /// Longest response head, in bytes. Default 64 KiB.
@@ -197,6 +212,9 @@ impl Default for Outbound {
             addr: "127.0.0.1:8043".to_owned(),
             kind: Kind::Teleport,
             compression: Compression::default(),
+            prefer_zstd: false,
+            level: None,
+            max_compress_share: None,
             batch_delay: Duration::ZERO,
             max_head_bytes: 64 * 1024,
             max_body_bytes: Self::MAX_BODY_BYTES,
@@ -218,6 +236,9 @@ impl ProxyConfig {
         let hello_timeout = out.timeout.map_or(defaults.hello_timeout, |timeout| timeout.mul_f64(0.8));
         ClientOptions::default()
             .compression(out.compression)
+            .prefer_zstd(out.prefer_zstd)
+            .level(out.level)
+            .max_compress_share(out.max_compress_share)
             .max_batch_delay(out.batch_delay)
             .hello_timeout(hello_timeout.min(defaults.hello_timeout))
             .idle_timeout(out.idle_timeout)
@@ -234,6 +255,9 @@ impl ProxyConfig {
         let pending = self.concurrency.saturating_add(1_000);
         ServerOptions::default()
             .compression(inbound.compression)
+            .prefer_zstd(inbound.prefer_zstd)
+            .level(inbound.level)
+            .max_compress_share(inbound.max_compress_share)
             .max_batch_delay(inbound.batch_delay)
             .limits(self.link_limits(inbound.max_head_bytes, pending))
             .write_timeout(LINK_WRITE_TIMEOUT)

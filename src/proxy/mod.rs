@@ -463,18 +463,23 @@ fn is_own_upstream(config: &ProxyConfig, local: &ListenAddr) -> bool {
 
 fn start_line(config: &ProxyConfig, local_addr: &ListenAddr) -> String {
     let (inbound, out) = (&config.inbound, &config.outbound);
-    let sends = |kind: Kind, what, compression, delay: Duration| match kind.is_link() {
-        false => String::new(),
-        true if delay.is_zero() => format!(" ({what} {})", name(compression)),
-        true => format!(" ({what} {}, batched for {delay:?})", name(compression)),
+    let how = |compression, prefers_zstd| match prefers_zstd {
+        true => format!("zstd where the peer knows it, else {}", name(compression)),
+        false => name(compression).to_owned(),
     };
+    let sends = |kind: Kind, what, how: String, delay: Duration| match kind.is_link() {
+        false => String::new(),
+        true if delay.is_zero() => format!(" ({what} {how})"),
+        true => format!(" ({what} {how}, batched for {delay:?})"),
+    };
+    let (inward, outward) = (how(inbound.compression, inbound.prefer_zstd), how(out.compression, out.prefer_zstd));
     format!(
         "listening on {local_addr} for {}{}, sending to {} at {}{}",
         inbound.kind,
-        sends(inbound.kind, "responses compressed with", inbound.compression, inbound.batch_delay),
+        sends(inbound.kind, "responses compressed with", inward, inbound.batch_delay),
         out.kind,
         out.addr,
-        sends(out.kind, "requests compressed with", out.compression, out.batch_delay),
+        sends(out.kind, "requests compressed with", outward, out.batch_delay),
     )
 }
 
@@ -484,6 +489,7 @@ fn name(compression: Compression) -> &'static str {
         Compression::Deflate => "flate",
         Compression::None => "none",
         Compression::Snappy => "snappy",
+        Compression::Zstd => "zstd",
     }
 }
 
@@ -538,6 +544,10 @@ mod tests {
         assert_eq!(
             start_line(&config, &addr),
             "listening on 127.0.0.1:8080 for teleport (responses compressed with snappy, batched for 2ms), sending to http at 127.0.0.1:8043"
+        );
+        config.outbound = Outbound { prefer_zstd: true, ..Outbound::default() };
+        assert!(
+            start_line(&config, &addr).ends_with(" (requests compressed with zstd where the peer knows it, else flate)")
         );
     }
 }

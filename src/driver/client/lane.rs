@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use super::super::carrier::Patience;
 use super::super::crowd::Member;
 use super::super::error::ClientError;
-use super::super::mailbox::Mailbox;
+use super::super::mailbox::{Mailbox, lock};
 use super::super::options::ClientOptions;
 use super::queue::{Command, Queue, cannot_connect};
 use super::session::Session;
-use crate::proto::Stats;
+use crate::proto::{ClientConfig, Stats};
 
 /// What a lane's driver is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub(in super::super) enum Step {
     /// Nothing more: no request will come.
     End,
 }
+
+/// Until when the server is taken for one that does not know zstd: all lanes of a client share what one of them learned.
+pub(super) type NoZstd = Arc<Mutex<Option<Instant>>>;
 
 /// A lane: lives as long as its client, through many connections, one at a time.
 pub(in super::super) struct Lane {
@@ -38,6 +41,7 @@ pub(in super::super) struct Lane {
     /// Carries HEAD requests only.
     pub(super) for_head: bool,
     pub(super) stats: Arc<Mutex<Stats>>,
+    no_zstd: NoZstd,
     /// The next pause.
     pause: Duration,
     /// Until then requests fail, with this.
@@ -50,7 +54,7 @@ impl Lane {
         name: Arc<str>,
         options: Arc<ClientOptions>,
         mailbox: Arc<Mailbox<Command>>,
-        stats: Arc<Mutex<Stats>>,
+        (stats, no_zstd): (Arc<Mutex<Stats>>, NoZstd),
         for_head: bool,
         member: Member,
     ) -> Self {
@@ -62,6 +66,7 @@ impl Lane {
             closing: false,
             for_head,
             stats,
+            no_zstd,
             pause: options.reconnect_pause.0,
             paused: None,
             options,
@@ -74,8 +79,8 @@ impl Lane {
     }
 
     pub(in super::super) fn patience(&self) -> Patience {
-        let ClientOptions { read_timeout, write_timeout, read_buffer, .. } = *self.options;
-        Patience { read_timeout, write_timeout, read_buffer }
+        let ClientOptions { read_timeout, write_timeout, read_buffer, max_compress_share, .. } = *self.options;
+        Patience { read_timeout, write_timeout, read_buffer, max_compress_share }
     }
 
     /// Takes what callers want. Ready if there was anything.
@@ -141,6 +146,25 @@ impl Lane {
         let pause = self.pause.mul_f64(1.0 - fastrand::f64() / 2.0);
         self.paused = now.checked_add(pause).map(|until| (until, error));
         self.pause = (self.pause * 2).min(self.options.reconnect_pause.1.max(self.options.reconnect_pause.0));
+    }
+
+    /// What the next connection is told.
+    pub(super) fn connection(&self, now: Instant) -> ClientConfig {
+        let mut connection = self.options.connection();
+        if lock(&self.no_zstd).is_some_and(|until| now < until) {
+            connection.config.avoid_zstd();
+        }
+        connection
+    }
+
+    /// The server does not know zstd (R-zstd-fallback).
+    pub(super) fn note_zstd_refused(&mut self, now: Instant) {
+        #[cfg(feature = "zstd")]
+        let after = self.options.zstd_retry;
+        #[cfg(not(feature = "zstd"))]
+        let after = Duration::MAX;
+        // As long as time can tell, if it is for ever.
+        *lock(&self.no_zstd) = now.checked_add(after).or_else(|| now.checked_add(Duration::from_secs(1 << 30)));
     }
 
     /// A hello was complete.

@@ -24,6 +24,7 @@ use super::error::ClientError;
 use super::mailbox::{Mailbox, lock};
 use super::options::{ClientOptions, Deadline};
 use crate::proto::Stats;
+use lane::NoZstd;
 use queue::{Command, Job};
 
 /// Starts to carry a lane: on a task or on threads.
@@ -43,6 +44,7 @@ pub(super) struct Callers {
     pending: AtomicUsize,
     closed: AtomicBool,
     stats: Arc<Mutex<Stats>>,
+    no_zstd: NoZstd,
     /// The lanes that were started.
     running: Crowd,
 }
@@ -80,6 +82,7 @@ impl Callers {
             pending: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             stats: Arc::default(),
+            no_zstd: Arc::default(),
             running: Crowd::default(),
             options: Arc::new(options),
         }
@@ -123,7 +126,7 @@ impl Callers {
             self.name.clone(),
             self.options.clone(),
             entrance.mailbox.clone(),
-            self.stats.clone(),
+            (self.stats.clone(), self.no_zstd.clone()),
             for_head,
             self.running.enter(),
         );

@@ -13,7 +13,9 @@ use super::super::mailbox::lock;
 use super::super::options::Overflow;
 use super::lane::Lane;
 use super::queue::Job;
-use crate::proto::{ClientConnection, ClientEvent, ConnectionError, RequestError, RequestId, SendError, Stats};
+use crate::proto::{
+    ClientConnection, ClientEvent, ConnectionError, ErrorKind, RequestError, RequestId, SendError, Stats,
+};
 
 /// How often a request that was not delivered, or may be repeated, is given to another connection.
 const MAX_TRIES: u32 = 3;
@@ -38,7 +40,7 @@ pub(in super::super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(lane: &'a mut Lane, now: Instant) -> Self {
         Self {
-            connection: ClientConnection::new(lane.options.connection(), now),
+            connection: ClientConnection::new(lane.connection(now), now),
             lane,
             waiting: HashMap::new(),
             tickets: HashMap::new(),
@@ -64,6 +66,12 @@ impl<'a> Session<'a> {
             lane.queue.put_back(again.into_iter());
             return;
         };
+        if *error.kind() == ErrorKind::ZstdRefused {
+            // No failure, but an answer: the next connection does without.
+            lane.note_zstd_refused(now);
+            lane.queue.put_back(again.into_iter());
+            return;
+        }
         let error = ClientError::Link { error, transport, maybe_delivered: false };
         let (lost, again) = again.into_iter().partition::<Vec<_>, _>(|job| job.tries >= MAX_TRIES);
         for job in lost {
@@ -145,6 +153,7 @@ impl<'a> Session<'a> {
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
             RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
+            RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push(job),
             RequestError::Link { maybe_delivered: false, .. } => self.try_again(job),
             RequestError::Link { error, maybe_delivered: true } => {
                 let may_repeat = self.lane.options.retry_if.as_ref().is_some_and(|may| may(&job.request));

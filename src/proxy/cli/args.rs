@@ -74,8 +74,14 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TYPE", default_value = "http", help_heading = "Where requests come in")]
     in_type: Type,
     /// Teleport: how responses are compressed
-    #[arg(long, value_name = "HOW", default_value = "flate", help_heading = "Where requests come in")]
+    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Where requests come in")]
     in_compress: Compress,
+    /// Teleport: how hard zstd and flate compress responses, from 1 to 9 [default: zstd 3, flate 6]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests come in")]
+    in_level: Option<u8>,
+    /// Teleport: most of the time that compressing may take on a link; above it the level falls [default: no limit]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Where requests come in")]
+    in_max_compress_cpu: Option<u8>,
     /// Teleport: how long a response may wait for others to share its batch, such as 500us or 2ms
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests come in")]
     in_delay: Duration,
@@ -102,8 +108,14 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TYPE", default_value = "teleport", help_heading = "Where requests go")]
     out_type: Type,
     /// Teleport: how requests are compressed
-    #[arg(long, value_name = "HOW", default_value = "flate", help_heading = "Where requests go")]
+    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Where requests go")]
     out_compress: Compress,
+    /// Teleport: how hard zstd and flate compress requests, from 1 to 9 [default: zstd 3, flate 6]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests go")]
+    out_level: Option<u8>,
+    /// Teleport: most of the time that compressing may take on a link; above it the level falls [default: no limit]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Where requests go")]
+    out_max_compress_cpu: Option<u8>,
     /// Teleport: how long a request may wait for others to share its batch, such as 500us or 2ms
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests go")]
     out_delay: Duration,
@@ -181,7 +193,11 @@ impl From<DemoArgs> for demo::Options {
         Self {
             seconds: args.seconds,
             json: args.json,
-            compression: args.compress.into(),
+            compression: match args.compress {
+                // Both proxies are this program.
+                Compress::Auto => Compression::Zstd,
+                other => other.into(),
+            },
             delay: args.delay,
             callers: args.callers,
             seed: args.seed,
@@ -202,7 +218,11 @@ pub(super) enum Type {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compress {
-    /// fewest bytes
+    /// zstd with a peer that knows it, else flate
+    Auto,
+    /// fewest bytes; a peer that does not know it, such as the original, closes the link
+    Zstd,
+    /// few bytes, known to every peer
     Flate,
     /// least CPU
     None,
@@ -213,7 +233,9 @@ pub(crate) enum Compress {
 impl From<Compress> for Compression {
     fn from(compress: Compress) -> Self {
         match compress {
-            Compress::Flate => Self::Deflate,
+            // What is sent to a peer that does not know zstd.
+            Compress::Auto | Compress::Flate => Self::Deflate,
+            Compress::Zstd => Self::Zstd,
             Compress::None => Self::None,
             Compress::Snappy => Self::Snappy,
         }
@@ -236,6 +258,9 @@ impl ProxyArgs {
                 kind: in_kind,
                 addr: self.inbound,
                 compression: self.in_compress.into(),
+                prefer_zstd: self.in_compress == Compress::Auto,
+                level: self.in_level,
+                max_compress_share: self.in_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.in_delay,
                 max_head_bytes: self.in_max_header_size,
                 max_body_bytes: self.in_max_body_size.unwrap_or(Inbound::max_body_bytes_of(in_kind)),
@@ -248,6 +273,9 @@ impl ProxyArgs {
                 kind: self.out_type.into(),
                 addr: self.out,
                 compression: self.out_compress.into(),
+                prefer_zstd: self.out_compress == Compress::Auto,
+                level: self.out_level,
+                max_compress_share: self.out_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.out_delay,
                 max_head_bytes: self.out_max_header_size,
                 max_body_bytes: self.out_max_body_size,

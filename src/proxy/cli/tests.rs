@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::proto::Compression;
-use crate::proxy::Kind;
+use crate::proxy::{Inbound, Kind, Outbound};
 
 fn parse_line(line: &str) -> Result<ProxyConfig, String> {
     parse_args(line.split_whitespace())
@@ -30,7 +30,10 @@ fn defaults() {
     let config = parse_line("").unwrap();
     assert_eq!((config.inbound.addr.as_str(), config.inbound.kind), ("127.0.0.1:8080", Kind::Http));
     assert_eq!((config.outbound.addr.as_str(), config.outbound.kind), ("127.0.0.1:8043", Kind::Teleport));
-    assert_eq!(format!("{config:?}"), format!("{:?}", ProxyConfig::default()));
+    let inbound = Inbound { prefer_zstd: true, ..Inbound::default() };
+    let outbound = Outbound { prefer_zstd: true, ..Outbound::default() };
+    let defaults = ProxyConfig { inbound, outbound, ..ProxyConfig::default() };
+    assert_eq!(format!("{config:?}"), format!("{defaults:?}"), "those of the library but for zstd");
 }
 
 #[test]

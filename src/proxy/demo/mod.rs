@@ -210,6 +210,7 @@ impl World {
                 addr: loopback(0),
                 kind: Kind::Teleport,
                 compression,
+                prefer_zstd: false,
                 batch_delay: args.delay,
                 ..Inbound::default()
             },
@@ -222,6 +223,7 @@ impl World {
             outbound: Outbound {
                 addr: far.local_addr().to_string(),
                 compression,
+                prefer_zstd: false,
                 batch_delay: args.delay,
                 ..Outbound::default()
             },
