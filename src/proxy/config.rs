@@ -15,6 +15,10 @@ use crate::proto::{Compression, Config, Limits};
 /// waits meanwhile is limited in bytes.
 const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A far proxy closes a link that carries nothing for so long. The near proxy, which knows whether it is about to send
+/// something, has closed it before ([`Outbound::idle_timeout`]).
+const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(150);
+
 /// Most fields in a head, on both sides (R-limit-fields).
 pub(crate) const MAX_HEADER_COUNT: usize = 128;
 
@@ -260,6 +264,7 @@ impl ProxyConfig {
             .max_compress_share(inbound.max_compress_share)
             .max_batch_delay(inbound.batch_delay)
             .limits(self.link_limits(inbound.max_head_bytes, pending))
+            .idle_timeout(LINK_IDLE_TIMEOUT)
             .write_timeout(LINK_WRITE_TIMEOUT)
             .concurrency(self.concurrency)
             // The listener counts connections, of whatever kind.
@@ -289,6 +294,14 @@ impl ProxyConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_sends_requests_closes_idle_links_first() {
+        let config = ProxyConfig::default();
+        let near = config.client_options().connection().config.idle_timeout;
+        let far = config.server_options().connection().config.idle_timeout;
+        assert!(near.is_some() && near < far);
+    }
 
     #[test]
     fn the_limits_of_links_keep_the_minimums() {

@@ -547,7 +547,8 @@ mod tests {
         );
         config.outbound = Outbound { prefer_zstd: true, ..Outbound::default() };
         assert!(
-            start_line(&config, &addr).ends_with(" (requests compressed with zstd where the peer knows it, else flate)")
+            start_line(&config, &addr)
+                .ends_with(" (requests compressed with zstd where the peer knows it, else flate)")
         );
     }
 }
