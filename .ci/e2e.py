@@ -237,7 +237,7 @@ def main():
     log = f"{work}/httptp.log"
     try:
         with running([nginx, "-c", f"{work}/nginx.conf", "-e", f"{work}/error.log"], port, f"{work}/nginx.log"):
-            for compress in ("flate", "none", "snappy"):
+            for compress in ("auto", "zstd", "flate", "none", "snappy"):
                 near, far = free_port(), free_port()
                 far_command = [httptp, "--in-type", "teleport", "--in", f"127.0.0.1:{far}", "--in-compress", compress,
                                "--out-type", "http", "--out", f"127.0.0.1:{port}"]

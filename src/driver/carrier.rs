@@ -12,9 +12,11 @@ use crate::proto::Connection;
 
 /// Output that is kept for the next batch.
 const KEPT_BYTES: usize = 256 * 1024;
-/// How much input a connection takes before others have their turn: DEFLATE can make a thousand times as much of it,
-/// and a peer that does must not hold up everybody else.
-const TURN_BYTES: usize = 8 * 1024;
+/// How much input a connection takes before others have their turn, at most and at least: DEFLATE can make a thousand
+/// times as much of it and zstd thirty thousand times, and a peer that does must not hold up everybody else.
+const TURN_BYTES: (usize, usize) = (8 * 1024, 64);
+/// Turns get shorter while more than this comes of one.
+const TURN_PLAIN: u64 = 1024 * 1024;
 /// How much is read at first: enough for a hello, so that a peer that says no more costs little.
 const FIRST_READ: usize = 256;
 
@@ -65,6 +67,8 @@ pub(super) struct Carrier<E> {
     pub(super) endpoint: E,
     channel: Channel,
     input: Vec<u8>,
+    /// How much of it is taken in one turn.
+    turn_bytes: usize,
     /// What of `input` nobody has taken.
     unread: Range<usize>,
     output: Vec<u8>,
@@ -89,6 +93,7 @@ impl<E: Endpoint> Carrier<E> {
             endpoint,
             channel: Channel::default(),
             input: vec![0; FIRST_READ],
+            turn_bytes: TURN_BYTES.0,
             unread: 0..0,
             output: Vec::new(),
             written: 0,
@@ -133,14 +138,20 @@ impl<E: Endpoint> Carrier<E> {
         if !has_input || !wants || self.error.is_some() {
             return false;
         }
-        let turn = self.unread.len().min(TURN_BYTES);
+        let turn = self.unread.len().min(self.turn_bytes);
         let data = &self.input[self.unread.start..self.unread.start + turn];
         let connection = self.endpoint.connection_mut();
+        let before = connection.stats().plain_in;
         match self.channel.handle_input(data, |plain| connection.handle_input(now, plain)) {
             Ok(taken) if taken == self.unread.len() => self.unread = 0..0,
             Ok(taken) => self.unread.start += taken,
             Err(error) => self.fail_channel(now, error),
         }
+        let plain = self.endpoint.connection().stats().plain_in - before;
+        self.turn_bytes = match plain > TURN_PLAIN {
+            true => (self.turn_bytes / 8).max(TURN_BYTES.1),
+            false => (self.turn_bytes * 2).min(TURN_BYTES.0),
+        };
         if self.channel.poll_established() {
             self.endpoint.handle_tls_established(now, &self.channel);
         }
