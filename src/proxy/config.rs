@@ -7,7 +7,9 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::access::Forwarded;
+use super::fields;
 use super::tls::{InboundTls, OutboundTls};
+use super::upstream::{HealthCheck, resolve};
 use crate::driver::{ClientOptions, ServerOptions};
 use crate::proto::{Compression, Config, Limits};
 
@@ -162,10 +164,23 @@ impl Default for Inbound {
 /// Where requests go. The defaults are those of the original, but for the longest head.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    /// `HOST:PORT`, resolved at each connect. For [`Kind::Unix`] a path. Default `127.0.0.1:8043`.
+    /// `HOST:PORT`, or for [`Kind::Unix`] a path; or several of them with commas between. Each request goes to the least
+    /// loaded one. Default `127.0.0.1:8043`.
     pub addr: String,
     /// What is spoken there. Default teleport.
     pub kind: Kind,
+    /// How often names in `addr` are looked up: each address of a name is an upstream of its own, which comes and goes
+    /// with it. Zero: a name is one upstream, and looked up at each connect. Default 10 s.
+    pub resolve_interval: Duration,
+    /// How long connecting may take, so that there is time left for another upstream. `None` is as long as the request
+    /// if there is only one upstream, and otherwise a third of that. Default `None`.
+    pub connect_timeout: Option<Duration>,
+    /// Which requests are sent to another upstream when one has failed. Default [`Retry::Idempotent`].
+    pub retry: Retry,
+    /// How long an upstream that comes back, or is new beside others, gets less than its share. Default 10 s.
+    pub slow_start: Duration,
+    /// Whether and how upstreams are asked for their health. Default not: only requests tell.
+    pub health_check: Option<HealthCheck>,
     /// Teleport: how requests are compressed. Default DEFLATE.
     pub compression: Compression,
     /// Teleport: how long a request may wait for others to share its batch. Default 0.
@@ -176,7 +191,7 @@ pub struct Outbound {
     pub max_body_bytes: usize,
     /// How long a response may take, connecting included; `None` is for ever. Default 3 s.
     pub timeout: Option<Duration>,
-    /// Teleport: how many links. Default 1.
+    /// Teleport: how many links to each upstream. Default 1.
     pub links: usize,
     /// Teleport: a link that carries nothing for so long is closed; the next request opens a new one. Default 120 s.
     pub idle_timeout: Duration,
@@ -189,6 +204,31 @@ impl Outbound {
     pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
     /// The default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(3);
+
+    /// Each address.
+    pub(crate) fn addrs(&self) -> impl Iterator<Item = &str> {
+        self.addr.split(',').map(str::trim)
+    }
+
+    /// How long connecting may take, if there is a limit.
+    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
+        let is_name = !self.kind.is_unix() && resolve::is_name(&self.addr);
+        let is_alone = self.addrs().count() == 1 && !is_name;
+        self.connect_timeout.or(self.timeout.map(|timeout| if is_alone { timeout } else { timeout / 3 }))
+    }
+}
+
+/// Which requests may be sent to another upstream when one has failed. Those that surely did not reach it always are; one
+/// whose response had begun never is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retry {
+    /// No others.
+    Unsent,
+    /// Those whose method says that repeating does no harm: GET, HEAD, OPTIONS, TRACE, PUT and DELETE.
+    #[default]
+    Idempotent,
+    /// Each: whoever configures this says that none of them does harm when it runs twice.
+    All,
 }
 
 impl Default for Outbound {
@@ -196,6 +236,11 @@ impl Default for Outbound {
         Self {
             addr: "127.0.0.1:8043".to_owned(),
             kind: Kind::Teleport,
+            resolve_interval: Duration::from_secs(10),
+            connect_timeout: None,
+            retry: Retry::default(),
+            slow_start: Duration::from_secs(10),
+            health_check: None,
             compression: Compression::default(),
             batch_delay: Duration::ZERO,
             max_head_bytes: 64 * 1024,
@@ -215,16 +260,22 @@ impl ProxyConfig {
         let limits = self.link_limits(out.max_head_bytes, self.concurrency);
         let defaults = Config::default();
         // A little before the requests that wait for it, which then learn why.
-        let hello_timeout = out.timeout.map_or(defaults.hello_timeout, |timeout| timeout.mul_f64(0.8));
-        ClientOptions::default()
+        let connect_timeout = out.connect_timeout();
+        let hello_timeout = connect_timeout.map_or(defaults.hello_timeout, |timeout| timeout.mul_f64(0.8));
+        let options = ClientOptions::default()
             .compression(out.compression)
             .max_batch_delay(out.batch_delay)
             .hello_timeout(hello_timeout.min(defaults.hello_timeout))
             .idle_timeout(out.idle_timeout)
             .limits(limits)
-            .connect_timeout(out.timeout.unwrap_or(Outbound::TIMEOUT))
-            .write_timeout(LINK_WRITE_TIMEOUT)
-            .links(out.links)
+            .connect_timeout(connect_timeout.unwrap_or(Outbound::TIMEOUT))
+            .write_timeout(LINK_WRITE_TIMEOUT);
+        // A link that ended is dialled anew before another upstream is tried.
+        match out.retry {
+            Retry::Unsent => options,
+            Retry::Idempotent => options.retry_if(|request| fields::is_idempotent(request.method())),
+            Retry::All => options.retry_if(|_| true),
+        }
     }
 
     /// The options of the driver's server for a teleport listener.

@@ -66,7 +66,6 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// The way to the same upstream, at this one of the addresses that its name has.
-    #[expect(dead_code, reason = "names are resolved at each connect so far")]
     pub(crate) fn at(&self, ip: SocketAddr) -> Self {
         Self { ip: Some(ip), ..self.clone() }
     }

@@ -19,12 +19,12 @@ use super::body::{CollectError, collect};
 use super::config::ProxyConfig;
 use super::error::UpstreamError;
 use super::fields;
-use super::upstream::Upstream;
+use super::upstream::{Failure, Sent, Upstream, Upstreams};
 
 /// Takes requests from a listener and answers every one of them.
 #[derive(Debug)]
 pub(crate) struct Handler {
-    upstream: Upstream,
+    upstreams: Arc<Upstreams>,
     /// The `Host` of an HTTP/1.0 request that names none: the address it was sent to.
     default_host: HeaderValue,
     max_request_body: usize,
@@ -57,9 +57,9 @@ struct Refusal {
 }
 
 impl Handler {
-    pub(crate) fn new(config: &ProxyConfig, upstream: Upstream, default_host: HeaderValue) -> Self {
+    pub(crate) fn new(config: &ProxyConfig, upstreams: Arc<Upstreams>, default_host: HeaderValue) -> Self {
         Self {
-            upstream,
+            upstreams,
             default_host,
             max_request_body: config.inbound.max_body_bytes,
             body_timeout: config.inbound.body_timeout,
@@ -71,8 +71,8 @@ impl Handler {
         }
     }
 
-    pub(crate) fn upstream(&self) -> &Upstream {
-        &self.upstream
+    pub(crate) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
     }
 
     /// Requests whose answer has not left yet.
@@ -113,14 +113,13 @@ impl Handler {
     {
         let request = self.receive(request).await?;
         let method = request.method().clone();
-        let refuse =
-            |error: UpstreamError| Refusal::new(error.status(), format!("upstream {}: {error}", self.upstream.addr()));
-        let mut response = self.upstream.send(request).await.map_err(refuse)?;
+        let sent = self.upstreams.send(request).await;
+        let Sent { mut response, upstream } =
+            sent.map_err(|Failure { error, upstream }| refusal(&error, upstream.as_deref()))?;
         if response.body().len() > self.max_response_body {
             let limit = self.max_response_body;
-            return Err(refuse(UpstreamError::Response(format!(
-                "the response body is larger than the limit of {limit} bytes (--out-max-body-size)"
-            ))));
+            let why = format!("the response body is larger than the limit of {limit} bytes (--out-max-body-size)");
+            return Err(refusal(&UpstreamError::Response(why), Some(&upstream)));
         }
         let status = response.status();
         fields::strip_hop_by_hop(response.headers_mut());
@@ -213,6 +212,15 @@ impl Handler {
             Refusal::new(status, reason).closing()
         })
     }
+}
+
+/// What the caller is told: why, and which upstream it was that was tried last.
+fn refusal(error: &UpstreamError, upstream: Option<&Upstream>) -> Refusal {
+    let reason = match upstream {
+        Some(upstream) => format!("upstream {upstream}: {error}"),
+        None => error.to_string(),
+    };
+    Refusal::new(error.status(), reason)
 }
 
 impl Refusal {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use httpteleport::proxy::{
     Inbound, Kind, ListenAddr, Outbound, Proxy, ProxyConfig, ProxyStats, Reloader, StartError, StatsReader,
+    UpstreamStats,
 };
 use smol::Executor;
 
@@ -86,6 +87,10 @@ impl Running {
 
     pub fn reload(&self) -> bool {
         self.reloader.reload()
+    }
+
+    pub fn upstreams(&self) -> Vec<UpstreamStats> {
+        self.stats.upstreams()
     }
 
     pub fn wait_for(&self, condition: impl Fn(ProxyStats) -> bool) {

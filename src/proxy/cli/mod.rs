@@ -3,6 +3,7 @@
 mod args;
 mod args_access;
 mod args_tls;
+mod balancing;
 mod duration;
 mod spelling;
 

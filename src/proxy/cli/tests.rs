@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::proto::Compression;
-use crate::proxy::Kind;
+use crate::proxy::{HealthCheck, Kind, Retry};
 
 fn parse_line(line: &str) -> Result<ProxyConfig, String> {
     parse_args(line.split_whitespace())
@@ -55,12 +55,31 @@ fn the_originals_command_line_with_every_flag() {
 
 #[test]
 fn what_comes_later_says_so_in_one_line() {
-    for line in ["-autocertCacheDir=/tmp/x", "-autocertHostRegexp=^a$", "-expvarAddr=:9000", "-out=a:1,b:2"] {
+    for line in ["-autocertCacheDir=/tmp/x", "-autocertHostRegexp=^a$", "-expvarAddr=:9000"] {
         let error = parse_line(line).unwrap_err();
         assert!(error.contains("not in this version yet"), "{line}: {error}");
         assert!(!error.contains('\n'), "{line}: {error}");
     }
     assert!(parse_args(["-inAllowIP", "", "-inTLSCert", ""]).is_ok());
+}
+
+#[test]
+fn several_upstreams_and_how_they_are_balanced() {
+    let out = parse_line("-out=a:1,b:2").unwrap().outbound;
+    assert_eq!((out.addr.as_str(), out.health_check), ("a:1,b:2", None));
+    let out = parse_line(
+        "--out a:1,b:2 --out-retry all --out-connect-timeout 1s --out-resolve-interval 1m --out-slow-start 0 \
+         --out-health-check /up --out-health-interval 2s --out-health-rise 1 --out-health-fall 4",
+    )
+    .unwrap()
+    .outbound;
+    assert_eq!((out.retry, out.connect_timeout), (Retry::All, Some(Duration::from_secs(1))));
+    assert_eq!((out.resolve_interval, out.slow_start), (Duration::from_secs(60), Duration::ZERO));
+    let check = HealthCheck { path: "/up".into(), interval: Duration::from_secs(2), rise: 1, fall: 4 };
+    assert_eq!(out.health_check, Some(check));
+    assert!(parse_line("--out-health-check up").unwrap_err().contains("/"));
+    assert!(parse_line("--out-health-interval 2s").unwrap_err().contains("--out-health-check"));
+    assert!(parse_line("--out a:1,,b:2").unwrap_err().contains("HOST:PORT"));
 }
 
 #[test]
