@@ -298,3 +298,58 @@ fn a_rolling_restart_of_far_proxies_loses_nothing_that_may_be_repeated() {
     });
     assert!(sent > 100 && lost.is_empty(), "{} of {sent}: {:?}", lost.len(), lost.first());
 }
+
+#[test]
+fn unix_sockets_are_balanced_too() {
+    let origins = [named("a"), named("b")];
+    let dir = std::env::temp_dir().join(format!("httptp-upstreams-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let fronts: Vec<_> = origins
+        .iter()
+        .enumerate()
+        .map(|(number, origin)| {
+            let mut front = http_config(origin.addr());
+            front.inbound.kind = Kind::Unix;
+            front.inbound.addr = dir.join(number.to_string()).display().to_string();
+            Running::start(front)
+        })
+        .collect();
+    let mut config = http_config(nowhere());
+    config.outbound.kind = Kind::Unix;
+    config.outbound.addr = ["0", "1"].map(|name| dir.join(name).display().to_string()).join(",");
+    let proxy = Running::start(config);
+    let mut caller = Caller::of(&proxy);
+    for _ in 0..20 {
+        assert_eq!(caller.exchange(GET).status, 200);
+    }
+    assert!(origins.iter().all(|origin| origin.requests() > 0));
+    drop(fronts);
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+#[test]
+fn the_far_proxy_waits_no_longer_than_the_near_one_says() {
+    let origin = Origin::answering(|request| {
+        if request.start_line.contains("/slow") {
+            thread::sleep(Duration::from_secs(20));
+        }
+        ok("late")
+    });
+    let mut far = http_config(origin.addr());
+    far.inbound.kind = Kind::Teleport;
+    let far = Running::start(far);
+    let mut near = http_config(far.addr());
+    near.outbound.kind = Kind::Teleport;
+    near.outbound.pass_time_left = true;
+    near.outbound.timeout = Some(Duration::from_millis(300));
+    let near = Running::start(near);
+    let mut caller = Caller::of(&near);
+    // What a caller says is not passed on.
+    let answer = caller.exchange("GET / HTTP/1.1\r\nHost: h\r\nTeleport-Time-Left: 1\r\n\r\n");
+    assert_eq!(answer.status, 200);
+    assert_eq!(origin.next_request().field("teleport-time-left"), None);
+    assert_eq!(caller.exchange("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").status, 504);
+    // Its own time would be thirty seconds.
+    far.wait_for(|stats| stats.timeouts == 1 && stats.in_flight == 0);
+    assert_eq!(origin.next_request().field("teleport-time-left"), None);
+}

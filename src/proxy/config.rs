@@ -31,12 +31,34 @@ pub struct ProxyConfig {
     pub concurrency: usize,
     /// Log each request that fails as a warning, not only the first of a row. Default off.
     pub log_all_errors: bool,
+    /// What it shows of itself.
+    pub seeing: Seeing,
 }
 
 impl Default for ProxyConfig {
     fn default() -> Self {
-        Self { inbound: Inbound::default(), outbound: Outbound::default(), concurrency: 100_000, log_all_errors: false }
+        Self {
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            concurrency: 100_000,
+            log_all_errors: false,
+            seeing: Seeing::default(),
+        }
     }
+}
+
+/// What a proxy shows of itself. The default is nothing but its log.
+#[derive(Clone, Debug, Default)]
+pub struct Seeing {
+    /// `HOST:PORT` of the page with live figures, and of `/metrics`, `/prometheus`, `/expvar` and `/status`; `:PORT` is
+    /// every IPv4 address. Whoever can reach it sees the addresses of upstreams and how much they do.
+    pub metrics_addr: Option<String>,
+    /// Go on without when that address is in use.
+    pub metrics_optional: bool,
+    /// Log one line for each request.
+    pub access_log: bool,
+    /// Give each request that has no `traceparent` field one. A field that is there is passed on as it is.
+    pub make_traceparent: bool,
 }
 
 /// What is spoken on one side of a proxy, and over what.
@@ -179,6 +201,9 @@ pub struct Outbound {
     pub retry: Retry,
     /// How long an upstream that comes back, or is new beside others, gets less than its share. Default 10 s.
     pub slow_start: Duration,
+    /// Teleport: tell the far proxy how long the caller still waits (R-proxy-time-left), so that it does not wait longer
+    /// either. For far proxies that know of it: the original passes the field on to its origin. Default off.
+    pub pass_time_left: bool,
     /// Whether and how upstreams are asked for their health. Default not: only requests tell.
     pub health_check: Option<HealthCheck>,
     /// Teleport: how requests are compressed. Default DEFLATE.
@@ -240,6 +265,7 @@ impl Default for Outbound {
             connect_timeout: None,
             retry: Retry::default(),
             slow_start: Duration::from_secs(10),
+            pass_time_left: false,
             health_check: None,
             compression: Compression::default(),
             batch_delay: Duration::ZERO,

@@ -18,6 +18,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;
+mod access_log;
 mod acme;
 mod activity;
 mod body;
@@ -32,21 +33,23 @@ mod handler;
 mod http_in;
 mod http_out;
 mod listen;
+mod metrics;
 mod process;
 mod proxy_header;
 mod stranger;
 mod stream;
+mod time_left;
 mod tls;
 mod upstream;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -58,7 +61,7 @@ use tracing::{info, warn};
 
 pub use access::Forwarded;
 pub use acme::Autocert;
-pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry};
+pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
 pub use listen::ListenAddr;
 pub use tls::{InboundTls, OutboundTls};
 pub use upstream::HealthCheck;
@@ -72,6 +75,7 @@ use acme::Acme;
 use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
+use metrics::{Counters, Identity, IoCounters, MetricsListener};
 use stranger::Strangers;
 use tls::ServerTls;
 use upstream::{Upstream, Upstreams, View};
@@ -101,6 +105,7 @@ pub struct Proxy {
     tls: Option<ServerTls>,
     handler: Arc<Handler>,
     server: Option<Server>,
+    metrics: Option<MetricsListener>,
     executor: Arc<Executor<'static>>,
 }
 
@@ -136,8 +141,9 @@ impl Proxy {
         check(&config)?;
         let inbound = &config.inbound;
         let tls = inbound.kind.is_tls().then(|| load_tls(inbound, &executor)).transpose().map_err(StartError::Tls)?;
-        let upstreams = Upstreams::start(&executor, &config).await?;
-        let listener = Listener::bind(inbound).await?;
+        let (inward, outward) = (Arc::<IoCounters>::default(), Arc::<IoCounters>::default());
+        let upstreams = Upstreams::start(&executor, &config, outward.clone()).await?;
+        let listener = Listener::bind(inbound, inward.clone()).await?;
         if let Some(addr) = config.outbound.addrs().find(|addr| is_own_upstream(&config, addr, listener.addr())) {
             return Err(StartError::Loop { addr: addr.to_owned() });
         }
@@ -147,7 +153,7 @@ impl Proxy {
             ListenAddr::Unix(_) => None,
         };
         let default_host = default_host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-        let handler = Arc::new(Handler::new(&config, upstreams, default_host));
+        let handler = Arc::new(Handler::new(&config, upstreams, Counters::new(inward, outward), default_host));
         let server = inbound.kind.is_link().then(|| {
             let options = config.server_options();
             let options = match &tls {
@@ -156,12 +162,18 @@ impl Proxy {
             };
             Server::new(executor.clone(), options)
         });
-        Ok(Self { config, listener, tls, handler, server, executor })
+        let metrics = listen_for_metrics(&config.seeing).await?;
+        Ok(Self { config, listener, tls, handler, server, metrics, executor })
     }
 
     /// Where it listens.
     pub fn local_addr(&self) -> &ListenAddr {
         self.listener.addr()
+    }
+
+    /// Where its figures are, if it shows any.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(MetricsListener::local_addr)
     }
 
     /// Reads this proxy's figures, also while it runs.
@@ -180,8 +192,10 @@ impl Proxy {
     ///
     /// The listener failed for good.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { config, listener, tls, handler, server, executor } = self;
-        info!("{}", start_line(&config, listener.addr()));
+        let reader = self.stats();
+        let Self { config, listener, tls, handler, server, metrics, executor } = self;
+        let line = start_line(&config, listener.addr());
+        info!("{line}");
         if config.outbound.tls.insecure {
             warn!(
                 "--out-tls-insecure: whoever is on the way to {} can read and change everything",
@@ -191,6 +205,11 @@ impl Proxy {
         if tls.is_none() && !config.inbound.tls.certs.is_empty() {
             warn!("--in-tls-cert is not used: {} is spoken without TLS", config.inbound.kind);
         }
+        let showing = metrics.map(|metrics| {
+            info!("figures at http://{}/", metrics.local_addr());
+            let identity = Identity { line, started: Instant::now(), started_at: SystemTime::now() };
+            executor.spawn(metrics.run(reader, Arc::new(identity)))
+        });
         let result = match server {
             None => {
                 let http = HttpIn::new(listener, tls.as_ref(), &config.inbound, handler.clone(), executor);
@@ -200,7 +219,23 @@ impl Proxy {
             Some(server) => serve_links(server, listener.into_links(&executor), handler.clone(), shutdown).await,
         };
         handler.upstreams().close(Instant::now() + Duration::from_secs(1)).await;
+        if let Some(showing) = showing {
+            showing.cancel().await;
+        }
         result
+    }
+}
+
+/// Listens for those who want to see figures, if that is wanted.
+async fn listen_for_metrics(seeing: &Seeing) -> Result<Option<MetricsListener>, StartError> {
+    let Some(addr) = &seeing.metrics_addr else { return Ok(None) };
+    match MetricsListener::bind(addr).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if seeing.metrics_optional && error.kind() == io::ErrorKind::AddrInUse => {
+            warn!("no figures are shown: {addr} is in use; give another address with --expvar-addr");
+            Ok(None)
+        }
+        Err(error) => Err(StartError::Metrics { addr: addr.clone(), error }),
     }
 }
 
@@ -390,6 +425,13 @@ pub enum StartError {
     Contradiction(&'static str),
     /// TLS cannot be spoken as told, in words.
     Tls(String),
+    /// The address for metrics cannot be used.
+    Metrics {
+        /// As configured.
+        addr: String,
+        /// Why.
+        error: io::Error,
+    },
     /// It would send requests to itself, for ever.
     Loop {
         /// Where it would send them.
@@ -414,6 +456,10 @@ impl fmt::Display for StartError {
             Self::Address { addr, role, wanted } => write!(f, "{role} {addr:?} is not {wanted}"),
             Self::Contradiction(why) => f.write_str(why),
             Self::Tls(why) => f.write_str(why),
+            Self::Metrics { addr, error } => write!(
+                f,
+                "cannot show figures at {addr}: {error}; give another address with --expvar-addr, or an empty one for none"
+            ),
             Self::Loop { addr } => write!(
                 f,
                 "it would send requests to itself, at {addr}: give the address of the next hop with --out and what is spoken there with --out-type"
@@ -425,7 +471,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Listen { error, .. } => Some(error),
+            Self::Listen { error, .. } | Self::Metrics { error, .. } => Some(error),
             Self::Address { .. } | Self::Contradiction(_) | Self::Tls(_) | Self::Loop { .. } => None,
         }
     }
@@ -519,7 +565,7 @@ fn start_line(config: &ProxyConfig, local_addr: &ListenAddr) -> String {
         inbound.kind,
         sends(inbound.kind, "responses compressed with", inbound.compression, inbound.batch_delay),
         out.kind,
-        out.addr,
+        out.addrs().collect::<Vec<_>>().join(", "),
         sends(out.kind, "requests compressed with", out.compression, out.batch_delay),
     )
 }

@@ -9,7 +9,9 @@ use super::args_access::AccessArgs;
 use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs};
 use super::balancing::BalancingArgs;
 use super::duration;
+use super::seeing::SeeingArgs;
 use crate::proto::Compression;
+use crate::proxy::process::Log;
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
 
 const STYLES: Styles = Styles::styled()
@@ -38,7 +40,6 @@ Examples:
       httptp --out far.example:8043 --out-compress snappy
 
 The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
-Not here yet (it says so and exits with 2): -expvarAddr.
 A link of type teleport is not encrypted: between networks that you do not trust use teleports.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
@@ -52,8 +53,6 @@ pub(super) struct Cli {
     pub(super) command: Option<Command>,
     #[command(flatten)]
     pub(super) proxy: ProxyArgs,
-    #[command(flatten)]
-    pub(super) later: Later,
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,6 +131,8 @@ pub(super) struct ProxyArgs {
     autocert: AutocertArgs,
     #[command(flatten)]
     out_tls: OutTlsArgs,
+    #[command(flatten)]
+    seeing: SeeingArgs,
 
     /// Most requests at once; above it the answer is 429
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
@@ -143,13 +144,6 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "The process")]
     log_all_errors: bool,
-}
-
-/// Flags of the original that this version accepts only with the value that changes nothing.
-#[derive(Debug, Args)]
-pub(super) struct Later {
-    #[arg(long, hide = true)]
-    expvar_addr: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -225,6 +219,11 @@ impl From<Compress> for Compression {
 }
 
 impl ProxyArgs {
+    /// How to log.
+    pub(super) fn log(&self) -> Log {
+        self.seeing.log()
+    }
+
     /// What the proxy is to do.
     ///
     /// # Errors
@@ -259,6 +258,7 @@ impl ProxyArgs {
             }),
             concurrency: self.concurrency,
             log_all_errors: self.log_all_errors,
+            seeing: self.seeing.seeing(),
         })
     }
 }
@@ -273,26 +273,6 @@ impl From<Type> for Kind {
             Type::Teleports => Self::Teleports,
         }
     }
-}
-
-impl Later {
-    /// # Errors
-    ///
-    /// One line about the first flag that asks for what this version does not do yet.
-    pub(super) fn check(&self) -> Result<(), String> {
-        // Each with the values that ask for nothing: the original's default.
-        let flags = [("--expvar-addr", &self.expvar_addr, "localhost:8040", "this version exports no metrics")];
-        for (flag, value, default, instead) in flags {
-            if value.as_ref().is_some_and(|value| !value.is_empty() && value != default) {
-                return Err(later(flag, instead));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn later(what: &str, instead: &str) -> String {
-    format!("not in this version yet: {what}; {instead}")
 }
 
 /// The spellings that Go takes.

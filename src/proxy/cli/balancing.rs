@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
-use super::args::up_to;
+use super::args::{go_bool, up_to};
 use super::duration;
 use crate::proxy::{HealthCheck, Outbound, Retry};
 
@@ -24,6 +24,10 @@ pub(super) struct BalancingArgs {
     /// How long an upstream that comes back, or is new beside others, gets less than its share
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     out_slow_start: Duration,
+    /// Teleport: tell the far proxy how long the caller still waits; the original's would tell its origin
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+        hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool)]
+    out_pass_time_left: bool,
     /// Ask each upstream for this PATH now and then; it is healthy if it answers 200 to 399 in time
     #[arg(long, value_name = "PATH", value_parser = path)]
     out_health_check: Option<String>,
@@ -66,6 +70,7 @@ impl BalancingArgs {
                 Which::All => Retry::All,
             },
             slow_start: self.out_slow_start,
+            pass_time_left: self.out_pass_time_left,
             health_check,
             ..outbound
         }

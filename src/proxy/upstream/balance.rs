@@ -182,6 +182,9 @@ impl<T: Clone> Balancer<T> {
     }
 
     fn cheapest(&self, now: Instant, may: impl Fn(&Member<T>) -> bool) -> Option<usize> {
+        if let [only] = &self.members[..] {
+            return may(only).then_some(0);
+        }
         let means = self.members.iter().filter(|member| may(member)).filter_map(|member| member.latency.mean());
         let fastest = means.fold(f64::INFINITY, f64::min);
         let count = self.members.len();

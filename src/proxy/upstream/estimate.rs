@@ -5,10 +5,16 @@ use std::time::{Duration, Instant};
 /// After this time without a request half of what is remembered is forgotten.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 
+/// What is younger is not worth a calculation.
+const FRESH: Duration = Duration::from_millis(10);
+
 /// What is left of a memory after some time.
 fn remains(since: Instant, now: Instant) -> f64 {
-    let age = now.saturating_duration_since(since).as_secs_f64();
-    (-age / HALF_LIFE.as_secs_f64()).exp2()
+    let age = now.saturating_duration_since(since);
+    if age < FRESH {
+        return 1.0;
+    }
+    (-age.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2()
 }
 
 /// How long answers take: a moving mean that is quicker to believe in slow ones.

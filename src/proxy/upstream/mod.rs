@@ -31,6 +31,8 @@ use super::config::{ProxyConfig, Retry};
 use super::dial::{Dialer, Dialing};
 use super::error::{Delivered, UpstreamError};
 use super::fields;
+use super::metrics::IoCounters;
+use super::time_left;
 use crate::proto::Stats;
 use balance::{Balancer, Change, MemberId, Outcome, Pick, Policy};
 use budget::Budget;
@@ -77,7 +79,7 @@ impl fmt::Debug for Upstreams {
 }
 
 impl Upstreams {
-    /// The upstreams that `config` names. Names are looked up, and followed from then on.
+    /// The upstreams that `config` names; `counters` count their connections. Names are looked up, and followed from then on.
     ///
     /// # Errors
     ///
@@ -85,16 +87,18 @@ impl Upstreams {
     pub(crate) async fn start(
         executor: &Arc<Executor<'static>>,
         config: &ProxyConfig,
+        counters: Arc<IoCounters>,
     ) -> Result<Arc<Self>, StartError> {
-        Self::start_with(executor, config, follow::system()).await
+        Self::start_with(executor, config, counters, follow::system()).await
     }
 
     async fn start_with(
         executor: &Arc<Executor<'static>>,
         config: &ProxyConfig,
+        counters: Arc<IoCounters>,
         resolver: Resolver,
     ) -> Result<Arc<Self>, StartError> {
-        let dialing = Dialing::new(&config.outbound)?;
+        let dialing = Dialing::new(&config.outbound, counters)?;
         let policy = Policy { slow_start: config.outbound.slow_start, ..Policy::default() };
         let upstreams = Arc::new(Self {
             state: Mutex::new(Shared { balancer: Balancer::new(policy), budget: Budget::new() }),
@@ -110,9 +114,11 @@ impl Upstreams {
         Ok(upstreams)
     }
 
-    /// Sends `request`, which is in origin-form with one `Host`, and waits for the whole response.
-    pub(crate) async fn send(&self, mut request: Request<Bytes>) -> Result<Sent, Failure> {
-        let deadline = self.config.outbound.timeout.map(|timeout| Instant::now() + timeout);
+    /// Sends `request`, which is in origin-form with one `Host`, and waits for the whole response; until `limit`, if that
+    /// is sooner than its own time is over.
+    pub(crate) async fn send(&self, mut request: Request<Bytes>, limit: Option<Instant>) -> Result<Sent, Failure> {
+        let own = self.config.outbound.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = own.into_iter().chain(limit).min();
         let may_repeat = match self.config.outbound.retry {
             Retry::Unsent => false,
             Retry::Idempotent => fields::is_idempotent(request.method()),
@@ -126,6 +132,9 @@ impl Upstreams {
             };
             let spare = has_another.then(|| request.clone());
             tried.push(ticket.pick.id);
+            if self.config.outbound.pass_time_left && self.are_links() {
+                tell_time_left(&mut request, deadline);
+            }
             let error = match upstream.send(request, deadline).await {
                 Ok(response) => {
                     ticket.end(outcome(response.status()));
@@ -199,8 +208,11 @@ impl Upstreams {
     /// Ends connections in order, at the latest at `deadline`.
     pub(crate) async fn close(&self, deadline: Instant) {
         self.tasks().clear();
-        for view in self.view() {
-            view.what.close(deadline).await;
+        // All at once: one that does not end takes nobody's time but its own.
+        let close = |upstream: Arc<Upstream>| self.executor.spawn(async move { upstream.close(deadline).await });
+        let closing: Vec<_> = self.view().into_iter().map(|view| close(view.what)).collect();
+        for upstream in closing {
+            upstream.await;
         }
     }
 
@@ -268,6 +280,13 @@ impl Drop for Ticket<'_> {
         if !self.is_over {
             self.upstreams.state().balancer.end(Instant::now(), self.pick, Outcome::Dropped);
         }
+    }
+}
+
+/// Tells the next proxy how long it has.
+fn tell_time_left(request: &mut Request<Bytes>, deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        time_left::put(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
     }
 }
 

@@ -29,7 +29,7 @@ fn hangs(_: u64, _: &mut fastrand::Rng) -> (u64, Outcome) {
 
 /// Up for seven seconds, and then gone for seven.
 fn comes_and_goes(at: u64, random: &mut fastrand::Rng) -> (u64, Outcome) {
-    if at / (7 * S) % 2 == 0 { works(at, random) } else { fails_fast(at, random) }
+    if (at / (7 * S)).is_multiple_of(2) { works(at, random) } else { fails_fast(at, random) }
 }
 
 #[derive(Debug, Default)]
