@@ -235,6 +235,18 @@ pub struct Stats {
     pub frames_in: u64,
     /// Flushes sent: one for each batch, and more for one that is long.
     pub batches_out: u64,
+    /// The same by how many frames they held: at most 1, 2, 4, 8 and so on up to 1,024; then all larger ones.
+    pub batch_sizes: [u64; 12],
+}
+
+impl Stats {
+    /// A batch of so many frames was sent.
+    pub(super) fn note_batch(&mut self, frames: u64) {
+        self.batches_out += 1;
+        let power = frames.max(1).next_power_of_two().ilog2() as usize;
+        let last = self.batch_sizes.len() - 1;
+        self.batch_sizes[power.min(last)] += 1;
+    }
 }
 
 #[cfg(any(feature = "smol", feature = "thread"))]
@@ -248,5 +260,8 @@ impl Stats {
         self.frames_out += now.frames_out - before.frames_out;
         self.frames_in += now.frames_in - before.frames_in;
         self.batches_out += now.batches_out - before.batches_out;
+        for (sum, (now, before)) in self.batch_sizes.iter_mut().zip(now.batch_sizes.iter().zip(before.batch_sizes)) {
+            *sum += now - before;
+        }
     }
 }

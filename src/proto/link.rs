@@ -312,7 +312,7 @@ impl<R: Role> Link<R> {
                 encoder.encode(batch, out);
             })
         {
-            self.stats.batches_out += 1;
+            self.stats.note_batch(frames);
             self.stats.frames_out += frames;
             self.stats.plain_out += bytes;
         }

@@ -21,6 +21,7 @@ use tracing::warn;
 use super::StartError;
 use super::access::Gate;
 use super::config::Inbound;
+use super::metrics::IoCounters;
 use super::proxy_header::{self, HeaderError};
 use super::stream::Socket;
 use crate::driver::PeerAddr;
@@ -68,6 +69,8 @@ pub(crate) struct Listener {
     addr: ListenAddr,
     gate: Arc<Gate>,
     has_headers: bool,
+    /// Counts its connections.
+    counters: Arc<IoCounters>,
 }
 
 #[derive(Debug)]
@@ -78,12 +81,13 @@ enum Listening {
 
 impl Listener {
     /// Listens as `config` says.
-    pub(crate) async fn bind(config: &Inbound) -> Result<Self, StartError> {
+    pub(crate) async fn bind(config: &Inbound, counters: Arc<IoCounters>) -> Result<Self, StartError> {
         let config = config.clone();
         smol::unblock(move || {
             let bound = if config.kind.is_unix() { listen_unix(&config.addr) } else { listen_tcp(&config) };
             let (socket, addr) = bound.map_err(|error| StartError::Listen { addr: config.addr.clone(), error })?;
-            Ok(Self { socket, addr, gate: Arc::new(Gate::new(&config)), has_headers: config.proxy_protocol })
+            let gate = Arc::new(Gate::new(&config));
+            Ok(Self { socket, addr, gate, has_headers: config.proxy_protocol, counters })
         })
         .await
     }
@@ -99,18 +103,23 @@ impl Listener {
     /// The next connection that may be.
     pub(crate) async fn accept(&self) -> io::Result<Arrival> {
         loop {
-            let (socket, peer) = match &self.socket {
-                Listening::Tcp(listener) => {
-                    let (stream, addr) = listener.accept().await?;
-                    (Socket::from(stream), PeerAddr::from(addr))
-                }
-                Listening::Unix(listener, _) => (listener.accept().await?.0.into(), PeerAddr::Unix),
-            };
+            let (socket, peer) = self.counters.count_error(self.accept_any().await)?;
             if let Some(place) = self.gate.admit(&peer) {
                 let gate = self.has_headers.then(|| self.gate.clone());
-                return Ok(Arrival { socket: socket.with_place(place), peer, gate });
+                let socket = socket.with_place(place).counted(self.counters.count_open());
+                return Ok(Arrival { socket, peer, gate });
             }
         }
+    }
+
+    async fn accept_any(&self) -> io::Result<(Socket, PeerAddr)> {
+        Ok(match &self.socket {
+            Listening::Tcp(listener) => {
+                let (stream, addr) = listener.accept().await?;
+                (stream.into(), addr.into())
+            }
+            Listening::Unix(listener, _) => (listener.accept().await?.0.into(), PeerAddr::Unix),
+        })
     }
 
     /// What teleport's server accepts from. Where connections begin with headers, those are awaited by tasks of

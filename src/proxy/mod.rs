@@ -1,11 +1,11 @@
 //! The proxy: HTTP in one end, HTTP out of the other, and mostly a link in between.
 //!
-//! A [`Proxy`] is one listener and one upstream, each of which speaks plain HTTP or teleport. Two of them make the
+//! A [`Proxy`] is one listener and its upstreams, each side of which speaks plain HTTP or teleport. Two of them make the
 //! usual pair: the near one (HTTP in, teleport out) beside the callers, the far one (teleport in, HTTP out) beside the
 //! origin.
 //!
 //! ```text
-//! listener (http_in | driver::smol::Server) -> Handler -> Upstream (http_out | driver::smol::Client)
+//! listener (http_in | driver::smol::Server) -> Handler -> Upstreams (http_out | driver::smol::Client)
 //! ```
 //!
 //! Both listeners hand whole requests to one handler, which keeps the limits and answers every request: with the
@@ -18,6 +18,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;
+mod access_log;
 mod acme;
 mod activity;
 mod body;
@@ -32,21 +33,23 @@ mod handler;
 mod http_in;
 mod http_out;
 mod listen;
+mod metrics;
 mod process;
 mod proxy_header;
 mod stranger;
 mod stream;
+mod time_left;
 mod tls;
 mod upstream;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -58,9 +61,10 @@ use tracing::{info, warn};
 
 pub use access::Forwarded;
 pub use acme::Autocert;
-pub use config::{Inbound, Kind, Outbound, ProxyConfig};
+pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
 pub use listen::ListenAddr;
 pub use tls::{InboundTls, OutboundTls};
+pub use upstream::HealthCheck;
 
 use crate::driver::Peer;
 use crate::driver::smol::Server;
@@ -71,9 +75,10 @@ use acme::Acme;
 use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
+use metrics::{Counters, Identity, IoCounters, MetricsListener};
 use stranger::Strangers;
 use tls::ServerTls;
-use upstream::Upstream;
+use upstream::{Upstream, Upstreams, View};
 
 /// How long requests in hand may take to end once a proxy stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,6 +105,7 @@ pub struct Proxy {
     tls: Option<ServerTls>,
     handler: Arc<Handler>,
     server: Option<Server>,
+    metrics: Option<MetricsListener>,
     executor: Arc<Executor<'static>>,
 }
 
@@ -135,10 +141,11 @@ impl Proxy {
         check(&config)?;
         let inbound = &config.inbound;
         let tls = inbound.kind.is_tls().then(|| load_tls(inbound, &executor)).transpose().map_err(StartError::Tls)?;
-        let upstream = Upstream::new(&executor, &config)?;
-        let listener = Listener::bind(inbound).await?;
-        if is_own_upstream(&config, listener.addr()) {
-            return Err(StartError::Loop { addr: config.outbound.addr });
+        let (inward, outward) = (Arc::<IoCounters>::default(), Arc::<IoCounters>::default());
+        let upstreams = Upstreams::start(&executor, &config, outward.clone()).await?;
+        let listener = Listener::bind(inbound, inward.clone()).await?;
+        if let Some(addr) = config.outbound.addrs().find(|addr| is_own_upstream(&config, addr, listener.addr())) {
+            return Err(StartError::Loop { addr: addr.to_owned() });
         }
         let default_host = match listener.addr() {
             // An address is always a valid field value.
@@ -146,7 +153,7 @@ impl Proxy {
             ListenAddr::Unix(_) => None,
         };
         let default_host = default_host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-        let handler = Arc::new(Handler::new(&config, upstream, default_host));
+        let handler = Arc::new(Handler::new(&config, upstreams, Counters::new(inward, outward), default_host));
         let server = inbound.kind.is_link().then(|| {
             let options = config.server_options();
             let options = match &tls {
@@ -155,12 +162,18 @@ impl Proxy {
             };
             Server::new(executor.clone(), options)
         });
-        Ok(Self { config, listener, tls, handler, server, executor })
+        let metrics = listen_for_metrics(&config.seeing).await?;
+        Ok(Self { config, listener, tls, handler, server, metrics, executor })
     }
 
     /// Where it listens.
     pub fn local_addr(&self) -> &ListenAddr {
         self.listener.addr()
+    }
+
+    /// Where its figures are, if it shows any.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(MetricsListener::local_addr)
     }
 
     /// Reads this proxy's figures, also while it runs.
@@ -179,8 +192,10 @@ impl Proxy {
     ///
     /// The listener failed for good.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { config, listener, tls, handler, server, executor } = self;
-        info!("{}", start_line(&config, listener.addr()));
+        let reader = self.stats();
+        let Self { config, listener, tls, handler, server, metrics, executor } = self;
+        let line = start_line(&config, listener.addr());
+        info!("{line}");
         if config.outbound.tls.insecure {
             warn!(
                 "--out-tls-insecure: whoever is on the way to {} can read and change everything",
@@ -190,6 +205,11 @@ impl Proxy {
         if tls.is_none() && !config.inbound.tls.certs.is_empty() {
             warn!("--in-tls-cert is not used: {} is spoken without TLS", config.inbound.kind);
         }
+        let showing = metrics.map(|metrics| {
+            info!("figures at http://{}/", metrics.local_addr());
+            let identity = Identity { line, started: Instant::now(), started_at: SystemTime::now() };
+            executor.spawn(metrics.run(reader, Arc::new(identity)))
+        });
         let result = match server {
             None => {
                 let http = HttpIn::new(listener, tls.as_ref(), &config.inbound, handler.clone(), executor);
@@ -198,8 +218,24 @@ impl Proxy {
             }
             Some(server) => serve_links(server, listener.into_links(&executor), handler.clone(), shutdown).await,
         };
-        handler.upstream().close(Instant::now() + Duration::from_secs(1)).await;
+        handler.upstreams().close(Instant::now() + Duration::from_secs(1)).await;
+        if let Some(showing) = showing {
+            showing.cancel().await;
+        }
         result
+    }
+}
+
+/// Listens for those who want to see figures, if that is wanted.
+async fn listen_for_metrics(seeing: &Seeing) -> Result<Option<MetricsListener>, StartError> {
+    let Some(addr) = &seeing.metrics_addr else { return Ok(None) };
+    match MetricsListener::bind(addr).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if seeing.metrics_optional && error.kind() == io::ErrorKind::AddrInUse => {
+            warn!("no figures are shown: {addr} is in use; give another address with --expvar-addr");
+            Ok(None)
+        }
+        Err(error) => Err(StartError::Metrics { addr: addr.clone(), error }),
     }
 }
 
@@ -288,9 +324,52 @@ impl StatsReader {
             upstream_errors: load(&counters.upstream_errors),
             in_flight: self.handler.in_flight(),
             in_links: self.server.as_ref().map(Server::stats),
-            out_links: self.handler.upstream().link_stats(),
+            out_links: self.handler.upstreams().link_stats(),
         }
     }
+
+    /// Each upstream now.
+    pub fn upstreams(&self) -> Vec<UpstreamStats> {
+        let stats = |view: View<Arc<Upstream>>| UpstreamStats {
+            name: view.what.name().to_owned(),
+            addr: view.what.addr(),
+            state: view.state.name(),
+            pending: view.pending,
+            requests: view.what.tally.requests.load(Ordering::Relaxed),
+            failures: view.what.tally.failures.load(Ordering::Relaxed),
+            latency: view.latency,
+            failure_share: view.failure_share,
+            ejections: view.ejections,
+            links: view.what.links(),
+        };
+        self.handler.upstreams().view().into_iter().map(stats).collect()
+    }
+}
+
+/// One upstream at one moment.
+#[derive(Clone, Debug)]
+pub struct UpstreamStats {
+    /// As configured.
+    pub name: String,
+    /// `HOST:PORT`, with the address that was found for a name.
+    pub addr: String,
+    /// `up`, `starting` (it comes back, or is new, and gets less than its share), `ejected`, `unhealthy` (by active
+    /// checks) or `leaving` (its name does not stand for it any more).
+    pub state: &'static str,
+    /// Requests in hand there.
+    pub pending: u32,
+    /// Requests sent there, repeated ones included.
+    pub requests: u64,
+    /// Those of them that were not answered, or with 502, 503 or 504.
+    pub failures: u64,
+    /// The moving mean of its latency.
+    pub latency: Option<Duration>,
+    /// The share of failures among its last answers, from 0 to 1.
+    pub failure_share: f64,
+    /// How often it was ejected.
+    pub ejections: u64,
+    /// What each link to it has carried; empty if requests go by HTTP.
+    pub links: Vec<Stats>,
 }
 
 /// What a proxy has done so far.
@@ -346,6 +425,13 @@ pub enum StartError {
     Contradiction(&'static str),
     /// TLS cannot be spoken as told, in words.
     Tls(String),
+    /// The address for metrics cannot be used.
+    Metrics {
+        /// As configured.
+        addr: String,
+        /// Why.
+        error: io::Error,
+    },
     /// It would send requests to itself, for ever.
     Loop {
         /// Where it would send them.
@@ -370,6 +456,10 @@ impl fmt::Display for StartError {
             Self::Address { addr, role, wanted } => write!(f, "{role} {addr:?} is not {wanted}"),
             Self::Contradiction(why) => f.write_str(why),
             Self::Tls(why) => f.write_str(why),
+            Self::Metrics { addr, error } => write!(
+                f,
+                "cannot show figures at {addr}: {error}; give another address with --expvar-addr, or an empty one for none"
+            ),
             Self::Loop { addr } => write!(
                 f,
                 "it would send requests to itself, at {addr}: give the address of the next hop with --out and what is spoken there with --out-type"
@@ -381,7 +471,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Listen { error, .. } => Some(error),
+            Self::Listen { error, .. } | Self::Metrics { error, .. } => Some(error),
             Self::Address { .. } | Self::Contradiction(_) | Self::Tls(_) | Self::Loop { .. } => None,
         }
     }
@@ -424,13 +514,15 @@ fn check(config: &ProxyConfig) -> Result<(), StartError> {
         return wrong(&inbound.addr, listens_on, HOST_PORT);
     }
     let sends_to = "the address to send to (--out)";
-    if out.kind.is_unix() {
-        return if out.addr.is_empty() { wrong(&out.addr, sends_to, A_PATH) } else { Ok(()) };
+    for addr in out.addrs() {
+        let is_host_port = split_port(addr).is_some_and(|(host, port)| !host.is_empty() && port != 0);
+        match out.kind.is_unix() {
+            true if addr.is_empty() => return wrong(addr, sends_to, A_PATH),
+            false if !is_host_port => return wrong(addr, sends_to, HOST_PORT),
+            _ => {}
+        }
     }
-    match split_port(&out.addr) {
-        Some((host, port)) if !host.is_empty() && port != 0 => Ok(()),
-        _ => wrong(&out.addr, sends_to, HOST_PORT),
-    }
+    Ok(())
 }
 
 const HOST_PORT: &str = "HOST:PORT, such as 127.0.0.1:8043 or far.example:8043";
@@ -446,12 +538,12 @@ fn split_port(addr: &str) -> Option<(&str, u16)> {
 }
 
 /// Whether requests would come in again where they go out. A loop over other hosts is not seen here.
-fn is_own_upstream(config: &ProxyConfig, local: &ListenAddr) -> bool {
+fn is_own_upstream(config: &ProxyConfig, out: &str, local: &ListenAddr) -> bool {
     let local = match local {
         ListenAddr::Tcp(addr) => addr,
-        ListenAddr::Unix(path) => return config.outbound.kind.is_unix() && *path == Path::new(&config.outbound.addr),
+        ListenAddr::Unix(path) => return config.outbound.kind.is_unix() && *path == Path::new(out),
     };
-    let Some((host, port)) = split_port(&config.outbound.addr) else { return false };
+    let Some((host, port)) = split_port(out) else { return false };
     let ip = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(ip) => ip,
         Err(_) if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
@@ -478,7 +570,7 @@ fn start_line(config: &ProxyConfig, local_addr: &ListenAddr) -> String {
         inbound.kind,
         sends(inbound.kind, "responses compressed with", inward, inbound.batch_delay),
         out.kind,
-        out.addr,
+        out.addrs().collect::<Vec<_>>().join(", "),
         sends(out.kind, "requests compressed with", outward, out.batch_delay),
     )
 }
@@ -512,15 +604,16 @@ mod tests {
         assert!(sending_to("h:1").is_ok());
         assert!(sending_to(":80").is_err());
         assert!(sending_to("h:0").is_err());
+        assert!(sending_to("h:1, 10.0.0.1:2,[::1]:3").is_ok());
+        assert!(sending_to("h:1,").is_err());
     }
 
     #[test]
     fn a_proxy_is_not_its_own_upstream() {
         let own = |kind, out: &str, local: &str| {
             let inbound = Inbound { kind, ..Inbound::default() };
-            let outbound = Outbound { addr: out.to_owned(), ..Outbound::default() };
             let local = ListenAddr::Tcp(local.parse().unwrap());
-            is_own_upstream(&ProxyConfig { inbound, outbound, ..ProxyConfig::default() }, &local)
+            is_own_upstream(&ProxyConfig { inbound, ..ProxyConfig::default() }, out, &local)
         };
         assert!(own(Kind::Teleport, "127.0.0.1:8043", "127.0.0.1:8043"));
         assert!(own(Kind::Teleport, "localhost:8043", "0.0.0.0:8043"));

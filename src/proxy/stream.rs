@@ -10,6 +10,7 @@ use smol::net::TcpStream;
 use smol::net::unix::UnixStream;
 
 use super::access::Place;
+use super::metrics::Counted;
 use crate::driver::set_up;
 
 /// A connection as the system gives it. `poll_close` ends the sending side only.
@@ -18,6 +19,8 @@ pub(crate) struct Socket {
     io: Io,
     /// Its place among the connections at once, if it came in.
     _place: Option<Place>,
+    /// Counts what it carries.
+    counted: Option<Counted>,
 }
 
 #[derive(Debug)]
@@ -30,18 +33,22 @@ impl Socket {
     pub(crate) fn with_place(self, place: Place) -> Self {
         Self { _place: Some(place), ..self }
     }
+
+    pub(crate) fn counted(self, counted: Counted) -> Self {
+        Self { counted: Some(counted), ..self }
+    }
 }
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
         set_up(&stream);
-        Self { io: Io::Tcp(stream), _place: None }
+        Self { io: Io::Tcp(stream), _place: None, counted: None }
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
-        Self { io: Io::Unix(stream), _place: None }
+        Self { io: Io::Unix(stream), _place: None, counted: None }
     }
 }
 
@@ -73,13 +80,19 @@ macro_rules! each {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        each!(&mut self.get_mut().io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_read(cx, buf))
+        let this = self.get_mut();
+        let done = each!(&mut this.io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_read(cx, buf));
+        this.counted.iter().for_each(|counted| counted.note_read(&done));
+        done
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(&mut self.get_mut().io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_write(cx, buf))
+        let this = self.get_mut();
+        let done = each!(&mut this.io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_write(cx, buf));
+        this.counted.iter().for_each(|counted| counted.note_written(&done));
+        done
     }
 
     fn poll_write_vectored(
@@ -87,7 +100,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(&mut self.get_mut().io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        let this = self.get_mut();
+        let done = each!(&mut this.io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
+        this.counted.iter().for_each(|counted| counted.note_written(&done));
+        done
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use httpteleport::proxy::{
     Inbound, Kind, ListenAddr, Outbound, Proxy, ProxyConfig, ProxyStats, Reloader, StartError, StatsReader,
+    UpstreamStats,
 };
 use smol::Executor;
 
@@ -40,6 +41,7 @@ pub fn http_proxy(upstream: SocketAddr) -> Running {
 /// A proxy that runs on threads of its own until dropped.
 pub struct Running {
     addr: ListenAddr,
+    metrics: Option<SocketAddr>,
     stats: StatsReader,
     reloader: Reloader,
     stop: Option<smol::channel::Sender<()>>,
@@ -54,7 +56,8 @@ impl Running {
     pub fn try_start(config: ProxyConfig) -> Result<Self, StartError> {
         let executor = Arc::new(Executor::new());
         let proxy = smol::block_on(Proxy::bind(config, executor.clone()))?;
-        let (addr, stats, reloader) = (proxy.local_addr().clone(), proxy.stats(), proxy.reloader());
+        let (addr, metrics) = (proxy.local_addr().clone(), proxy.metrics_addr());
+        let (stats, reloader) = (proxy.stats(), proxy.reloader());
         let (stop, stopped) = smol::channel::bounded::<()>(1);
         let thread = thread::spawn(move || {
             let until_stopped = async move {
@@ -69,11 +72,15 @@ impl Running {
             drop(over);
             let _ = helper.join();
         });
-        Ok(Self { addr, stats, reloader, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { addr, metrics, stats, reloader, stop: Some(stop), thread: Some(thread) })
     }
 
     pub fn addr(&self) -> SocketAddr {
         self.addr.tcp().expect("a TCP listener")
+    }
+
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics.expect("a listener for figures")
     }
 
     pub fn listen_addr(&self) -> &ListenAddr {
@@ -86,6 +93,10 @@ impl Running {
 
     pub fn reload(&self) -> bool {
         self.reloader.reload()
+    }
+
+    pub fn upstreams(&self) -> Vec<UpstreamStats> {
+        self.stats.upstreams()
     }
 
     pub fn wait_for(&self, condition: impl Fn(ProxyStats) -> bool) {

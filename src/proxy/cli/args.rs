@@ -7,8 +7,11 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::args_access::AccessArgs;
 use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs};
+use super::balancing::BalancingArgs;
 use super::duration;
+use super::seeing::SeeingArgs;
 use crate::proto::Compression;
+use crate::proxy::process::Log;
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
 
 const STYLES: Styles = Styles::styled()
@@ -37,7 +40,6 @@ Examples:
       httptp --out far.example:8043 --out-compress snappy
 
 The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
-Not here yet (they say so and exit with 2): several --out addresses, -expvarAddr.
 A link of type teleport is not encrypted: between networks that you do not trust use teleports.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
@@ -51,8 +53,6 @@ pub(super) struct Cli {
     pub(super) command: Option<Command>,
     #[command(flatten)]
     pub(super) proxy: ProxyArgs,
-    #[command(flatten)]
-    pub(super) later: Later,
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,8 +100,9 @@ pub(super) struct ProxyArgs {
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "Where requests come in")]
     reuse_port: bool,
 
-    /// HOST:PORT to send requests to; for unix the path of the socket
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8043", help_heading = "Where requests go")]
+    /// HOST:PORT to send requests to, or for unix the path of the socket; of several, with commas between, each request
+    /// goes to the least loaded one
+    #[arg(long, value_name = "ADDR,...", default_value = "127.0.0.1:8043", help_heading = "Where requests go")]
     out: String,
     /// What is spoken there: teleport or teleports (inside TLS) with a far proxy; http, https or unix (HTTP over a unix
     /// socket) with the origin
@@ -128,9 +129,11 @@ pub(super) struct ProxyArgs {
     /// Longest response body, in bytes; above it the answer is 502
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
     out_max_body_size: usize,
-    /// Teleport: how many links; more than one only if compressing one takes a whole core
+    /// Teleport: how many links to each upstream; more than one only if compressing one takes a whole core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to::<1024>, help_heading = "Where requests go")]
     out_conns_per_addr: usize,
+    #[command(flatten)]
+    balancing: BalancingArgs,
 
     #[command(flatten)]
     access: AccessArgs,
@@ -140,6 +143,8 @@ pub(super) struct ProxyArgs {
     autocert: AutocertArgs,
     #[command(flatten)]
     out_tls: OutTlsArgs,
+    #[command(flatten)]
+    seeing: SeeingArgs,
 
     /// Most requests at once; above it the answer is 429
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
@@ -151,13 +156,6 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "The process")]
     log_all_errors: bool,
-}
-
-/// Flags of the original that this version accepts only with the value that changes nothing.
-#[derive(Debug, Args)]
-pub(super) struct Later {
-    #[arg(long, hide = true)]
-    expvar_addr: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -243,15 +241,17 @@ impl From<Compress> for Compression {
 }
 
 impl ProxyArgs {
+    /// How to log.
+    pub(super) fn log(&self) -> Log {
+        self.seeing.log()
+    }
+
     /// What the proxy is to do.
     ///
     /// # Errors
     ///
     /// One line about what this version does not do yet.
     pub(super) fn config(self) -> Result<ProxyConfig, String> {
-        if self.out.contains(',') {
-            return Err(later("several addresses in --out", "give one"));
-        }
         let in_kind = Kind::from(self.in_type);
         Ok(ProxyConfig {
             inbound: self.access.apply_to(Inbound {
@@ -269,7 +269,7 @@ impl ProxyArgs {
                 tls: self.in_tls.tls(self.autocert),
                 ..Inbound::default()
             }),
-            outbound: Outbound {
+            outbound: self.balancing.apply(Outbound {
                 kind: self.out_type.into(),
                 addr: self.out,
                 compression: self.out_compress.into(),
@@ -283,9 +283,10 @@ impl ProxyArgs {
                 links: self.out_conns_per_addr,
                 tls: self.out_tls.tls(),
                 ..Outbound::default()
-            },
+            }),
             concurrency: self.concurrency,
             log_all_errors: self.log_all_errors,
+            seeing: self.seeing.seeing(),
         })
     }
 }
@@ -302,26 +303,6 @@ impl From<Type> for Kind {
     }
 }
 
-impl Later {
-    /// # Errors
-    ///
-    /// One line about the first flag that asks for what this version does not do yet.
-    pub(super) fn check(&self) -> Result<(), String> {
-        // Each with the values that ask for nothing: the original's default.
-        let flags = [("--expvar-addr", &self.expvar_addr, "localhost:8040", "this version exports no metrics")];
-        for (flag, value, default, instead) in flags {
-            if value.as_ref().is_some_and(|value| !value.is_empty() && value != default) {
-                return Err(later(flag, instead));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn later(what: &str, instead: &str) -> String {
-    format!("not in this version yet: {what}; {instead}")
-}
-
 /// The spellings that Go takes.
 pub(super) fn go_bool(text: &str) -> Result<bool, String> {
     match text {
@@ -335,12 +316,12 @@ fn bytes(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "write whole bytes, such as 65536".to_owned())
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     up_to::<{ usize::MAX }>(text)
 }
 
 /// A number from 1 to `MAX`: more threads, links or callers are a slip of the finger.
-fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
+pub(super) fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least 1".to_owned()),
         Ok(n) if n > MAX => Err(format!("at most {MAX}")),
