@@ -1,7 +1,7 @@
 //! The client's end of a connection.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use super::config::{ClientConfig, Compression, Config, Limits, Stats, ZSTD_CODE}
 use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
 use super::hello::Hello;
+use super::ids::IdMap;
 use super::link::{Link, Role, Timer};
 use super::message::{ParsedHead, ResponseHead, parse_response, write_request};
 
@@ -301,6 +302,7 @@ impl ClientConnection {
     pub fn oldest_unsent(&self) -> Option<RequestId> {
         let unsent = |slot: &&Slot| slot.is_pending && !self.link.has_begun(slot.frame);
         // By frame and not by id: the counter of ids wraps.
+        #[allow(clippy::disallowed_methods, reason = "the least of all is the same in any order")]
         let slots = self.link.role.slots.iter().filter(|(_, slot)| unsent(slot));
         slots.min_by_key(|(_, slot)| slot.frame).map(|(id, _)| RequestId(*id))
     }
@@ -329,7 +331,7 @@ struct Client {
     tls: bool,
     last_id: u32,
     /// Every request whose response has not come, by id.
-    slots: BTreeMap<NonZeroU32, Slot>,
+    slots: IdMap<NonZeroU32, Slot>,
     /// Slots that wait for their outcome; the others are abandoned.
     pending: usize,
     /// Deadlines of pending requests, and of some that are no longer: those are skipped.
@@ -477,12 +479,13 @@ impl Role for Client {
     fn fail_unfinished(link: &mut Link<Self>, error: &ConnectionError) {
         link.role.pending = 0;
         link.role.deadlines.clear();
-        // In order of ids, which is the order of sending but for a wrap.
-        for (id, slot) in std::mem::take(&mut link.role.slots) {
-            if slot.is_pending {
-                let error = RequestError::Link { error: error.clone(), maybe_delivered: link.has_begun(slot.frame) };
-                link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
-            }
+        let slots = std::mem::take(&mut link.role.slots).into_iter();
+        let mut unfinished: Vec<_> = slots.filter(|(_, slot)| slot.is_pending).collect();
+        // In the order of sending: the table has none.
+        unfinished.sort_unstable_by_key(|(_, slot)| slot.frame);
+        for (id, slot) in unfinished {
+            let error = RequestError::Link { error: error.clone(), maybe_delivered: link.has_begun(slot.frame) };
+            link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
         }
     }
 

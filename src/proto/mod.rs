@@ -37,7 +37,7 @@
 //! |---|---|
 //! | 02 hello | `hello`, and the phases in `link` |
 //! | 03 compression | `compress` |
-//! | 04 frames, ids, batches | `frame`, `batch`; ids in `client` |
+//! | 04 frames, ids, batches | `frame`, `batch`; ids in `client`, and tables by them in `ids` |
 //! | 05 messages | `message`: what delimits a message (`framing`), heads in (`read`), heads out (`write`) |
 //! | 06 lifecycle | `link`, shared by both roles; `client`, `server` |
 //! | 07 limits | [`Limits`] |
@@ -51,6 +51,7 @@ mod connection;
 mod error;
 mod frame;
 mod hello;
+mod ids;
 mod link;
 mod message;
 mod server;
@@ -59,6 +60,8 @@ pub use client::{ClientConnection, ClientEvent, RequestError, RequestId};
 pub use config::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls, Stats};
 pub use connection::Connection;
 pub use error::{ConnectionError, ErrorKind, MessageError, SendError, Stranger};
+#[cfg(any(feature = "smol", feature = "thread"))]
+pub(crate) use ids::IdMap;
 pub use link::Timer;
 pub use message::HEAD_LENGTH_FIELD;
 pub use server::{ResponseRejected, ResponseToken, ServerConnection, ServerEvent};

@@ -1,6 +1,5 @@
 //! One connection of a lane: requests in, outcomes out.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +13,7 @@ use super::super::options::Overflow;
 use super::lane::Lane;
 use super::queue::Job;
 use crate::proto::{
-    ClientConnection, ClientEvent, ConnectionError, ErrorKind, RequestError, RequestId, SendError, Stats,
+    ClientConnection, ClientEvent, ConnectionError, ErrorKind, IdMap, RequestError, RequestId, SendError, Stats,
 };
 
 /// How often a request that was not delivered, or may be repeated, is given to another connection.
@@ -24,8 +23,8 @@ const MAX_TRIES: u32 = 3;
 pub(in super::super) struct Session<'a> {
     connection: ClientConnection,
     lane: &'a mut Lane,
-    waiting: HashMap<RequestId, Job>,
-    tickets: HashMap<u64, RequestId>,
+    waiting: IdMap<RequestId, Job>,
+    tickets: IdMap<u64, RequestId>,
     /// What of the connection's figures the client's already have.
     counted: Stats,
     was_connected: bool,
@@ -42,8 +41,8 @@ impl<'a> Session<'a> {
         Self {
             connection: ClientConnection::new(lane.connection(now), now),
             lane,
-            waiting: HashMap::new(),
-            tickets: HashMap::new(),
+            waiting: IdMap::default(),
+            tickets: IdMap::default(),
             counted: Stats::default(),
             was_connected: false,
             again: Vec::new(),

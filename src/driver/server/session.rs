@@ -1,6 +1,6 @@
 //! One link of a server: requests to handlers, responses back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 #[cfg(feature = "tls")]
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::super::mailbox::lock;
 use super::reply::{Call, Command, Reply};
 use super::waiting::{Waiting, overloaded, weight};
 use super::{Admitted, Dispatch};
-use crate::proto::{Compression, ConnectionError, ResponseToken, ServerConnection, ServerEvent, Stats};
+use crate::proto::{Compression, ConnectionError, IdMap, ResponseToken, ServerConnection, ServerEvent, Stats};
 
 /// One link of a server.
 pub(in super::super) struct Session {
@@ -25,7 +25,7 @@ pub(in super::super) struct Session {
     dispatch: Dispatch,
     commands: Vec<Command>,
     /// Requests in handlers, by their numbers.
-    running: HashMap<u64, ResponseToken>,
+    running: IdMap<u64, ResponseToken>,
     last_number: u64,
     /// When handlers have taken too long, in order.
     limits: VecDeque<(Instant, u64)>,
@@ -48,7 +48,7 @@ impl Session {
             place,
             dispatch,
             commands: Vec::new(),
-            running: HashMap::new(),
+            running: IdMap::default(),
             last_number: 0,
             limits: VecDeque::new(),
             line: VecDeque::new(),
