@@ -356,7 +356,8 @@ impl ProxyConfig {
         let message_bytes = (body_bytes as u64).saturating_mul(2).saturating_add(head_bytes as u64);
         Limits {
             head_bytes,
-            header_count: MAX_HEADER_COUNT,
+            // A field or two may be added on the way: Content-Length, Host, the length of a response to HEAD.
+            header_count: MAX_HEADER_COUNT + 4,
             body_bytes,
             message_bytes: message_bytes.max(defaults.message_bytes),
             pending_requests,

@@ -49,9 +49,9 @@ impl UpstreamError {
         }
     }
 
-    /// Whether the next request is likely to meet the same.
+    /// Whether the next request is likely to meet the same. A response that is none is that response's fault.
     pub(crate) fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Broken { .. })
+        matches!(self, Self::Unreachable(_) | Self::Broken { delivered: Delivered::No | Delivered::Maybe, .. })
     }
 
     /// How far the request came.
@@ -73,7 +73,9 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout { what, .. } => f.write_str(what),
-            Self::Unreachable(why) => write!(f, "cannot connect: {why}"),
+            Self::Unreachable(why) => {
+                write!(f, "cannot connect: {why}; see that it runs and that --out has its address")
+            }
             Self::Broken { why, .. } | Self::Response(why) | Self::NotSent(_, why) => f.write_str(why),
         }
     }

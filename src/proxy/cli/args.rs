@@ -47,7 +47,8 @@ A link of type teleport is not encrypted: between networks that you do not trust
 /// One httptp stands beside the callers (HTTP in, teleport out), another beside the origin (teleport in, HTTP out).
 /// Each side chooses how it compresses what it sends.
 #[derive(Debug, Parser)]
-#[command(name = "httptp", version, styles = STYLES, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "httptp", version, styles = STYLES, after_help = EXAMPLES, args_conflicts_with_subcommands = true,
+    args_override_self = true)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Option<Command>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -26,8 +26,7 @@ pub(crate) struct Upstream {
     ip: Option<SocketAddr>,
     via: Via,
     log_all_errors: bool,
-    /// The last thing heard was an outage: the next one is no news, the next success is.
-    is_down: AtomicBool,
+    outage: Outage,
     pub(crate) tally: Tally,
     /// What the links of upstreams that have gone had carried.
     gone: Arc<Mutex<Stats>>,
@@ -40,6 +39,39 @@ pub(crate) struct Tally {
     pub(crate) requests: AtomicU64,
     /// Those that were not answered, or only to say that it cannot.
     pub(crate) failures: AtomicU64,
+}
+
+/// Whether the last thing heard was an outage: the next one is no news, the next success is. One that comes and goes
+/// all the time is news once in a while.
+#[derive(Debug, Default)]
+struct Outage {
+    is_down: AtomicBool,
+    /// When an outage was told last, and whether that one lasts.
+    told: Mutex<(Option<Instant>, bool)>,
+}
+
+impl Outage {
+    /// Between two outages that are told.
+    const QUIET: Duration = Duration::from_secs(60);
+
+    /// An outage; whether it is to be told.
+    fn begins(&self, now: Instant) -> bool {
+        if self.is_down.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = told.0.is_none_or(|at| now.saturating_duration_since(at) >= Self::QUIET);
+        *told = if is_news { (Some(now), true) } else { (told.0, false) };
+        is_news
+    }
+
+    /// A success; whether its being one is to be told: if the outage before was.
+    fn ends(&self) -> bool {
+        if !self.is_down.load(Ordering::Relaxed) || !self.is_down.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +111,7 @@ impl Upstream {
             ip,
             via,
             log_all_errors: config.log_all_errors,
-            is_down: AtomicBool::new(false),
+            outage: Outage::default(),
             tally: Tally::default(),
             gone,
         }
@@ -160,11 +192,11 @@ impl Upstream {
     fn note(&self, error: Option<&UpstreamError>) {
         match error {
             None => {
-                if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
+                if self.outage.ends() {
                     info!("upstream {self}: answers again");
                 }
             }
-            Some(error) if error.is_outage() && !self.is_down.swap(true, Ordering::Relaxed) => {
+            Some(error) if error.is_outage() && self.outage.begins(Instant::now()) => {
                 warn!("upstream {self}: {error} (said once, until it answers again)");
             }
             Some(error) if self.log_all_errors => warn!("upstream {self}: {error}"),
@@ -203,5 +235,25 @@ impl Links {
         let least =
             (0..count).map(|n| turn.wrapping_add(n) % count).min_by_key(|n| self.clients[*n].pending_requests());
         &self.clients[least.unwrap_or(0)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_once_and_one_that_flaps_once_a_minute() {
+        let (outage, start) = (Outage::default(), Instant::now());
+        assert!(!outage.ends(), "it was never down");
+        assert!(outage.begins(start));
+        assert!(!outage.begins(start));
+        assert!(outage.ends());
+        for n in 1..60 {
+            assert!(!outage.begins(start + Duration::from_secs(n)));
+            assert!(!outage.ends());
+        }
+        assert!(outage.begins(start + Outage::QUIET));
+        assert!(outage.ends());
     }
 }
