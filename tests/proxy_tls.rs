@@ -300,6 +300,10 @@ fn http2_inside_tls() {
         let too_long = Full::new(Bytes::from(vec![0; 2 * 1024 * 1024]));
         let request = Request::post("https://a.example/").body(too_long).unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let long = "x".repeat(100_000);
+        let request = Request::get("https://a.example/").header("x-long", long).body(Full::default()).unwrap();
+        let status = sender.send_request(request).await.unwrap().status();
+        assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         let request = Request::head("https://a.example/").body(Full::default()).unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), StatusCode::CREATED);
         drop((sender, carried));
@@ -329,6 +333,31 @@ fn http2_connections_end_in_order_when_the_proxy_stops() {
         smol::unblock(move || proxy.stop()).await;
         // GOAWAY, and then the end: no error.
         carried.await.unwrap();
+    }));
+}
+
+#[test]
+fn an_idle_http2_connection_is_told_before_it_is_closed() {
+    let origin = Origin::answering(|_| OK.into());
+    let authority = Authority::new();
+    let mut config = https(&origin, &authority, &[authority.issue(&["a.example"])]);
+    config.inbound.idle_timeout = std::time::Duration::from_millis(300);
+    let proxy = Running::start(config);
+    let mut tls = client(&authority);
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let executor = Arc::new(smol::Executor::new());
+    let tasks = Tasks(executor.clone());
+    smol::block_on(executor.run(async {
+        let socket = smol::net::TcpStream::connect(proxy.addr()).await.unwrap();
+        let name = ServerName::try_from("a.example").unwrap();
+        let stream = TlsConnector::from(Arc::new(tls)).connect(name, socket).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(tasks.clone(), FuturesIo::new(stream))
+                .await
+                .unwrap();
+        // GOAWAY, and then the end: no error.
+        connection.await.unwrap();
+        assert!(sender.is_closed());
     }));
 }
 

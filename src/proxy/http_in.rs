@@ -9,9 +9,10 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsStream, server};
-use http::header::{self, HeaderValue};
-use http::{HeaderMap, Request, Response, Version};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -30,7 +31,7 @@ use super::activity::{Activity, Busy, Patience};
 use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
-use super::handler::{Handler, Slot};
+use super::handler::Handler;
 use super::listen::{self, Listener};
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
@@ -64,6 +65,7 @@ struct Shared {
     http1: http1::Builder,
     http2: http2::Builder<Tasks>,
     idle_timeout: Duration,
+    max_head_bytes: usize,
     introduction: Introduction,
     handler: Arc<Handler>,
     strangers: Strangers,
@@ -99,12 +101,15 @@ impl HttpIn {
             .max_concurrent_streams(MAX_STREAMS)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX));
+            // What is longer hyper refuses in a way that has callers try again. So it lets pass somewhat more, for which
+            // there is an answer here.
+            .max_header_list_size(u32::try_from(config.max_head_bytes.saturating_mul(2)).unwrap_or(u32::MAX));
         let shared = Shared {
             tls: tls.cloned(),
             http1,
             http2,
             idle_timeout: config.idle_timeout,
+            max_head_bytes: config.max_head_bytes,
             introduction: Introduction::new(config),
             handler,
             strangers: Strangers::default(),
@@ -194,11 +199,18 @@ impl Shared {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
                 let (shared, busy) = (shared.clone(), Busy::begin(&activity));
+                let refusal = shared.refuse_large(&request);
                 let request = shared.introduce(request, &peer);
-                async move { Ok::<_, Infallible>(shared.answer(request, busy).await) }
+                async move {
+                    let (response, slot) = match refusal {
+                        Some(refusal) => (refusal, None),
+                        None => shared.handler.handle(request).await,
+                    };
+                    Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
+                }
             })
         };
-        let watch = Watch { signals, idle_timeout: self.idle_timeout, activity, counts };
+        let watch = Watch { signals, idle_timeout: self.idle_timeout, says_goodbye: is_http2, activity, counts };
         if is_http2 {
             let connection = pin!(self.http2.serve_connection(io, service));
             let finish = http2::Connection::graceful_shutdown;
@@ -219,6 +231,20 @@ impl Shared {
         }
     }
 
+    /// The answer to a head that is too large. Of HTTP/1 hyper has given it.
+    fn refuse_large(&self, request: &Request<Incoming>) -> Option<Response<Bytes>> {
+        let is_large = || head_bytes(request) > self.max_head_bytes || request.headers().len() > MAX_HEADER_COUNT;
+        if request.version() != Version::HTTP_2 || !is_large() {
+            return None;
+        }
+        let limit = self.max_head_bytes;
+        let mut refusal = Response::new(Bytes::from(format!(
+            "httptp: the request has a head larger than {limit} bytes (--in-max-header-size) or more than {MAX_HEADER_COUNT} fields\n"
+        )));
+        *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Some(refusal)
+    }
+
     /// Has the request say who sent it, and say in HTTP/1's way what HTTP/2 says in its own.
     fn introduce(&self, mut request: Request<Incoming>, peer: &PeerAddr) -> Request<Incoming> {
         if request.version() == Version::HTTP_2 {
@@ -227,11 +253,15 @@ impl Shared {
         self.introduction.add_to(request.headers_mut(), peer);
         request
     }
+}
 
-    async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Reply<(Option<Slot>, Busy)>> {
-        let (response, slot) = self.handler.handle(request).await;
-        Reply::to_http(response, (slot, busy.answered()))
-    }
+/// How large the head of a request is in HTTP/1.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let target = request.uri().path_and_query().map_or(1, |target| target.as_str().len());
+    let host = request.uri().authority().map_or(0, |host| "host: \r\n".len() + host.as_str().len());
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    let fields: usize = request.headers().iter().map(field).sum();
+    request.method().as_str().len() + target + "  HTTP/1.1\r\n".len() + host + fields + "\r\n".len()
 }
 
 /// A handshake for which the certificate may have to be made. None if it was one of the authority that makes it.
@@ -288,6 +318,8 @@ where
 struct Watch {
     signals: Signals,
     idle_timeout: Duration,
+    /// An idle connection is told first, and closed an idle time-out later: HTTP/2 can tell which requests still count.
+    says_goodbye: bool,
     activity: Arc<Activity>,
     counts: Arc<Counts>,
 }
@@ -319,7 +351,13 @@ impl Watch {
                 tick.set_after(self.idle_timeout);
                 let _ = Pin::new(&mut tick).poll(cx);
                 if patience.ends(&self.activity, self.counts.sent()) {
-                    return Poll::Ready(End::Cut);
+                    if is_finishing || !self.says_goodbye {
+                        return Poll::Ready(End::Cut);
+                    }
+                    is_finishing = true;
+                    finish(connection.as_mut());
+                    // It has to be polled to be told.
+                    cx.waker().wake_by_ref();
                 }
             }
             Poll::Pending

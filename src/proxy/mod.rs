@@ -284,8 +284,8 @@ impl Reloader {
     /// Reads the listener's certificates and keys again, for connections to come, and says in the log how that went.
     /// If anything is wrong with them, all of the old ones stay in use. Returns whether nothing was wrong.
     pub fn reload(&self) -> bool {
-        let Some(tls) = &self.tls else {
-            info!("there are no files to read again");
+        let Some(tls) = self.tls.as_ref().filter(|tls| tls.acme.is_none()) else {
+            info!("there are no certificates to read again");
             return true;
         };
         match tls.reload() {

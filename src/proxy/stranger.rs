@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustls::InvalidMessage;
 use tracing::{debug, info, warn};
 
 use crate::driver::PeerAddr;
@@ -37,7 +38,11 @@ impl Strangers {
             debug!("caller {peer}: closed before TLS was there");
             return;
         }
-        self.warn(("https", ""), format_args!("caller {peer}: no TLS: {error}"));
+        let is_clear = error.get_ref().and_then(|why| why.downcast_ref()).is_some_and(|why: &rustls::Error| {
+            matches!(why, rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType))
+        });
+        let advice = if is_clear { "; does it speak in clear? then have it use https://" } else { "" };
+        self.warn(("https", ""), format_args!("caller {peer}: no TLS: {error}{advice}"));
     }
 
     /// A link to a teleport port is up.

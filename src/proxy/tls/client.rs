@@ -67,7 +67,7 @@ impl Verifier {
                 let flag = "--out-tls-ca";
                 (files::authorities(path, flag)?, files::certificates(path, flag)?)
             }
-            None => (system_roots()?, Vec::new()),
+            None => system_authorities()?,
         };
         let by_authority = WebPkiServerVerifier::builder_with_provider(roots, provider()).build();
         Ok(Self { by_authority: by_authority.map_err(|error| error.to_string())?, listed })
@@ -122,13 +122,13 @@ fn is_ca_as_end_entity(error: &rustls::Error) -> bool {
     matches!(why.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// The authorities that the system believes.
-fn system_roots() -> Result<Arc<RootCertStore>, String> {
+/// The authorities that the system believes, and the certificates that it lists.
+fn system_authorities() -> Result<(Arc<RootCertStore>, Vec<CertificateDer<'static>>), String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    let (usable, _) = roots.add_parsable_certificates(found.certs.iter().cloned());
     if usable > 0 {
-        return Ok(Arc::new(roots));
+        return Ok((Arc::new(roots), found.certs));
     }
     let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
     Err(format!(
