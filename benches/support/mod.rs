@@ -14,8 +14,6 @@ pub mod valgrind;
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// The answer of the original's benchmark: 261 bytes.
 pub const ORIGINAL_BODY: &str = "Hello world foobar baz aaa bbb ccc ddd eee gklj kljsdfsdf\
     sdfasdaf asdf asdf dsa fasd fdasf afsgfdsg ertytrshdsf fds gf\
@@ -53,8 +51,7 @@ pub fn measure(rounds: usize, mut work: impl FnMut()) -> Cost {
 
 /// The CPU time of this process.
 pub fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    cpu_time::ProcessTime::now().as_duration()
 }
 
 /// One line on where and when this was measured.
