@@ -79,8 +79,8 @@ class Link:
         try:
             for namespace in (self.near, self.far):
                 run(f"ip netns add {namespace}")
-            run(f"ip link add vn netns {self.near} type veth peer name vf netns {self.far}")
-            for namespace, device, addr in ((self.near, "vn", "10.99.0.1/24"), (self.far, "vf", "10.99.0.2/24")):
+            run(f"ip link add near0 netns {self.near} type veth peer name far0 netns {self.far}")
+            for namespace, device, addr in ((self.near, "near0", "10.99.0.1/24"), (self.far, "far0", "10.99.0.2/24")):
                 run(f"ip -n {namespace} addr add {addr} dev {device}")
                 run(f"ip -n {namespace} link set {device} up")
                 run(f"ip -n {namespace} link set lo up")
@@ -102,7 +102,7 @@ class Link:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def counters(self):
-        stats = json.loads(run(f"ip -n {self.near} -s -j link show vn"))[0]["stats64"]
+        stats = json.loads(run(f"ip -n {self.near} -s -j link show near0"))[0]["stats64"]
         return [stats[way][what] for way in ("tx", "rx") for what in ("bytes", "packets")]
 
     def wait_for(self, namespace, addr, processes):
