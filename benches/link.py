@@ -5,7 +5,7 @@
 
 One command, as root, on a machine with iproute2, ethtool, wrk and nginx:
 
-    cargo build --release --features httptp && python3 benches/link.py --json results.jsonl
+    cargo build --release && python3 benches/link.py --json results.jsonl
 
 Measured: requests a second and latency as wrk sees them with --conns connections, and the latency again at --paced requests
 a second; bytes and packets on the link both ways, TCP/IP headers included; CPU and peak memory of each proxy. The runs take
@@ -261,7 +261,7 @@ def bodies(args, directory):
     """The file of the bodies, one a line."""
     path = os.path.join(directory, "bodies.jsonl")
     if not args.corpus:
-        dump = ["cargo", "bench", "--quiet", "--bench", "compression", "--", "--dump", path, "--messages", "6000"]
+        dump = ["cargo", "bench", "--quiet", "-p", "httpteleport", "--bench", "compression", "--", "--dump", path, "--messages", "6000"]
         subprocess.run(dump, cwd=ROOT, check=True)
     elif args.corpus.endswith(".xz"):
         with open(path, "wb") as file:
@@ -291,7 +291,7 @@ def main():
     if os.geteuid() != 0:
         sys.exit("network namespaces need root")
     if not os.path.exists(args.httptp):
-        sys.exit(f"{args.httptp} is not there: cargo build --release --features httptp")
+        sys.exit(f"{args.httptp} is not there: cargo build --release")
 
     runs = [("straight", None)] + own_pairs(args)
     for pair in args.pair:

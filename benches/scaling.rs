@@ -1,8 +1,8 @@
 //! How cost grows: one to two cores, one to 64 links, one to 10,000 callers, bodies of 100 B to 1 MB.
 //!
-//! `cargo bench --bench scaling`; `--seconds N` is how long a row takes (default 1, some thirty rows), `--compress
-//! flate|none|snappy`. Driver on tasks, client and server in one process, links in memory. From one middle case, one thing is
-//! changed at a time.
+//! `cargo bench -p httpteleport --bench scaling`; `--seconds N` is how long a row takes (default 1, some thirty rows),
+//! `--compress flate|none|snappy`. Driver on tasks, client and server in one process, links in memory. From one middle
+//! case, one thing is changed at a time.
 
 #![allow(clippy::disallowed_methods, reason = "a bench is where the time comes from")]
 

@@ -1,7 +1,6 @@
 //! What the benches have in common: clocks, allocations, a link in memory, and what is sent over it.
 
 #![allow(dead_code, unreachable_pub, reason = "a part of each bench, and no bench uses all of it")]
-#![allow(unexpected_cfgs, reason = "zstd is a feature that this crate may not have")]
 #![allow(clippy::disallowed_methods, reason = "a bench is where the time comes from")]
 
 pub mod args;
