@@ -1,11 +1,11 @@
 //! Every compression and level on a corpus: how small, how fast, how much memory, at 1, 10 and 100 messages a flush; each
 //! beside its bare codec, so that the overhead of the core shows.
 //!
-//! `cargo bench --bench compression -- --corpus FILE`; without a file the requests are made up. `--messages N` is how many
-//! are read, `--only deflate` chooses, `--rounds N` is how often each is measured, `--svg FILE` draws bytes against CPU.
+//! `cargo bench -p httpteleport --features zstd --bench compression -- --corpus FILE`; without a file the requests are made
+//! up. `--messages N` is how many are read, `--only deflate` chooses, `--rounds N` is how often each is measured, `--svg
+//! FILE` draws bytes against CPU. `--dump FILE` writes the bodies, one a line, and that is all.
 
 #![allow(clippy::disallowed_methods, reason = "a bench is where the time comes from")]
-#![allow(unexpected_cfgs, reason = "zstd is a feature that this crate may not have")]
 
 mod support;
 
@@ -37,6 +37,11 @@ fn main() {
     if let Some(case) = args.value("memory") {
         let codec = Codec::all().into_iter().find(|codec| codec.to_string() == case).expect("there is such a codec");
         return print_memory(codec, &corpus);
+    }
+    if let Some(file) = args.value("dump") {
+        // For other programs: the bodies, one a line.
+        let bodies = corpus.requests.iter().flat_map(|request| request.body().iter().copied().chain([b'\n']));
+        return std::fs::write(file, bodies.collect::<Vec<u8>>()).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
     let rounds = args.number("rounds", 3);
     println!("{}", provenance());
@@ -141,13 +146,7 @@ fn server() -> ServerConnection {
 }
 
 fn configured(codec: &Codec) -> Config {
-    #[allow(unused_mut, reason = "levels came with zstd")]
-    let mut config = config(codec.compression());
-    #[cfg(feature = "zstd")]
-    {
-        config.level = codec.level();
-    }
-    config
+    Config { level: codec.level(), ..config(codec.compression()) }
 }
 
 /// Reads with the core what a client of `codec` has sent; returns the CPU seconds.

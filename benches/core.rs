@@ -1,9 +1,9 @@
 //! What the core costs: nanoseconds, allocations and instructions of encoding, decoding, exchanging and polling.
 //!
-//! - `cargo bench --bench core`: times, on this machine; with `--allocations` these, too, counted by valgrind.
-//! - `cargo bench --bench core -- --instructions`: instructions, counted by valgrind: the same on any machine with the
-//!   same compiler, however busy it is.
-//! - `cargo bench --bench core -- --check`: counts them and fails if a case has moved by more than 5 % from
+//! - `cargo bench -p httpteleport --bench core`: times, on this machine; with `--allocations` these, too, by valgrind.
+//! - `cargo bench -p httpteleport --bench core -- --instructions`: instructions, counted by valgrind: the same on any
+//!   machine with the same compiler, however busy it is.
+//! - `cargo bench -p httpteleport --bench core -- --check`: counts them and fails if a case has moved by more than 5 % from
 //!   `benches/instructions.txt` (`--tolerance PERCENT`). `--write` makes that file anew.
 
 #![allow(clippy::disallowed_methods, reason = "a bench is where the time comes from")]
@@ -120,7 +120,7 @@ fn judge(counts: &[(&str, u64)], args: &Args) -> ExitCode {
     } else if args.has("check") && !moved.is_empty() {
         eprintln!(
             "\nmoved by more than {tolerance} %: {}\nIf that is meant, or the compiler or a dependency has changed, write \
-             the baseline anew with `cargo bench --bench core -- --write` and commit it with the reason. If not, find \
+             the baseline anew with `cargo bench -p httpteleport --bench core -- --write` and commit it with the reason. If not, find \
              what has become slower: `valgrind --tool=callgrind` on the bench with `--case NAME --times 5000` tells.",
             moved.join(", ")
         );

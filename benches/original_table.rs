@@ -1,8 +1,8 @@
 //! The table of the original's benchmark: the same work, in memory, on one core.
 //!
-//! `taskset -c 0 cargo bench --bench original_table`; `--original FILE` puts the original's figures beside ours,
-//! `--allocations` has valgrind count those of all threads, `--only core,smol,thread` and `--row PREFIX` choose, and
-//! `--seconds N` is how long a row may take.
+//! `taskset -c 0 cargo bench -p httpteleport --bench original_table`; `--original FILE` puts the original's figures beside
+//! ours, `--by-cpu` says that they are CPU time and compares that, `--allocations` has valgrind count those of all threads,
+//! `--only core,smol,thread` and `--row PREFIX` choose, and `--seconds N` is how long a row may take.
 
 #![allow(clippy::disallowed_methods, reason = "a bench is where the time comes from")]
 
@@ -107,17 +107,18 @@ fn main() {
             let cost = only.contains(name).then(|| run(row, span)).flatten();
             line += &cost.map_or(" | - | | ".to_owned(), |(cost, requests)| {
                 let allocations = args.has("allocations").then(|| count(name, row));
-                cells(cost, requests, allocations, original)
+                cells(cost, requests, allocations, original, args.has("by-cpu"))
             });
         }
         println!("{line} |");
     }
 }
 
-fn cells(cost: Cost, requests: u64, allocations: Option<f64>, original: Option<f64>) -> String {
+fn cells(cost: Cost, requests: u64, allocations: Option<f64>, original: Option<f64>, by_cpu: bool) -> String {
     let (wall, cpu) = (cost.wall_ns(requests), cost.cpu_ns(requests));
     let waits = if cpu < wall * 0.9 { format!(" ({cpu:.0} CPU)") } else { String::new() };
-    let times = original.map_or(String::new(), |original| format!("{:.1}x", original / wall));
+    let times =
+        original.map_or(String::new(), |original| format!("{:.1}x", original / if by_cpu { cpu } else { wall }));
     let allocations = allocations.map_or("-".to_owned(), |n| format!("{n:.1}"));
     format!(" | {wall:.0}{waits} | {allocations} | {times}")
 }

@@ -1,7 +1,6 @@
 //! What the benches have in common: clocks, allocations, a link in memory, and what is sent over it.
 
 #![allow(dead_code, unreachable_pub, reason = "a part of each bench, and no bench uses all of it")]
-#![allow(unexpected_cfgs, reason = "zstd is a feature that this crate may not have")]
 #![allow(clippy::disallowed_methods, reason = "a bench is where the time comes from")]
 
 pub mod args;
@@ -13,8 +12,6 @@ pub mod plot;
 pub mod valgrind;
 
 use std::time::{Duration, Instant};
-
-use rustix::time::{ClockId, clock_gettime};
 
 /// The answer of the original's benchmark: 261 bytes.
 pub const ORIGINAL_BODY: &str = "Hello world foobar baz aaa bbb ccc ddd eee gklj kljsdfsdf\
@@ -53,8 +50,7 @@ pub fn measure(rounds: usize, mut work: impl FnMut()) -> Cost {
 
 /// The CPU time of this process.
 pub fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    cpu_time::ProcessTime::now().as_duration()
 }
 
 /// One line on where and when this was measured.

@@ -455,9 +455,10 @@ impl Role for Client {
             Some((id, Slot { is_pending: true, .. })) => {
                 let id = RequestId(id);
                 match frame.head {
-                    Ok(head) => {
-                        link.role.peer_keeps_head_rule |= head.keeps_head_rule;
-                        ClientEvent::Response { id, response: head.response.map(|()| frame.body) }
+                    Ok(ResponseHead { mut response, keeps_head_rule }) => {
+                        link.role.peer_keeps_head_rule |= keeps_head_rule;
+                        *response.body_mut() = frame.body;
+                        ClientEvent::Response { id, response }
                     }
                     Err(error) => ClientEvent::Failed { id, error: RequestError::Refused(error) },
                 }

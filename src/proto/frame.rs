@@ -75,21 +75,6 @@ struct Message<H> {
     is_last: bool,
 }
 
-impl<H> Message<H> {
-    /// With what delimits its body.
-    fn new(id: u32, head_bytes: usize, parsed: ParsedHead<H>) -> (Self, Length) {
-        let ParsedHead { head, length, is_head, then } = parsed;
-        (Self { id, head, head_bytes, is_head, is_last: then == Then::Ambiguous }, length)
-    }
-
-    /// Refuses it if its body is too long.
-    fn check_length(&mut self, length: u64, limits: &Limits) {
-        if length > limits.body_bytes as u64 && self.head.is_ok() {
-            self.head = Err(MessageError::BodyTooLarge);
-        }
-    }
-}
-
 /// What of a chunked body comes next.
 #[derive(Clone, Copy)]
 enum Part {
@@ -134,27 +119,32 @@ impl<H> FrameReader<H> {
                     self.state = State::Head { id, scanned: 0 };
                 }
                 State::Head { id, scanned } => {
-                    let Some(head) = self.head(plain, id, scanned, limits)? else { return Ok(None) };
-                    let parsed = parse(id, &head)?;
-                    if parsed.then == Then::NextHead {
+                    let Some(bytes) = self.head(plain, id, scanned, limits)? else { return Ok(None) };
+                    let ParsedHead { mut head, length, is_head, then } = parse(id, &bytes)?;
+                    if then == Then::NextHead {
                         self.state = State::Head { id, scanned: 0 };
                         continue;
                     }
-                    let (mut message, length) = Message::new(id, head.len(), parsed);
+                    let (head_bytes, is_last) = (bytes.len(), then == Then::Ambiguous);
                     let mut left = match length {
                         Length::Chunked => {
+                            let message = Message { id, head, head_bytes, is_head, is_last };
                             self.state = State::Chunks { message, body: BytesMut::new(), part: Part::Size };
                             continue;
                         }
                         Length::Unstated => 0,
-                        Length::Fixed(left) => left,
+                        Length::Fixed(length) => length,
                     };
                     self.afford(left, limits)?;
-                    message.check_length(left, limits);
-                    // Most messages have come as a whole, and are not kept here.
-                    if let Some(body) = self.body(plain, &message, &mut left) {
-                        return Ok(Some(self.finish(message, body)));
+                    if left > limits.body_bytes as u64 && head.is_ok() {
+                        head = Err(MessageError::BodyTooLarge);
                     }
+                    // Most messages have come as a whole, and need not be kept here.
+                    if let Some(body) = self.body(plain, head.is_ok(), &mut left) {
+                        self.end(id, is_last);
+                        return Ok(Some(Frame { id, head, head_bytes, body, is_head, is_last }));
+                    }
+                    let message = Message { id, head, head_bytes, is_head, is_last };
                     self.state = State::Body { message, left };
                     return Ok(None);
                 }
@@ -172,7 +162,7 @@ impl<H> FrameReader<H> {
     fn rest(&mut self, state: State<H>, plain: &mut BytesMut, limits: &Limits) -> Result<Option<Frame<H>>, ErrorKind> {
         match state {
             State::Body { message, mut left } => {
-                if let Some(body) = self.body(plain, &message, &mut left) {
+                if let Some(body) = self.body(plain, message.head.is_ok(), &mut left) {
                     return Ok(Some(self.finish(message, body)));
                 }
                 self.state = State::Body { message, left };
@@ -190,9 +180,9 @@ impl<H> FrameReader<H> {
 
     /// Takes the `left` bytes of a body; `None` while they are not there. A refused message's body is dropped as it comes; any
     /// other waits until it is whole.
-    fn body(&mut self, plain: &mut BytesMut, message: &Message<H>, left: &mut u64) -> Option<Bytes> {
+    fn body(&mut self, plain: &mut BytesMut, is_wanted: bool, left: &mut u64) -> Option<Bytes> {
         let here = (*left).min(plain.len() as u64);
-        if message.head.is_ok() {
+        if is_wanted {
             if here < *left {
                 make_room(plain, *left);
                 return None;
@@ -276,6 +266,13 @@ impl<H> FrameReader<H> {
 
     fn finish(&mut self, message: Message<H>, body: Bytes) -> Frame<H> {
         let Message { id, head, head_bytes, is_head, is_last } = message;
+        self.end(id, is_last);
+        let body = if head.is_ok() { body } else { Bytes::new() };
+        Frame { id, head, head_bytes, body, is_head, is_last }
+    }
+
+    /// The current frame is complete.
+    fn end(&mut self, id: u32, is_last: bool) {
         if is_last {
             self.state = State::Stopped { id: Some(id) };
         } else {
@@ -283,8 +280,6 @@ impl<H> FrameReader<H> {
             self.begin = self.offset;
             self.state = State::Id;
         }
-        let body = if head.is_ok() { body } else { Bytes::new() };
-        Frame { id, head, head_bytes, body, is_head, is_last }
     }
 
     /// Takes a head from `plain`, or notes how far there is none.

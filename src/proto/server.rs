@@ -274,7 +274,7 @@ impl Server {
 
 impl Role for Server {
     const ANSWERS: bool = true;
-    type Head = Request<()>;
+    type Head = Request<Bytes>;
     type Event = ServerEvent;
 
     fn connected(compression: Compression) -> ServerEvent {
@@ -307,15 +307,15 @@ impl Role for Server {
         verdict
     }
 
-    fn parse(&self, _id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<()>>, ErrorKind> {
+    fn parse(&self, _id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
         parse_request(head, limits)
     }
 
-    fn receive(link: &mut Link<Self>, frame: Frame<Request<()>>) {
+    fn receive(link: &mut Link<Self>, frame: Frame<Request<Bytes>>) {
         let Frame { id, head, head_bytes, body, is_head: to_head, .. } = frame;
         let event = match head {
-            Ok(head) => {
-                let request = head.map(|()| body);
+            Ok(mut request) => {
+                *request.body_mut() = body;
                 if id == 0 {
                     ServerEvent::Oneway { request }
                 } else {

@@ -96,7 +96,7 @@ impl Lane {
             ready = true;
             for command in self.commands.drain(..) {
                 match command {
-                    Command::Send(job) => self.queue.push(*job),
+                    Command::Send(job) => self.queue.push(job),
                     Command::Cancel(ticket) if self.queue.give_up(ticket) => {}
                     Command::Cancel(ticket) => cancel(ticket),
                     Command::Close => self.closing = true,

@@ -1,5 +1,6 @@
 //! One connection of a lane: requests in, outcomes out.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,15 +24,15 @@ const MAX_TRIES: u32 = 3;
 pub(in super::super) struct Session<'a> {
     connection: ClientConnection,
     lane: &'a mut Lane,
-    waiting: IdMap<RequestId, Job>,
+    waiting: IdMap<RequestId, Box<Job>>,
     tickets: IdMap<u64, RequestId>,
     /// What of the connection's figures the client's already have.
     counted: Stats,
     was_connected: bool,
     /// Jobs for the next connection, in order.
-    again: Vec<Job>,
+    again: VecDeque<Box<Job>>,
     /// Jobs that may have been delivered and must not be repeated.
-    broken: Vec<(Job, ConnectionError)>,
+    broken: Vec<(Box<Job>, ConnectionError)>,
     /// The last event, when it has come.
     end: Option<Option<ConnectionError>>,
 }
@@ -45,7 +46,7 @@ impl<'a> Session<'a> {
             tickets: IdMap::default(),
             counted: Stats::default(),
             was_connected: false,
-            again: Vec::new(),
+            again: VecDeque::new(),
             broken: Vec::new(),
             end: None,
         }
@@ -72,7 +73,7 @@ impl<'a> Session<'a> {
             return;
         }
         let error = ClientError::Link { error, transport, maybe_delivered: false };
-        let (lost, again) = again.into_iter().partition::<Vec<_>, _>(|job| job.tries >= MAX_TRIES);
+        let (lost, again) = again.into_iter().partition::<VecDeque<_>, _>(|job| job.tries >= MAX_TRIES);
         for job in lost {
             job.end(Err(error.clone()));
         }
@@ -82,7 +83,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn take(&mut self, id: RequestId) -> Option<Job> {
+    fn take(&mut self, id: RequestId) -> Option<Box<Job>> {
         let job = self.waiting.remove(&id)?;
         self.tickets.remove(&job.ticket);
         Some(job)
@@ -100,7 +101,7 @@ impl<'a> Session<'a> {
         self.connection.is_handshaking() && self.lane.queue.front().is_some_and(|job| job.is_oneway)
     }
 
-    fn send(&mut self, job: Job, now: Instant) {
+    fn send(&mut self, job: Box<Job>, now: Instant) {
         if job.is_oneway {
             match self.connection.send_oneway(now, &job.request) {
                 Ok(()) => job.end(Ok(http::Response::default())),
@@ -121,7 +122,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn refuse(&mut self, job: Job, error: SendError) {
+    fn refuse(&mut self, job: Box<Job>, error: SendError) {
         match error {
             SendError::Closing => self.try_again(job),
             error => job.end(Err(ClientError::Send(error))),
@@ -142,9 +143,9 @@ impl<'a> Session<'a> {
         true
     }
 
-    fn try_again(&mut self, mut job: Job) {
+    fn try_again(&mut self, mut job: Box<Job>) {
         job.tries += 1;
-        self.again.push(job);
+        self.again.push_back(job);
     }
 
     fn fail(&mut self, id: RequestId, error: RequestError) {

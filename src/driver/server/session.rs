@@ -214,12 +214,15 @@ impl Endpoint for Session {
 
     fn take_commands(&mut self, now: Instant) {
         self.waiting.send(now, &mut self.connection);
-        for command in std::mem::take(&mut self.commands) {
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
             match command {
                 Command::Ended(call, response) => self.handle_end(now, call, response),
                 Command::Close => self.connection.close(now),
             }
         }
+        // Their memory is for the next ones.
+        self.commands = commands;
     }
 
     fn deliver_events(&mut self, now: Instant, channel: &mut Channel) -> io::Result<bool> {

@@ -17,7 +17,7 @@ use crate::proto::error::{ErrorKind, MessageError};
 /// A head whose message's end is known.
 #[derive(Debug)]
 pub(crate) struct ParsedHead<H> {
-    /// The head, or why the message is refused once it has been passed over.
+    /// The head, with an empty body, or why the message is refused once it has been passed over.
     pub(crate) head: Result<H, MessageError>,
     /// What delimits the body: here `Unstated` means that there is none.
     pub(crate) length: Length,
@@ -38,7 +38,7 @@ pub(crate) enum Then {
 }
 
 /// Parses the head of a request, from its start line to its empty line.
-pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<()>>, ErrorKind> {
+pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
     let mut room = [const { MaybeUninit::uninit() }; Limits::MAX_HEADER_COUNT];
     let room = &mut room[..limits.header_count.min(Limits::MAX_HEADER_COUNT)];
     let mut parsed = httparse::Request::new(&mut []);
@@ -53,7 +53,11 @@ pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<
     Ok(request_head(request, length, method.as_bytes()))
 }
 
-fn request_head(head: Result<Request<()>, MessageError>, length: Length, method: &[u8]) -> ParsedHead<Request<()>> {
+fn request_head(
+    head: Result<Request<Bytes>, MessageError>,
+    length: Length,
+    method: &[u8],
+) -> ParsedHead<Request<Bytes>> {
     let length = if is_bodiless(method) { Length::Unstated } else { length };
     ParsedHead { head, length, is_head: method == b"HEAD", then: Then::NextFrame }
 }
@@ -66,7 +70,7 @@ fn is_bodiless(method: &[u8]) -> bool {
 /// The head of a response, and whether its sender has shown that it keeps R-head-response.
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
-    pub(crate) response: Response<()>,
+    pub(crate) response: Response<Bytes>,
     pub(crate) keeps_head_rule: bool,
 }
 
@@ -149,7 +153,6 @@ fn tell_length(headers: &mut HeaderMap, special: &Special<'_>, code: u16, stated
 struct Special<'a> {
     framing: FramingFields<'a>,
     hosts: usize,
-    codings: usize,
     head_lengths: usize,
 }
 
@@ -158,13 +161,15 @@ impl<'a> Special<'a> {
         let mut special = Self::default();
         for field in fields {
             let name = field.name;
-            let is_coding = name.eq_ignore_ascii_case("transfer-encoding");
-            if is_coding || name.eq_ignore_ascii_case("content-length") {
-                special.framing.see(name.as_bytes(), whole_value(head, name));
+            if name.eq_ignore_ascii_case("host") {
+                special.hosts += 1;
+            } else if name.eq_ignore_ascii_case("content-length") {
+                special.framing.see_length(whole_value(head, name));
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                special.framing.see_coding(whole_value(head, name));
+            } else if name.eq_ignore_ascii_case(HEAD_LENGTH_FIELD) {
+                special.head_lengths += 1;
             }
-            special.codings += usize::from(is_coding);
-            special.hosts += usize::from(name.eq_ignore_ascii_case("host"));
-            special.head_lengths += usize::from(name.eq_ignore_ascii_case(HEAD_LENGTH_FIELD));
         }
         special
     }
@@ -174,7 +179,7 @@ impl<'a> Special<'a> {
         if self.head_lengths > 0 {
             headers.remove(HEAD_LENGTH_FIELD);
         }
-        if self.codings > 0 {
+        if self.framing.has_coding() {
             headers.remove(TRANSFER_ENCODING);
         }
     }
@@ -196,12 +201,12 @@ fn request(
     fields: &[httparse::Header<'_>],
     special: &Special<'_>,
     length: Length,
-) -> Result<Request<()>, MessageError> {
+) -> Result<Request<Bytes>, MessageError> {
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| MessageError::Method)?;
     if method == Method::CONNECT {
         return Err(MessageError::MethodConnect);
     }
-    let mut request = Request::new(());
+    let mut request = Request::new(Bytes::new());
     *request.method_mut() = method;
     *request.uri_mut() = uri(head, target)?;
     *request.version_mut() = version(http11);
@@ -239,8 +244,8 @@ fn response(
     code: u16,
     http11: bool,
     fields: &[httparse::Header<'_>],
-) -> Result<Response<()>, MessageError> {
-    let mut response = Response::new(());
+) -> Result<Response<Bytes>, MessageError> {
+    let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::from_u16(code).map_err(|_| MessageError::Status)?;
     *response.version_mut() = version(http11);
     *response.headers_mut() = header_map(head, fields)?;
@@ -267,7 +272,7 @@ fn header_map(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap
 }
 
 /// The second look at a request that `httparse` did not take.
-fn refuse_request(head: &[u8], limits: &Limits) -> Result<ParsedHead<Request<()>>, ErrorKind> {
+fn refuse_request(head: &[u8], limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
     let (line, fields) = split_start_line(head);
     let method_end = line.iter().position(|b| *b == b' ').ok_or(ErrorKind::StartLine)?;
     let target_end = line.iter().rposition(|b| *b == b' ').ok_or(ErrorKind::StartLine)?;
