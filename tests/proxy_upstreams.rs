@@ -43,15 +43,24 @@ fn before(addrs: &[SocketAddr]) -> ProxyConfig {
 
 #[test]
 fn each_gets_its_share() {
-    let origins = [named("a"), named("b"), named("c")];
+    let origins = [(); 3].map(|()| {
+        Origin::answering(|_| {
+            thread::sleep(Duration::from_millis(5));
+            ok("")
+        })
+    });
     let proxy = Running::start(before(&origins.each_ref().map(Origin::addr)));
-    let mut caller = Caller::of(&proxy);
-    for _ in 0..60 {
-        assert_eq!(caller.exchange(GET).status, 200);
-    }
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let mut caller = Caller::of(&proxy);
+                (0..20).for_each(|_| assert_eq!(caller.exchange(GET).status, 200));
+            });
+        }
+    });
     for origin in &origins {
-        // What a busy machine makes of their latency is no reason to leave one out.
-        assert!(origin.requests() >= 5, "{}", origin.requests());
+        // A third, more or less by what a busy machine makes of their latency.
+        assert!(origin.requests() >= 24, "{}", origin.requests());
     }
 }
 

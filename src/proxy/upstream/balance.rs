@@ -7,7 +7,8 @@
 //! An upstream that fails again and again is ejected: it gets nothing for a pause, then one request to try it, and
 //! comes back slowly if that succeeds, or waits for twice as long if not. A failure is never a credit: whoever fails
 //! fast has few requests pending, and must not attract more by that. Nobody is ejected while no other does better; so
-//! the last one never is, and when everything behind fails, everything is still tried.
+//! the last one never is, and when everything behind fails, everything is still tried. A request that can be sent again
+//! and has nobody else to go to goes to one that is out.
 
 use std::time::{Duration, Instant};
 
@@ -62,8 +63,17 @@ pub(crate) enum Outcome {
 pub(crate) struct Pick {
     pub(crate) id: MemberId,
     began: Instant,
-    /// It tries one that was ejected.
-    is_trial: bool,
+    trial: Trial,
+}
+
+/// Whether a request tries an upstream that was ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trial {
+    No,
+    /// It does, since it is time to: with its failure the upstream stays out for longer.
+    Due,
+    /// It does, for want of a better one.
+    Resort,
 }
 
 /// What changed with the end of a request, for the log.
@@ -158,27 +168,28 @@ impl<T: Clone> Balancer<T> {
     }
 
     /// Where the next request goes, if there is anywhere; not to those in `tried`. `can_be_repeated` says that it can be
-    /// sent to another one if this one fails.
+    /// sent to another one if this one fails. Where none is left that is thought well of, it goes to one that is not:
+    /// it may be better than thought, as in a restart of one after the other.
     pub(crate) fn pick(&mut self, now: Instant, can_be_repeated: bool, tried: &[MemberId]) -> Option<(Pick, T)> {
         self.turn = self.turn.wrapping_add(1);
         let is_first = tried.is_empty();
         let trial = |member: &Member<T>| is_first && member.wants_trial(&self.policy, now, can_be_repeated);
-        let (index, is_trial) = match self.members.iter().position(trial) {
-            Some(index) => (index, true),
+        let (index, trial) = match self.members.iter().position(trial) {
+            Some(index) => (index, Trial::Due),
             None => {
                 let open = self.cheapest(now, |member| member.is_open() && !tried.contains(&member.id));
-                // When none is thought well of, each is as good as another, and one may be better than thought.
-                let any = || self.cheapest(now, |member| is_first && !member.leaving);
+                let any = || self.cheapest(now, |member| !member.leaving && !tried.contains(&member.id));
                 let index = open.or_else(any)?;
-                (index, self.members[index].standing != Standing::In)
+                let is_out = self.members[index].standing != Standing::In;
+                (index, if is_out { Trial::Resort } else { Trial::No })
             }
         };
         let member = &mut self.members[index];
-        if is_trial {
+        if trial == Trial::Due {
             member.begin_trial(&self.policy, now);
         }
         member.pending += 1;
-        Some((Pick { id: member.id, began: now, is_trial }, member.what.clone()))
+        Some((Pick { id: member.id, began: now, trial }, member.what.clone()))
     }
 
     fn cheapest(&self, now: Instant, may: impl Fn(&Member<T>) -> bool) -> Option<usize> {
@@ -206,7 +217,7 @@ impl<T: Clone> Balancer<T> {
     pub(crate) fn end(&mut self, now: Instant, pick: Pick, outcome: Outcome) -> Option<Change> {
         let policy = self.policy;
         let member = self.find(pick.id)?;
-        let change = match member.end(&policy, now, pick.began, pick.is_trial, outcome) {
+        let change = match member.end(&policy, now, pick.began, pick.trial, outcome) {
             Effect::None => None,
             Effect::Back => Some(Change::Back),
             Effect::Suspect if self.is_another_better(now, pick.id) => {
@@ -230,7 +241,7 @@ impl<T: Clone> Balancer<T> {
     /// Whether a request that was sent to those in `tried` can be sent to another one.
     pub(crate) fn has_another(&self, tried: &[&[MemberId]]) -> bool {
         let was_tried = |id| tried.iter().any(|ids| ids.contains(&id));
-        self.members.iter().any(|member| member.is_open() && !was_tried(member.id))
+        self.members.iter().any(|member| !member.leaving && !was_tried(member.id))
     }
 
     /// How many upstreams there are, those that leave included.
@@ -498,6 +509,34 @@ mod tests {
         assert_ne!(first.id, second.id);
         assert!(!balancer.has_another(&[&[first.id], &[second.id]]));
         assert!(balancer.pick(now, true, &[first.id, second.id]).is_none());
+    }
+
+    #[test]
+    fn a_restart_of_one_after_the_other_finds_those_that_are_back() {
+        let now = Instant::now();
+        let mut balancer = balancer(3, now);
+        // Each goes while those before it are still out.
+        for gone in [0, 1] {
+            for id in (0..3).filter(|id| *id == gone).map(MemberId) {
+                (0..5).for_each(|_| {
+                    balancer.find(id).unwrap().pending += 1;
+                    balancer.end(now, Pick { id, began: now, trial: Trial::No }, Outcome::Failed);
+                });
+            }
+        }
+        let states: Vec<_> = balancer.view(now).iter().map(|view| view.state).collect();
+        assert_eq!(states, [State::Ejected, State::Ejected, State::Up]);
+        let (first, number) = balancer.pick(now, false, &[]).unwrap();
+        assert_eq!(number, 2);
+        balancer.end(now, first, Outcome::Failed);
+        assert!(balancer.has_another(&[&[first.id]]));
+        let (second, number) = balancer.pick(now, false, &[first.id]).unwrap();
+        assert_ne!(number, 2);
+        assert_eq!(balancer.end(now, second, Outcome::Answered), Some(Change::Back));
+        // A failure for want of a better one is no reason to stay out for longer.
+        let (third, _) = balancer.pick(now, false, &[first.id, second.id]).unwrap();
+        balancer.end(now, third, Outcome::Failed);
+        assert_eq!(balancer.pick(now + S, true, &[]).unwrap().0.id, third.id);
     }
 
     proptest! {

@@ -2,19 +2,26 @@
 
 use std::time::{Duration, Instant};
 
-/// After this time without a request half of what is remembered is forgotten.
+/// After this time without a request half of what is remembered of failures is forgotten.
 const HALF_LIFE: Duration = Duration::from_secs(10);
+/// The same of latency: where few requests come, a slow one is not to be left out for long.
+const LATENCY_HALF_LIFE: Duration = Duration::from_secs(2);
 
 /// What is younger is not worth a calculation.
 const FRESH: Duration = Duration::from_millis(10);
 
 /// What is left of a memory after some time.
-fn remains(since: Instant, now: Instant) -> f64 {
+fn remains(half_life: Duration, since: Instant, now: Instant) -> f64 {
     let age = now.saturating_duration_since(since);
     if age < FRESH {
         return 1.0;
     }
-    (-age.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2()
+    (-age.as_secs_f64() / half_life.as_secs_f64()).exp2()
+}
+
+/// The weight of what is new beside a memory that time has worn.
+fn renewed(weight: f64, half_life: Duration, since: Instant, now: Instant) -> f64 {
+    1.0 - (1.0 - weight) * remains(half_life, since, now)
 }
 
 /// How long answers take: a moving mean that is quicker to believe in slow ones.
@@ -28,12 +35,14 @@ impl Latency {
     /// Below this, and within half as much again, differences are noise.
     const NOISE: f64 = 0.001;
     const TOLERANCE: f64 = 1.5;
+    /// Handicaps of no more than this are none, so that equals take turns.
+    const LITTLE: f64 = 0.1;
 
     pub(super) fn note(&mut self, now: Instant, took: Duration) {
         let took = took.as_secs_f64();
-        let mean = self.0.map_or(took, |(mean, _)| {
+        let mean = self.0.map_or(took, |(mean, at)| {
             let weight = if took > mean { Self::UP } else { Self::DOWN };
-            mean + (took - mean) * weight
+            mean + (took - mean) * renewed(weight, LATENCY_HALF_LIFE, at, now)
         });
         self.0 = Some((mean, now));
     }
@@ -55,7 +64,8 @@ impl Latency {
     pub(super) fn handicap(&self, now: Instant, fastest: f64) -> f64 {
         let Some((mean, at)) = self.0 else { return 1.0 };
         let times = (mean + Self::NOISE) / ((fastest + Self::NOISE) * Self::TOLERANCE);
-        1.0 + (times - 1.0).max(0.0) * remains(at, now)
+        let more = (times - 1.0) * remains(LATENCY_HALF_LIFE, at, now);
+        if more < Self::LITTLE { 1.0 } else { 1.0 + more }
     }
 }
 
@@ -74,14 +84,15 @@ impl FailureShare {
 
     pub(super) fn note(&mut self, now: Instant, failed: bool) {
         let sample = if failed { 1.0 } else { 0.0 };
-        self.share += (sample - self.share) * Self::WEIGHT;
+        let weight = self.at.map_or(Self::WEIGHT, |at| renewed(Self::WEIGHT, HALF_LIFE, at, now));
+        self.share += (sample - self.share) * weight;
         self.at = Some(now);
         self.seen = self.seen.saturating_add(1);
     }
 
     /// From 0 to 1.
     pub(super) fn share(&self, now: Instant) -> f64 {
-        self.at.map_or(0.0, |at| self.share * remains(at, now))
+        self.at.map_or(0.0, |at| self.share * remains(HALF_LIFE, at, now))
     }
 
     /// How many answers it has seen.
@@ -122,9 +133,11 @@ mod tests {
         let mut latency = Latency::default();
         latency.note(now, 1000 * MS);
         assert!(latency.handicap(now, 0.001) > 100.0);
-        assert!(latency.handicap(now + 20 * HALF_LIFE, 0.001) < 1.01);
+        assert_eq!(latency.handicap(now + 20 * LATENCY_HALF_LIFE, 0.001), 1.0);
         latency.note_if_slow(now, MS);
         assert_eq!(latency.mean(), Some(1.0));
+        latency.note(now + 20 * LATENCY_HALF_LIFE, MS);
+        assert_eq!(latency.handicap(now + 20 * LATENCY_HALF_LIFE, 0.001), 1.0);
     }
 
     #[test]
@@ -137,6 +150,9 @@ mod tests {
         }
         assert!((0.4..0.6).contains(&failures.share(now)));
         assert!((0.2..0.3).contains(&failures.share(now + HALF_LIFE)));
+        assert_eq!(failures.handicap(now + 10 * HALF_LIFE), 1.0);
+        // What was forgotten does not return with the next answer.
+        failures.note(now + 10 * HALF_LIFE, false);
         assert_eq!(failures.handicap(now + 10 * HALF_LIFE), 1.0);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::balance::{MemberId, Outcome, Policy};
+use super::balance::{MemberId, Outcome, Policy, Trial};
 use super::estimate::{FailureShare, Latency};
 
 /// The share of the load that an upstream has at the beginning of its slow start.
@@ -114,13 +114,13 @@ impl<T> Member<T> {
         policy: &Policy,
         now: Instant,
         began: Instant,
-        is_trial: bool,
+        trial: Trial,
         outcome: Outcome,
     ) -> Effect {
         self.pending = self.pending.saturating_sub(1);
         let took = now.saturating_duration_since(began);
-        if is_trial && self.standing != Standing::In {
-            return self.end_trial(policy, now, took, outcome);
+        if trial != Trial::No && self.standing != Standing::In {
+            return self.end_trial(policy, now, took, trial, outcome);
         }
         // What was sent before it was ejected says nothing new.
         if self.standing != Standing::In || self.since.is_some_and(|since| began < since) {
@@ -150,7 +150,7 @@ impl<T> Member<T> {
         if self.in_row >= policy.failures_in_row || fails_mostly { Effect::Suspect } else { Effect::None }
     }
 
-    fn end_trial(&mut self, policy: &Policy, now: Instant, took: Duration, outcome: Outcome) -> Effect {
+    fn end_trial(&mut self, policy: &Policy, now: Instant, took: Duration, trial: Trial, outcome: Outcome) -> Effect {
         match outcome {
             Outcome::Answered => {
                 self.come_back(now);
@@ -158,6 +158,8 @@ impl<T> Member<T> {
                 self.failures.note(now, false);
                 return Effect::Back;
             }
+            // What nobody expected is no news.
+            _ if trial == Trial::Resort => {}
             // Nothing was learned: the next one tries.
             Outcome::Dropped => self.standing = Standing::Out { until: now },
             Outcome::Refused | Outcome::Failed => self.eject(policy, now),
