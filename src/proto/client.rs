@@ -274,6 +274,11 @@ impl ClientConnection {
         self.link.is_closed()
     }
 
+    /// Whether so much waits to be transmitted that no request is taken for now ([`SendError::OutputFull`]).
+    pub fn is_output_full(&self) -> bool {
+        self.link.is_output_full()
+    }
+
     /// How many requests wait for their outcome.
     pub fn pending_requests(&self) -> usize {
         self.link.role.pending

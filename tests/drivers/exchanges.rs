@@ -92,6 +92,17 @@ both! {
         at_once(3, |_| assert!(client.request(post(body.clone()), LONG).unwrap().body() == &body));
     }
 
+    fn a_thousand_callers_at_once<D>() {
+        // With the default limits, and more than their 16 MiB of output under way.
+        let (client, _server) = D::pair(ClientOptions::default().compression(Compression::Snappy), ServerOptions::default());
+        at_once(1000, |caller| {
+            let size = [1, 10, 100, 1_000, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000][caller % 10];
+            let body = vec![caller as u8; size];
+            assert!(client.request(post(body.clone()), 2 * LONG).unwrap().body() == &body);
+        });
+        assert_eq!(client.pending_requests(), 0);
+    }
+
     fn heads_have_lengths_and_no_bodies<D>() {
         let (_server, addr) = D::server(ServerOptions::default(), |request, _| {
             let length = if request.method() == "HEAD" { 12_345 } else { 2 };

@@ -236,6 +236,56 @@ both! {
         }
     }
 
+    fn callers_wait_for_room_in_the_output<D>() {
+        // R-limit-output: nobody is lost because others' bodies are large and the way is slow.
+        let (_server, to) = D::server(ServerOptions::default(), |request, _| echo(request));
+        let addr = relay(&to, |_, up, piece| {
+            std::thread::sleep(if up { MS } else { Duration::ZERO });
+            Some(piece)
+        });
+        let limits = Limits { output_bytes: 256 << 10, ..Limits::default() };
+        let client = D::client(&addr, plain().limits(limits));
+        at_once(40, |n| {
+            let body = vec![n as u8; 1 + n * 10_000];
+            if n % 4 == 0 {
+                client.oneway(post(body)).unwrap();
+            } else {
+                assert!(client.request(post(body.clone()), LONG).unwrap().body() == &body);
+            }
+        });
+    }
+
+    fn who_waits_for_room_in_the_output_is_under_deadline_and_limit<D>() {
+        let addr = raw_server(|_, mut stream| {
+            stream.write_all(HELLO).unwrap();
+            std::thread::sleep(30 * S);
+        });
+        let limits = Limits { output_bytes: 64 << 10, pending_requests: 3, ..Limits::default() };
+        for overflow in [Overflow::Newest, Overflow::Oldest] {
+            let client = D::client(&addr, plain().limits(limits.clone()).overflow(overflow).write_timeout(LONG));
+            std::thread::scope(|scope| {
+                // It is on its way for as long as it may be, and fills the output.
+                scope.spawn(|| client.request(post(vec![7; 32 << 20]), 2 * S).unwrap_err());
+                eventually("that it is under way", || client.stats().plain_out > 0);
+                let outcome = client.request(get("/"), 50 * MS);
+                assert!(matches!(outcome, Err(ClientError::Timeout { maybe_delivered: false })), "{outcome:?}");
+                client.give_up(get("/"), 50 * MS);
+                let mut calls = Vec::new();
+                for _ in 0..3 {
+                    calls.push(scope.spawn(|| client.request(get("/"), S).unwrap_err()));
+                    std::thread::sleep(50 * MS);
+                }
+                let loser = if overflow == Overflow::Newest { 2 } else { 0 };
+                for (n, call) in calls.into_iter().enumerate() {
+                    match call.join().unwrap() {
+                        ClientError::Send(SendError::PendingOverflow(3)) => assert_eq!(n, loser),
+                        error => assert!(matches!(error, ClientError::Timeout { .. }) && n != loser, "{n}: {error}"),
+                    }
+                }
+            });
+        }
+    }
+
     fn workers_have_a_bound<D>() {
         // The driver on tasks has no workers, and passes all the same: what is tested is that all are answered.
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -62,14 +62,19 @@ impl Queue {
         self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
         self.jobs.push_back(job);
         if self.jobs.len() > self.limit {
-            let loser = match self.overflow {
-                Overflow::Newest => self.jobs.pop_back(),
-                Overflow::Oldest => self.jobs.pop_front(),
-            };
-            if let Some(loser) = loser {
-                loser.end(Err(ClientError::Send(SendError::PendingOverflow(self.limit))));
-            }
+            self.shed();
         }
+    }
+
+    /// Ends the job that loses when there are too many; false if there is none.
+    pub(super) fn shed(&mut self) -> bool {
+        let loser = match self.overflow {
+            Overflow::Newest => self.jobs.pop_back(),
+            Overflow::Oldest => self.jobs.pop_front(),
+        };
+        let Some(loser) = loser else { return false };
+        loser.end(Err(ClientError::Send(SendError::PendingOverflow(self.limit))));
+        true
     }
 
     /// Puts jobs back in front, in their order: they were here before.
@@ -86,6 +91,10 @@ impl Queue {
 
     pub(super) fn pop(&mut self) -> Option<Job> {
         self.jobs.pop_front()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

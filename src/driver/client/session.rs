@@ -93,6 +93,15 @@ impl<'a> Session<'a> {
         self.connection.is_handshaking() && self.lane.queue.front().is_some_and(|job| job.is_oneway)
     }
 
+    /// Keeps what waits in the queue for room in the output within the limit: with what is under way, it is pending.
+    fn limit_waiting(&mut self, now: Instant) {
+        let limit = self.lane.options.config.limits.pending_requests;
+        while self.connection.pending_requests() + self.lane.queue.len() > limit
+            && !self.make_room(now)
+            && self.lane.queue.shed()
+        {}
+    }
+
     fn send(&mut self, job: Job, now: Instant) {
         if job.is_oneway {
             match self.connection.send_oneway(now, &job.request) {
@@ -212,9 +221,14 @@ impl Endpoint for Session<'_> {
         }
         while !self.must_wait()
             && !self.is_too_early()
+            // What waits here leaves no less soon, and can be given up meanwhile (R-limit-output).
+            && !self.connection.is_output_full()
             && let Some(job) = self.lane.queue.pop()
         {
             self.send(job, now);
+        }
+        if self.connection.is_output_full() {
+            self.limit_waiting(now);
         }
         // An unanswered HEAD that nobody waits for blocks its link: a new one serves the next.
         let is_idle = self.connection.pending_requests() == 0;
