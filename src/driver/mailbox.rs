@@ -54,14 +54,10 @@ impl<C> Mailbox<C> {
         Poll::Ready(())
     }
 
-    /// Takes no more commands. What waits is dropped.
-    pub(super) fn close(&self) {
-        let dropped = {
-            let mut inner = lock(&self.inner);
-            inner.is_closed = true;
-            std::mem::take(&mut inner.commands)
-        };
-        // Outside the lock: dropping can run others' code.
-        drop(dropped);
+    /// Takes no more commands; returns those that wait.
+    pub(super) fn close(&self) -> Vec<C> {
+        let mut inner = lock(&self.inner);
+        inner.is_closed = true;
+        std::mem::take(&mut inner.commands)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use http::Response;
-use httpteleport::driver::{ClientError, ServerOptions};
+use httpteleport::driver::{ClientError, Overflow, ServerOptions};
 use httpteleport::proto::{Compression, Limits};
 
 use crate::harness::*;
@@ -90,6 +90,53 @@ both! {
         });
         std::thread::sleep(300 * MS);
         assert_eq!(connections.load(Ordering::SeqCst), 1, "nothing was left to connect for");
+    }
+
+    fn what_was_delivered_once_stays_so_whatever_ends_its_repetition<D>() {
+        // R-fail-in-flight: the mark is the request's, not that of its last link.
+        let options = || plain().retry_if(|_| true).reconnect_pause(MS, MS);
+        let deliver = |mut stream: TcpStream| {
+            greet(&mut stream);
+            read_frames(&mut stream, 1);
+        };
+        // No link is to be had any more.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            drop(listener);
+            deliver(stream);
+        });
+        let error = D::client(&addr, options()).request(get("/"), LONG).unwrap_err();
+        server.join().unwrap();
+        assert!(error.maybe_delivered() && error.to_string().contains("cannot connect"), "{error}");
+
+        // The next one says no hello: until the deadline, and until that of the hello.
+        let addr = raw_server(move |number, stream| if number == 0 { deliver(stream) } else { hold(stream) });
+        let error = D::client(&addr, options()).request(get("/"), 200 * MS).unwrap_err();
+        assert!(matches!(error, ClientError::Timeout { maybe_delivered: true }), "{error:?}");
+        let addr = raw_server(move |number, stream| if number == 0 { deliver(stream) } else { hold(stream) });
+        let error = D::client(&addr, options().hello_timeout(200 * MS)).request(get("/"), LONG).unwrap_err();
+        assert!(matches!(error, ClientError::Link { maybe_delivered: true, .. }), "{error:?}");
+
+        // The next one says no more than a hello, and too much is pending there.
+        let addr = raw_server(move |number, mut stream| {
+            if number == 0 {
+                deliver(stream)
+            } else {
+                greet(&mut stream);
+                hold(stream);
+            }
+        });
+        let options = options().max_batch_delay(100 * MS).max_pending_requests(1).overflow(Overflow::Oldest);
+        let client = D::client(&addr, options);
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| client.request(get("/"), LONG).unwrap_err());
+            eventually("that it was sent again", || client.stats().wire_in == 2 * HELLO.len() as u64);
+            client.request(get("/"), 10 * MS).unwrap_err();
+            let error = first.join().unwrap();
+            assert!(error.maybe_delivered() && error.to_string().contains("pending"), "{error}");
+        });
     }
 
     fn what_a_broken_link_surely_did_not_deliver_goes_to_the_next<D>() {

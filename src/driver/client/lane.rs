@@ -151,7 +151,11 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        // What waits there is dropped, and so its callers learn that the client is closed.
-        self.mailbox.close();
+        self.queue.fail(&ClientError::Closed);
+        for command in self.mailbox.close() {
+            if let Command::Send(job) = command {
+                job.end(Err(ClientError::Closed));
+            }
+        }
     }
 }

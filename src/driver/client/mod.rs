@@ -101,7 +101,7 @@ impl Callers {
         let deadline = deadline.resolve(Instant::now(), self.options.timeout);
         let (reply, response) = oneshot::channel();
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let job = Job { ticket, request, is_oneway, deadline, reply, tries: 0 };
+        let job = Job { ticket, request, is_oneway, deadline, reply, tries: 0, earlier: None };
         if !entrance.mailbox.send(Command::Send(Box::new(job))) {
             return Err(ClientError::Closed);
         }
@@ -177,7 +177,7 @@ impl Future for Outcome {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.response).poll(context));
         self.is_known = true;
-        Poll::Ready(outcome.unwrap_or(Err(ClientError::Closed)))
+        Poll::Ready(outcome.unwrap_or_else(|_| Err(ClientError::lost())))
     }
 }
 

@@ -33,10 +33,16 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Result<Response<Bytes>, ClientError>>,
     /// How often a connection has not delivered it.
     pub(super) tries: u32,
+    /// How the last link ended that may have delivered it, if one has.
+    pub(super) earlier: Option<ClientError>,
 }
 
 impl Job {
     pub(super) fn end(self, outcome: Result<Response<Bytes>, ClientError>) {
+        let outcome = outcome.map_err(|error| match self.earlier {
+            Some(earlier) => error.after(earlier),
+            None => error,
+        });
         // A caller that has gone wants no outcome.
         let _ = self.reply.send(outcome);
     }

@@ -150,7 +150,7 @@ impl<'a> Session<'a> {
     }
 
     fn fail(&mut self, id: RequestId, error: RequestError) {
-        let Some(job) = self.take(id) else { return };
+        let Some(mut job) = self.take(id) else { return };
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
             RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
@@ -158,6 +158,7 @@ impl<'a> Session<'a> {
             RequestError::Link { error, maybe_delivered: true } => {
                 let may_repeat = self.lane.options.retry_if.as_ref().is_some_and(|may| may(&job.request));
                 if may_repeat && job.tries + 1 < MAX_TRIES {
+                    job.earlier = Some(ClientError::Link { error, transport: None, maybe_delivered: true });
                     self.try_again(job)
                 } else {
                     self.broken.push((job, error))

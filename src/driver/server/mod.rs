@@ -149,6 +149,6 @@ pub(super) struct Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         lock(&self.shared.links).mailboxes.remove(&self.key);
-        self.mailbox.close();
+        drop(self.mailbox.close());
     }
 }
