@@ -51,7 +51,7 @@ macro_rules! link_options {
             self
         }
 
-        /// How long a link that closes waits for requests in flight. Default 5 s.
+        /// How long a link that closes waits for requests in flight, unless it closes by a deadline. Default 5 s.
         #[must_use]
         pub fn drain_timeout(mut self, timeout: Duration) -> Self {
             self.config.drain_timeout = timeout;

@@ -185,7 +185,7 @@ both! {
     }
 
     fn a_link_that_waits_for_nothing_is_not_dead<D>() {
-        let (client, server) = D::pair(ClientOptions::default().read_timeout(100 * MS), ServerOptions::default());
+        let (client, server) = D::pair(ClientOptions::default().read_timeout(500 * MS), ServerOptions::default());
         let ends = Arc::new(AtomicUsize::new(0));
         let count = ends.clone();
         server.on_link_end(move |_, _, _| {
@@ -193,7 +193,7 @@ both! {
         });
         for _ in 0..2 {
             client.request(post("x"), LONG).unwrap();
-            std::thread::sleep(400 * MS);
+            std::thread::sleep(S);
         }
         assert_eq!(ends.load(Ordering::SeqCst), 0);
     }

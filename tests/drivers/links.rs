@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use httpteleport::driver::{ClientError, ClientOptions, PeerAddr, ServerOptions};
 
 use crate::harness::*;
@@ -172,19 +172,93 @@ both! {
         });
     }
 
-    fn shutdown_keeps_its_deadline<D>() {
-        let (server, addr) = D::server(ServerOptions::default(), |request, _| {
-            std::thread::sleep(10 * S);
+    fn shutdown_drains_until_its_deadline<D>() {
+        // Longer than the drain time-out ...
+        let options = ServerOptions::default().drain_timeout(50 * MS);
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = handled.clone();
+        let (server, addr) = D::server(options, move |request, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(500 * MS);
             echo(request)
         });
         let client = D::client(&addr, ClientOptions::default());
         std::thread::scope(|scope| {
-            scope.spawn(|| client.request(post("x"), S));
-            std::thread::sleep(200 * MS);
-            let begin = Instant::now();
-            server.shutdown(begin + 200 * MS);
-            assert!(begin.elapsed() < 5 * S);
+            let call = scope.spawn(|| client.request(post("x"), LONG));
+            eventually("that it is in its handler", || handled.load(Ordering::SeqCst) == 1);
+            server.shutdown(soon());
+            assert_eq!(call.join().unwrap().unwrap().body(), "x");
         });
+
+        // ... and shorter: links are gone then, whether their handlers or their peers keep them.
+        let (gate, ends) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+        let (hold, count) = (gate.clone(), ends.clone());
+        let (server, addr) = D::server(ServerOptions::default(), move |request, _| {
+            if request.body() == "held" {
+                hold.wait();
+            }
+            Response::new(vec![7; 32 << 20].into())
+        });
+        server.on_link_end(move |_, _, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let client = D::client(&addr, plain());
+        let mut deaf = std::net::TcpStream::connect(&addr).unwrap();
+        deaf.write_all(&[HELLO, b"\x01\0\0\0GET / HTTP/1.1\r\n\r\n"].concat()).unwrap();
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| client.request(post("held"), LONG));
+            eventually("that both are handled", || server.stats().frames_in == 2);
+            std::thread::sleep(100 * MS);
+            let begin = Instant::now();
+            server.shutdown(begin + 300 * MS);
+            assert!(begin.elapsed() < 2 * S);
+            assert!(call.join().unwrap().unwrap_err().maybe_delivered());
+            eventually("the end of both links", || ends.load(Ordering::SeqCst) == 2);
+            assert!(begin.elapsed() < 2 * S, "{:?}", begin.elapsed());
+        });
+        gate.open();
+    }
+
+    fn closing_waits_until_its_deadline<D>() {
+        let gate = Gate::default();
+        let hold = gate.clone();
+        let (_server, addr) = D::server(ServerOptions::default(), move |request, _| {
+            match &request.body()[..] {
+                b"held" => hold.wait(),
+                _ => std::thread::sleep(500 * MS),
+            }
+            echo(request)
+        });
+        // Longer than the drain time-out ...
+        let client = D::client(&addr, ClientOptions::default().drain_timeout(50 * MS));
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| client.request(post("x"), LONG));
+            eventually("that it is under way", || client.stats().frames_out == 1);
+            client.close(soon());
+            assert_eq!(call.join().unwrap().unwrap().body(), "x");
+        });
+        // ... and shorter: in a handler, on the way to one who does not read, and while dialling.
+        let deaf = raw_server(|_, mut stream| {
+            stream.write_all(HELLO).unwrap();
+            std::thread::sleep(30 * S);
+        });
+        let ends_in_time = |client: D::Client, body: Vec<u8>, maybe_delivered: bool| {
+            std::thread::scope(|scope| {
+                let call = scope.spawn(|| client.request(post(body), LONG));
+                eventually("that it waits", || client.pending_requests() == 1);
+                std::thread::sleep(300 * MS);
+                let begin = Instant::now();
+                client.close(begin + 300 * MS);
+                let error = call.join().unwrap().unwrap_err();
+                assert_eq!(error.maybe_delivered(), maybe_delivered, "{error}");
+                assert!(begin.elapsed() < 2 * S, "{:?}", begin.elapsed());
+            });
+        };
+        ends_in_time(D::client(&addr, ClientOptions::default()), b"held".to_vec(), true);
+        ends_in_time(D::client(&deaf, plain()), vec![7; 32 << 20], true);
+        let slow = D::slow_dialler(&addr, 10 * S, ClientOptions::default().connect_timeout(LONG));
+        ends_in_time(slow, b"x".to_vec(), false);
+        gate.open();
     }
 
     fn a_server_on_all_addresses_stops_serving_when_told<D>() {

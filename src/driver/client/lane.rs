@@ -35,6 +35,8 @@ pub(in super::super) struct Lane {
     pub(super) queue: Queue,
     /// No more requests will come.
     pub(super) closing: bool,
+    /// When it must have ended, if its client was told.
+    pub(super) end_at: Option<Instant>,
     /// Carries HEAD requests only.
     pub(super) for_head: bool,
     pub(super) stats: Arc<Mutex<Stats>>,
@@ -60,6 +62,7 @@ impl Lane {
             commands: Vec::new(),
             queue: Queue::new(options.config.limits.pending_requests, options.overflow),
             closing: false,
+            end_at: None,
             for_head,
             stats,
             pause: options.reconnect_pause.0,
@@ -94,7 +97,10 @@ impl Lane {
                     Command::Send(job) => self.queue.push(*job),
                     Command::Cancel(ticket) if self.queue.give_up(ticket) => {}
                     Command::Cancel(ticket) => cancel(ticket),
-                    Command::Close => self.closing = true,
+                    Command::Close(deadline) => {
+                        self.closing = true;
+                        self.end_at = self.end_at.into_iter().chain(deadline).min();
+                    }
                 }
             }
         }
@@ -103,25 +109,35 @@ impl Lane {
 
     /// What is to be done now.
     pub(in super::super) fn step(&mut self, now: Instant) -> Step {
+        self.handle_timeout(now);
         match &self.paused {
             Some((until, error)) if now < *until => self.queue.fail(error),
             _ => self.paused = None,
         }
-        match (self.queue.is_empty(), self.closing) {
-            (false, _) => Step::Dial,
-            (true, false) => Step::Wait,
-            (true, true) => Step::End,
+        match self.queue.is_empty() {
+            false => Step::Dial,
+            true if self.closing => Step::End,
+            true => Step::Wait,
         }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     pub(in super::super) fn poll_timeout(&self) -> Option<Instant> {
-        self.queue.poll_timeout()
+        let end_at = self.end_at.filter(|_| !self.queue.is_empty());
+        self.queue.poll_timeout().into_iter().chain(end_at).min()
     }
 
-    /// Ends the requests whose deadline has come.
+    /// Ends the requests whose deadline has come, and all when that of the lane has.
     pub(in super::super) fn handle_timeout(&mut self, now: Instant) {
         self.queue.expire(now);
+        if self.end_at.is_some_and(|at| at <= now) {
+            self.queue.fail(&ClientError::Closed);
+        }
+    }
+
+    /// Whether nobody wants a connection any more, nor will.
+    pub(in super::super) fn is_done(&self) -> bool {
+        self.closing && self.queue.is_empty()
     }
 
     /// There is a connection.

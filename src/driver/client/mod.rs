@@ -141,24 +141,24 @@ impl Callers {
         *lock(&self.stats)
     }
 
-    /// Closes in order: no new requests; ends when those in flight have.
-    pub(super) async fn close(&self) {
-        self.tell_to_close();
+    /// Closes in order: no new requests; ends when those in flight have, by `deadline`.
+    pub(super) async fn close(&self, deadline: Instant) {
+        self.tell_to_close(Some(deadline));
         self.running.gone().await;
     }
 
-    fn tell_to_close(&self) {
+    fn tell_to_close(&self, deadline: Option<Instant>) {
         self.closed.store(true, Ordering::Release);
         for entrance in self.lanes.iter().chain([&self.head]) {
             // A lane that has ended needs no telling, and one that was never started hears it if it is.
-            entrance.mailbox.send(Command::Close);
+            entrance.mailbox.send(Command::Close(deadline));
         }
     }
 }
 
 impl Drop for Callers {
     fn drop(&mut self) {
-        self.tell_to_close();
+        self.tell_to_close(None);
     }
 }
 

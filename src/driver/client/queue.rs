@@ -19,7 +19,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) enum Command {
     Send(Box<Job>),
     Cancel(u64),
-    Close,
+    /// Close in order, until then if it is said.
+    Close(Option<Instant>),
 }
 
 /// A request that waits for its outcome.

@@ -234,8 +234,10 @@ impl Endpoint for Session<'_> {
         // An unanswered HEAD that nobody waits for blocks its link: a new one serves the next.
         let is_idle = self.connection.pending_requests() == 0;
         let blocked = self.must_wait() && is_idle && !self.lane.queue.is_empty();
-        if blocked || (self.lane.closing && self.lane.queue.is_empty()) {
-            self.connection.close(now);
+        match self.lane.end_at {
+            Some(deadline) if self.lane.is_done() => self.connection.close_by(now, deadline),
+            _ if blocked || self.lane.is_done() => self.connection.close(now),
+            _ => {}
         }
     }
 
@@ -264,6 +266,10 @@ impl Endpoint for Session<'_> {
 
     fn awaits_peer(&self) -> bool {
         self.connection.pending_requests() > 0
+    }
+
+    fn end_at(&self) -> Option<Instant> {
+        self.lane.end_at
     }
 
     fn is_over(&self) -> bool {

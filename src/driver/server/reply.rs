@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -14,7 +15,8 @@ use super::waiting::text;
 pub(super) enum Command {
     /// A handler has ended.
     Ended(Call, Response<Bytes>),
-    Close,
+    /// Close in order, until then.
+    Close(Instant),
 }
 
 /// A request in a handler.

@@ -37,6 +37,8 @@ pub(in super::super) struct Session {
     oneway_bytes: usize,
     /// What of the connection's figures the server's already have.
     counted: Stats,
+    /// When it must be over, if the server shuts down.
+    end_at: Option<Instant>,
     /// The last event, when it has come.
     end: Option<Option<ConnectionError>>,
 }
@@ -56,6 +58,7 @@ impl Session {
             waiting: Waiting::default(),
             oneway_bytes: 0,
             counted: Stats::default(),
+            end_at: None,
             end: None,
         }
     }
@@ -217,7 +220,10 @@ impl Endpoint for Session {
         for command in std::mem::take(&mut self.commands) {
             match command {
                 Command::Ended(call, response) => self.handle_end(now, call, response),
-                Command::Close => self.connection.close(now),
+                Command::Close(deadline) => {
+                    self.connection.close_by(now, deadline);
+                    self.end_at = self.end_at.into_iter().chain([deadline]).min();
+                }
             }
         }
     }
@@ -243,6 +249,10 @@ impl Endpoint for Session {
 
     fn awaits_peer(&self) -> bool {
         self.connection.pending_requests() == 0 && !self.connection.is_handshaking()
+    }
+
+    fn end_at(&self) -> Option<Instant> {
+        self.end_at
     }
 
     fn is_over(&self) -> bool {

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -96,12 +97,13 @@ impl Client {
         self.callers.stats()
     }
 
-    /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest.
+    /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest: it counts
+    /// instead of the [`drain_timeout`](ClientOptions::drain_timeout), and what is still in flight then fails.
     pub async fn close(&self, deadline: Instant) {
         let limit = async {
             Timer::at(deadline).await;
         };
-        self.callers.close().or(limit).await;
+        self.callers.close(deadline).or(limit).await;
     }
 }
 
@@ -136,6 +138,9 @@ async fn connect(lane: &mut Lane, dial: &Dial) -> io::Result<Box<dyn Stream>> {
         let _ = lane.poll(context);
         while clock.poll(lane.poll_timeout(), context) {
             lane.handle_timeout(Instant::now());
+        }
+        if lane.is_done() {
+            return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
         }
         stream.as_mut().poll(context)
     })

@@ -109,12 +109,13 @@ impl Server {
         self.shared.stats()
     }
 
-    /// Stops accepting and drains: requests already read are answered, then each link closes. Returns when all have,
-    /// at `deadline` at the latest.
+    /// Stops accepting and drains: requests already read are answered, then each link closes. Returns when all have, at
+    /// `deadline` at the latest: it counts instead of the [`drain_timeout`](ServerOptions::drain_timeout), and links that
+    /// are still up then are cut.
     pub async fn shutdown(&self, deadline: Instant) {
         let limit = async {
             Timer::at(deadline).await;
         };
-        self.shared.shut_down().or(limit).await;
+        self.shared.shut_down(deadline).or(limit).await;
     }
 }

@@ -158,8 +158,9 @@ impl<E: Endpoint> Link<'_, E> {
 
     /// Ends the sending side, and gives the reader a while to come to the end.
     fn linger(&self) {
-        let end = Instant::now() + LINGER;
         let mut state = lock(&self.state);
+        let end = Instant::now() + LINGER;
+        let end = state.carrier.endpoint.end_at().map_or(end, |at| at.min(end));
         state.is_over = true;
         if state.has_end || state.carrier.has_failed() || self.stream.shutdown(Shutdown::Write).is_err() {
             return;

@@ -91,9 +91,10 @@ impl Client {
         self.callers.stats()
     }
 
-    /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest.
+    /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest: it counts
+    /// instead of the [`drain_timeout`](ClientOptions::drain_timeout), and what is still in flight then fails.
     pub fn close(&self, deadline: Instant) {
-        wait(self.callers.close(), Some(deadline));
+        wait(self.callers.close(deadline), Some(deadline));
     }
 }
 
@@ -171,6 +172,9 @@ fn connect(lane: &mut Lane, dial: &Dial, context: &mut Context<'_>) -> io::Resul
         let _ = lane.poll(context);
         let now = Instant::now();
         lane.handle_timeout(now);
+        if lane.is_done() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         if let Some(stream) = lock(&dialled).take() {
             return stream;
         }
