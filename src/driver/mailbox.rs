@@ -1,11 +1,18 @@
 //! How any thread or task tells a link what it wants.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// Locks what no panic can leave half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls what is the program's own and may panic: its panic is told by the panic hook, and must not end a link, on which
+/// others wait. `None` if it did.
+pub(super) fn unharmed<T>(call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
 /// Commands that wait for the link, and whom to wake for them.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::super::carrier::Patience;
 use super::super::crowd::Member;
 use super::super::error::ClientError;
-use super::super::mailbox::Mailbox;
+use super::super::mailbox::{Mailbox, lock};
 use super::super::options::ClientOptions;
 use super::queue::{Command, Queue, cannot_connect};
 use super::session::Session;
@@ -19,10 +19,30 @@ use crate::proto::Stats;
 pub(in super::super) enum Step {
     /// Wait for [`Lane::poll`].
     Wait,
+    /// The same, until then at the latest; meanwhile [`Lane::handle_timeout`].
+    Pause(Instant),
     /// Dial, and tell how that went; meanwhile [`Lane::poll`] and [`Lane::handle_timeout`].
     Dial,
     /// Nothing more: no request will come.
     End,
+}
+
+/// How a lane is doing, for who chooses one.
+#[derive(Debug, Default)]
+pub(super) struct Condition {
+    inner: Mutex<(Option<Instant>, bool)>,
+}
+
+impl Condition {
+    /// Whether it pauses, and whether it has a link.
+    pub(super) fn look(&self, now: Instant) -> (bool, bool) {
+        let (paused_until, is_up) = *lock(&self.inner);
+        (paused_until.is_some_and(|until| now < until), is_up)
+    }
+
+    fn set(&self, paused_until: Option<Instant>, is_up: bool) {
+        *lock(&self.inner) = (paused_until, is_up);
+    }
 }
 
 /// A lane: lives as long as its client, through many connections, one at a time.
@@ -40,10 +60,13 @@ pub(in super::super) struct Lane {
     /// Carries HEAD requests only.
     pub(super) for_head: bool,
     pub(super) stats: Arc<Mutex<Stats>>,
+    condition: Arc<Condition>,
     /// The next pause.
     pause: Duration,
-    /// Until then requests fail, with this.
-    paused: Option<(Instant, ClientError)>,
+    /// Until then there is no dial; requests fail with this, or wait if it is none.
+    paused: Option<(Instant, Option<ClientError>)>,
+    /// The last link said hello, and did nothing else.
+    has_stumbled: bool,
     _member: Member,
 }
 
@@ -52,6 +75,7 @@ impl Lane {
         name: Arc<str>,
         options: Arc<ClientOptions>,
         mailbox: Arc<Mailbox<Command>>,
+        condition: Arc<Condition>,
         stats: Arc<Mutex<Stats>>,
         for_head: bool,
         member: Member,
@@ -66,7 +90,9 @@ impl Lane {
             for_head,
             stats,
             pause: options.reconnect_pause.0,
+            condition,
             paused: None,
+            has_stumbled: false,
             options,
             _member: member,
         }
@@ -111,7 +137,11 @@ impl Lane {
     pub(in super::super) fn step(&mut self, now: Instant) -> Step {
         self.handle_timeout(now);
         match &self.paused {
-            Some((until, error)) if now < *until => self.queue.fail(error),
+            Some((until, error)) if now < *until => match error {
+                Some(error) => self.queue.fail(error),
+                None if !self.queue.is_empty() => return Step::Pause(*until),
+                None => {}
+            },
             _ => self.paused = None,
         }
         match self.queue.is_empty() {
@@ -151,17 +181,38 @@ impl Lane {
         self.back_off(now, error);
     }
 
-    /// A dial or a hello has failed: fails what waits, and what comes in the pause.
+    /// A dial or a hello has failed: fails what waits, and what comes in the pause, unless it is to wait for better times.
     pub(super) fn back_off(&mut self, now: Instant, error: ClientError) {
-        self.queue.fail(&error);
+        let error = Some(error).filter(|_| !self.options.wait_for_link);
+        if let Some(error) = &error {
+            self.queue.fail(error);
+        }
+        self.pause(now, error);
+    }
+
+    fn pause(&mut self, now: Instant, error: Option<ClientError>) {
         let pause = self.pause.mul_f64(1.0 - fastrand::f64() / 2.0);
         self.paused = now.checked_add(pause).map(|until| (until, error));
+        self.condition.set(self.paused.as_ref().map(|(until, _)| *until), false);
         self.pause = (self.pause * 2).min(self.options.reconnect_pause.1.max(self.options.reconnect_pause.0));
     }
 
     /// A hello was complete.
-    pub(super) fn note_connected(&mut self) {
-        self.pause = self.options.reconnect_pause.0;
+    pub(super) fn note_connected(&self) {
+        self.condition.set(None, true);
+    }
+
+    /// A link has ended that was up. The next is dialled at once, unless this one did `nothing` but say hello, and so did
+    /// the one before: a peer that takes links and drops them is not dialled as fast as it does.
+    pub(super) fn note_ended(&mut self, now: Instant, nothing: bool) {
+        if nothing && self.has_stumbled {
+            return self.pause(now, None);
+        }
+        self.condition.set(None, false);
+        self.has_stumbled = nothing;
+        if !nothing {
+            self.pause = self.options.reconnect_pause.0;
+        }
     }
 }
 

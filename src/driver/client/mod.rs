@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use http::{Method, Request, Response};
 
+use lane::Condition;
 pub(super) use lane::{Lane, Step};
 
 use super::crowd::Crowd;
@@ -24,6 +25,7 @@ use super::error::ClientError;
 use super::mailbox::{Mailbox, lock};
 use super::options::{ClientOptions, Deadline};
 use crate::proto::Stats;
+pub(super) use queue::dial_panicked;
 use queue::{Command, Job};
 
 /// Starts to carry a lane: on a task or on threads.
@@ -50,6 +52,9 @@ pub(super) struct Callers {
 /// Where requests go into a lane.
 struct Entrance {
     mailbox: Arc<Mailbox<Command>>,
+    /// Requests that were sent into it and have no outcome.
+    load: Arc<AtomicUsize>,
+    condition: Arc<Condition>,
     /// Lanes are started by their first request.
     was_started: Mutex<bool>,
 }
@@ -69,7 +74,12 @@ impl Callers {
         options: ClientOptions,
         start: impl Fn(Lane) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let entrance = || Entrance { mailbox: Arc::new(Mailbox::new()), was_started: Mutex::new(false) };
+        let entrance = || Entrance {
+            mailbox: Arc::new(Mailbox::new()),
+            load: Arc::default(),
+            condition: Arc::default(),
+            was_started: Mutex::new(false),
+        };
         Self {
             name,
             start: Box::new(start),
@@ -106,11 +116,25 @@ impl Callers {
             return Err(ClientError::Closed);
         }
         self.pending.fetch_add(1, Ordering::Relaxed);
-        Ok(Outcome { callers: self.clone(), mailbox: entrance.mailbox.clone(), ticket, response, is_known: false })
+        let (mailbox, load) = (entrance.mailbox.clone(), entrance.load.clone());
+        load.fetch_add(1, Ordering::Relaxed);
+        Ok(Outcome { callers: self.clone(), mailbox, load, ticket, response, is_known: false })
     }
 
+    /// The lane with the fewest requests under way, of those that do not pause: in turn where they are equal, and those
+    /// with a link before those without.
     fn next_lane(&self) -> &Entrance {
-        &self.lanes[self.next_lane.fetch_add(1, Ordering::Relaxed) % self.lanes.len()]
+        let [only] = &self.lanes[..] else {
+            let now = Instant::now();
+            let turn = self.next_lane.fetch_add(1, Ordering::Relaxed) % self.lanes.len();
+            let in_turn = self.lanes[turn..].iter().chain(&self.lanes[..turn]);
+            let best = in_turn.min_by_key(|lane| {
+                let (is_paused, is_up) = lane.condition.look(now);
+                (is_paused, lane.load.load(Ordering::Relaxed), !is_up)
+            });
+            return best.unwrap_or(&self.lanes[turn]);
+        };
+        only
     }
 
     /// Starts a lane that was not yet.
@@ -123,6 +147,7 @@ impl Callers {
             self.name.clone(),
             self.options.clone(),
             entrance.mailbox.clone(),
+            entrance.condition.clone(),
             self.stats.clone(),
             for_head,
             self.running.enter(),
@@ -166,6 +191,7 @@ impl Drop for Callers {
 pub(super) struct Outcome {
     callers: Arc<Callers>,
     mailbox: Arc<Mailbox<Command>>,
+    load: Arc<AtomicUsize>,
     ticket: u64,
     response: oneshot::Receiver<Result<Response<Bytes>, ClientError>>,
     is_known: bool,
@@ -184,6 +210,7 @@ impl Future for Outcome {
 impl Drop for Outcome {
     fn drop(&mut self) {
         self.callers.pending.fetch_sub(1, Ordering::Relaxed);
+        self.load.fetch_sub(1, Ordering::Relaxed);
         if !self.is_known {
             self.mailbox.send(Command::Cancel(self.ticket));
         }

@@ -143,6 +143,11 @@ impl Queue {
     }
 }
 
+/// The program's own dial has panicked.
+pub(in super::super) fn dial_panicked() -> std::io::Error {
+    std::io::Error::other("the dial has panicked")
+}
+
 /// An error of the dial.
 pub(super) fn cannot_connect(addr: &str, error: std::io::Error) -> ClientError {
     ClientError::Connect { addr: addr.to_owned(), error: Arc::new(error) }

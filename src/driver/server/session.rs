@@ -12,7 +12,7 @@ use http::{Request, Response};
 
 use super::super::carrier::Endpoint;
 use super::super::channel::{Channel, no_tls};
-use super::super::mailbox::lock;
+use super::super::mailbox::{lock, unharmed};
 use super::reply::{Call, Command, Reply};
 use super::waiting::{Waiting, overloaded, weight};
 use super::{Admitted, Dispatch};
@@ -64,7 +64,7 @@ impl Session {
     /// The link is over; `transport` is what its transport failed with, if it did.
     pub(in super::super) fn finish(self, transport: Option<io::Error>) {
         if let (Some(on_end), Some(end)) = (self.place.shared.on_link_end.get(), &self.end) {
-            on_end(&self.place.peer, end.as_ref(), transport.as_ref());
+            unharmed(|| on_end(&self.place.peer, end.as_ref(), transport.as_ref()));
         }
     }
 
@@ -141,7 +141,7 @@ impl Session {
 
     fn announce(&mut self, compression: Compression) {
         if let Some(on_start) = self.place.shared.on_link_start.get() {
-            on_start(&self.place.peer, compression);
+            unharmed(|| on_start(&self.place.peer, compression));
         }
     }
 

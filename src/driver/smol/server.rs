@@ -62,8 +62,10 @@ impl Server {
                     let session = Session::new(place, dispatch.clone(), Instant::now());
                     let patience = self.shared.patience();
                     let run = async move {
-                        let (session, error) = carry(session, stream, patience, true).await;
-                        session.finish(error);
+                        let carry = AssertUnwindSafe(carry(session, stream, patience, true));
+                        if let Ok((session, error)) = carry.catch_unwind().await {
+                            session.finish(error);
+                        }
                     };
                     self.executor.spawn(run).detach();
                 }

@@ -58,11 +58,13 @@ impl Server {
                 listener.wake();
             })?;
             while !self.shared.has_stopped() {
+                let begin = Instant::now();
                 let started = listener.accept().and_then(|(stream, addr)| match self.shared.admit(addr) {
                     Some(place) => self.start_link(stream, Session::new(place, dispatch.clone(), Instant::now())),
                     None => Ok(()),
                 });
-                if started.is_err() && !self.shared.has_stopped() {
+                // One that has waited in vain has paused already.
+                if started.is_err() && !self.shared.has_stopped() && begin.elapsed() < ACCEPT_PAUSE {
                     std::thread::sleep(ACCEPT_PAUSE);
                 }
             }
