@@ -44,6 +44,8 @@ pub(super) trait Endpoint {
     fn deliver_events(&mut self, now: Instant, channel: &mut Channel) -> io::Result<bool>;
     /// Whether something is awaited of the peer.
     fn awaits_peer(&self) -> bool;
+    /// When it must be over, whatever is under way.
+    fn end_at(&self) -> Option<Instant>;
     /// Whether the connection's last event was delivered.
     fn is_over(&self) -> bool;
 }
@@ -84,6 +86,8 @@ pub(super) struct Carrier<E> {
     has_closed_channel: bool,
     /// TLS has failed; an alert may still leave.
     has_channel_failed: bool,
+    /// The time at which it must be over has come.
+    is_cut: bool,
     error: Option<io::Error>,
 }
 
@@ -105,6 +109,7 @@ impl<E: Endpoint> Carrier<E> {
             eof: false,
             has_closed_channel: false,
             has_channel_failed: false,
+            is_cut: false,
             error: None,
         }
     }
@@ -304,13 +309,24 @@ impl<E: Endpoint> Carrier<E> {
             self.fail(now, io::Error::new(io::ErrorKind::TimedOut, "nothing came from the peer in time"));
         }
         self.endpoint.connection_mut().handle_timeout(now);
+        if self.end_at().is_some_and(|at| at <= now) {
+            self.is_cut = true;
+            self.fail(now, io::Error::new(io::ErrorKind::TimedOut, "the time to close in order is over"));
+        }
         self.endpoint.handle_timeout(now);
+    }
+
+    fn end_at(&self) -> Option<Instant> {
+        self.endpoint.end_at().filter(|_| !self.is_cut)
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let (connection, program) = (self.endpoint.connection().poll_timeout(), self.endpoint.poll_timeout());
-        [connection, program, self.writing.deadline(), self.reading.deadline()].into_iter().flatten().min()
+        [connection, program, self.writing.deadline(), self.reading.deadline(), self.end_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Takes it apart; with what the stream or TLS failed with, if they did.

@@ -4,9 +4,13 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::proto::{ConnectionError, MessageError, SendError};
+use crate::proto::{ConnectionError, ErrorKind, MessageError, SendError};
 
 /// Why a request got no response.
+///
+/// A request that was sent again, as [`retry_if`](super::ClientOptions::retry_if) allows, may have been delivered by any
+/// of its links. Where the repetition was not sent, it ends with [`Link`](Self::Link): with the error of the link that may
+/// have delivered it, and as `transport` what came of sending it again.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -46,6 +50,30 @@ impl ClientError {
             Self::Timeout { maybe_delivered } | Self::Link { maybe_delivered, .. } => *maybe_delivered,
             Self::Response(_) => true,
             Self::Send(_) | Self::Connect { .. } | Self::Closed => false,
+        }
+    }
+
+    /// The same for a request that an `earlier` link may have delivered.
+    pub(super) fn after(mut self, earlier: Self) -> Self {
+        match &mut self {
+            Self::Timeout { maybe_delivered } | Self::Link { maybe_delivered, .. } => *maybe_delivered = true,
+            Self::Response(_) => {}
+            Self::Send(_) | Self::Connect { .. } | Self::Closed => {
+                if let Self::Link { error, .. } = earlier {
+                    let transport = Some(Arc::new(io::Error::other(format!("it was not sent again: {self}"))));
+                    return Self::Link { error, transport, maybe_delivered: true };
+                }
+            }
+        }
+        self
+    }
+
+    /// Whatever carried the request is gone, and did not say what became of it.
+    pub(super) fn lost() -> Self {
+        Self::Link {
+            error: ConnectionError::nowhere(ErrorKind::Transport),
+            transport: Some(Arc::new(io::Error::other("what carried the link has panicked or was dropped"))),
+            maybe_delivered: true,
         }
     }
 }

@@ -1,11 +1,18 @@
 //! How any thread or task tells a link what it wants.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// Locks what no panic can leave half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls what is the program's own and may panic: its panic is told by the panic hook, and must not end a link, on which
+/// others wait. `None` if it did.
+pub(super) fn unharmed<T>(call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
 /// Commands that wait for the link, and whom to wake for them.
@@ -58,14 +65,10 @@ impl<C> Mailbox<C> {
         Poll::Ready(())
     }
 
-    /// Takes no more commands. What waits is dropped.
-    pub(super) fn close(&self) {
-        let dropped = {
-            let mut inner = lock(&self.inner);
-            inner.is_closed = true;
-            std::mem::take(&mut inner.commands)
-        };
-        // Outside the lock: dropping can run others' code.
-        drop(dropped);
+    /// Takes no more commands; returns those that wait.
+    pub(super) fn close(&self) -> Vec<C> {
+        let mut inner = lock(&self.inner);
+        inner.is_closed = true;
+        std::mem::take(&mut inner.commands)
     }
 }

@@ -78,7 +78,7 @@ macro_rules! link_options {
             self
         }
 
-        /// How long a link that closes waits for requests in flight. Default 5 s.
+        /// How long a link that closes waits for requests in flight, unless it closes by a deadline. Default 5 s.
         #[must_use]
         pub fn drain_timeout(mut self, timeout: Duration) -> Self {
             self.config.drain_timeout = timeout;
@@ -150,6 +150,7 @@ pub struct ClientOptions {
     pub(super) overflow: Overflow,
     pub(super) retry_if: Option<RetryIf>,
     pub(super) reconnect_pause: (Duration, Duration),
+    pub(super) wait_for_link: bool,
 }
 
 impl Default for ClientOptions {
@@ -170,6 +171,7 @@ impl Default for ClientOptions {
             overflow: Overflow::default(),
             retry_if: None,
             reconnect_pause: (Duration::from_millis(100), Duration::from_secs(1)),
+            wait_for_link: false,
         }
     }
 }
@@ -255,10 +257,21 @@ impl ClientOptions {
 
     /// The pause after a dial or a hello that failed, in which requests fail at once: the first, and the longest that
     /// it grows to by doubling. Each is shortened by up to a half, at random, so that clients do not return together.
-    /// Default 100 ms and 1 s. After a link that was up there is none: the first retry is immediate.
+    /// Default 100 ms and 1 s. After a link that was up there is none: the first retry is immediate. The pauses begin
+    /// anew once a response has come, or a link was up for a second; before the second link in a row that said hello and
+    /// ended without either there is a pause, too, in which requests wait.
     #[must_use]
     pub fn reconnect_pause(mut self, first: Duration, longest: Duration) -> Self {
         self.reconnect_pause = (first, longest);
+        self
+    }
+
+    /// Has requests wait while there is no link to be had, until their deadlines, instead of failing them at once: for
+    /// callers that would only try again. Give them deadlines, or a [`timeout`](Self::timeout): without, they wait for
+    /// ever. Default no.
+    #[must_use]
+    pub fn wait_for_link(mut self, wait: bool) -> Self {
+        self.wait_for_link = wait;
         self
     }
 
@@ -375,8 +388,10 @@ impl ServerOptions {
         self
     }
 
-    /// Most bytes of responses that wait for one link to take them, beside its `output_bytes`; instead of a further
-    /// one its client gets a short 503. Default 256 MiB.
+    /// How many bytes of responses may wait for one link to take them, beside its `output_bytes`: above that no request
+    /// is read from it and no handler started, until its client has read some. What was in handlers by then can make it
+    /// more (see [`concurrency`](Self::concurrency)); a client that has read nothing for a second gets a short 503
+    /// instead. Default 256 MiB.
     #[must_use]
     pub fn waiting_bytes(mut self, bytes: usize) -> Self {
         self.waiting_bytes = bytes;

@@ -242,6 +242,13 @@ impl ClientConnection {
         self.link.close(now);
     }
 
+    /// The same, until `deadline` instead of the drain timeout. If it is closing already, until the earlier of both.
+    pub fn close_by(&mut self, now: Instant, deadline: Instant) {
+        let was_closing = self.link.is_closing();
+        self.link.close(now);
+        self.link.drain_by(deadline, was_closing);
+    }
+
     /// Appends to `out` what the transport should carry now and returns how many bytes that are.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
         self.link.poll_transmit(now, out)
@@ -285,6 +292,11 @@ impl ClientConnection {
     /// The level at which this side compresses; `None` if its compression has no levels.
     pub fn level(&self) -> Option<u8> {
         self.link.level()
+    }
+
+    /// Whether so much waits to be transmitted that no request is taken for now ([`SendError::OutputFull`]).
+    pub fn is_output_full(&self) -> bool {
+        self.link.is_output_full()
     }
 
     /// How many requests wait for their outcome.

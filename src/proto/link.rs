@@ -276,6 +276,15 @@ impl<R: Role> Link<R> {
         self.settle();
     }
 
+    /// Sets when a link that closes waits no longer, in place of the drain time-out; no later than one that was
+    /// closing before (R-deadline-fixed).
+    pub(super) fn drain_by(&mut self, deadline: Instant, was_closing: bool) {
+        if let Some(closing) = &mut self.closing {
+            let before = closing.deadline.filter(|_| was_closing);
+            closing.deadline = Some(before.map_or(deadline, |before| before.min(deadline)));
+        }
+    }
+
     /// Ends the link at once. What began a drain stays its reason (R-error-once).
     pub(super) fn abort(&mut self, now: Instant, error: ConnectionError) {
         self.tell_time(now);

@@ -197,6 +197,13 @@ impl ServerConnection {
         self.link.end_input(None);
     }
 
+    /// The same, until `deadline` instead of the drain timeout. If it is closing already, until the earlier of both.
+    pub fn close_by(&mut self, now: Instant, deadline: Instant) {
+        let was_closing = self.link.is_closing();
+        self.close(now);
+        self.link.drain_by(deadline, was_closing);
+    }
+
     /// Appends to `out` what the transport should carry now and returns how many bytes that are.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
         self.link.poll_transmit(now, out)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use httpteleport::driver::{ClientOptions, ServerOptions};
-use httpteleport::proto::Compression;
+use httpteleport::proto::{Compression, Limits};
 
 use crate::harness::*;
 
@@ -90,6 +90,19 @@ both! {
         let (client, _server) = D::pair(ClientOptions::default(), ServerOptions::default());
         let body: Vec<u8> = (0..4_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 17) as u8).collect();
         at_once(3, |_| assert!(client.request(post(body.clone()), LONG).unwrap().body() == &body));
+    }
+
+    fn a_thousand_callers_at_once<D>() {
+        // More than one link's output takes.
+        let limits = Limits { output_bytes: 256 << 10, ..Limits::default() };
+        let options = ClientOptions::default().compression(Compression::Snappy).limits(limits);
+        let (client, _server) = D::pair(options, ServerOptions::default());
+        at_once(1000, |caller| {
+            let size = [1, 10, 100, 1_000, 2_000, 5_000, 10_000, 20_000][caller % 8];
+            let body = vec![caller as u8; size];
+            assert!(client.request(post(body.clone()), 2 * LONG).unwrap().body() == &body);
+        });
+        assert_eq!(client.pending_requests(), 0);
     }
 
     fn heads_have_lengths_and_no_bodies<D>() {

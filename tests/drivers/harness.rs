@@ -25,6 +25,8 @@ pub trait Driver: Sized + 'static {
     fn client(addr: &str, options: ClientOptions) -> Self::Client;
     /// One whose dial takes so long, and then goes to `addr`.
     fn slow_dialler(addr: &str, takes: Duration, options: ClientOptions) -> Self::Client;
+    /// One whose dial panics.
+    fn panicking_dialler() -> Self::Client;
     fn new_server(options: ServerOptions) -> Self::Server;
 
     /// A server on a port of its own.
@@ -61,7 +63,8 @@ pub trait Server: Clone + Send + Sync + 'static {
     fn serve(&self, listener: TcpListener, handler: Handler) -> Ended;
     /// Serves and returns the error with which that fails at once.
     fn serve_error(&self, listener: TcpListener) -> io::Error;
-    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler);
+    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler) -> Ended;
+    fn on_link_start(&self, f: impl Fn() + Send + Sync + 'static);
     fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static);
     fn stats(&self) -> Stats;
     fn shutdown(&self, deadline: Instant);
@@ -122,6 +125,12 @@ impl Driver for Smol {
         tasks::Client::with_dial(EXECUTOR.clone(), "a slow way", dial, options)
     }
 
+    fn panicking_dialler() -> tasks::Client {
+        let dial =
+            || async { if true { panic!("a dial") } else { smol::net::TcpStream::connect("127.0.0.1:1").await } };
+        tasks::Client::with_dial(EXECUTOR.clone(), "no way", dial, ClientOptions::default())
+    }
+
     fn new_server(options: ServerOptions) -> tasks::Server {
         tasks::Server::new(EXECUTOR.clone(), options)
     }
@@ -175,9 +184,19 @@ impl Server for tasks::Server {
         smol::block_on(tasks::Server::serve(self, listener, handler)).unwrap_err()
     }
 
-    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler) {
+    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler) -> Ended {
         let (server, listener) = (self.clone(), smol::net::unix::UnixListener::try_from(listener).unwrap());
-        EXECUTOR.spawn(async move { tasks::Server::serve(&server, listener, handler_of(handler)).await }).detach();
+        let (ended, tell) = Ended::pair();
+        let serve = async move {
+            tasks::Server::serve(&server, listener, handler_of(handler)).await.unwrap();
+            tell.store(true, Ordering::SeqCst);
+        };
+        EXECUTOR.spawn(serve).detach();
+        ended
+    }
+
+    fn on_link_start(&self, f: impl Fn() + Send + Sync + 'static) {
+        tasks::Server::on_link_start(self, move |_, _| f());
     }
 
     fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static) {
@@ -211,6 +230,11 @@ impl Driver for Thread {
             TcpStream::connect(&addr)
         };
         thread::Client::with_dial("a slow way", dial, options)
+    }
+
+    fn panicking_dialler() -> thread::Client {
+        let dial = || -> io::Result<TcpStream> { panic!("a dial") };
+        thread::Client::with_dial("no way", dial, ClientOptions::default())
     }
 
     fn new_server(options: ServerOptions) -> thread::Server {
@@ -261,11 +285,18 @@ impl Server for thread::Server {
         thread::Server::serve(self, listener, |_, _| Response::default()).unwrap_err()
     }
 
-    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler) {
+    fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler) -> Ended {
         let server = self.clone();
+        let (ended, tell) = Ended::pair();
         std::thread::spawn(move || {
-            thread::Server::serve(&server, listener, move |request, peer| handler(request, peer))
+            thread::Server::serve(&server, listener, move |request, peer| handler(request, peer)).unwrap();
+            tell.store(true, Ordering::SeqCst);
         });
+        ended
+    }
+
+    fn on_link_start(&self, f: impl Fn() + Send + Sync + 'static) {
+        thread::Server::on_link_start(self, move |_, _| f());
     }
 
     fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static) {

@@ -185,7 +185,7 @@ both! {
     }
 
     fn a_link_that_waits_for_nothing_is_not_dead<D>() {
-        let (client, server) = D::pair(ClientOptions::default().read_timeout(100 * MS), ServerOptions::default());
+        let (client, server) = D::pair(ClientOptions::default().read_timeout(500 * MS), ServerOptions::default());
         let ends = Arc::new(AtomicUsize::new(0));
         let count = ends.clone();
         server.on_link_end(move |_, _, _| {
@@ -193,7 +193,7 @@ both! {
         });
         for _ in 0..2 {
             client.request(post("x"), LONG).unwrap();
-            std::thread::sleep(400 * MS);
+            std::thread::sleep(S);
         }
         assert_eq!(ends.load(Ordering::SeqCst), 0);
     }
@@ -232,6 +232,56 @@ both! {
                 assert!(matches!(outcome, Err(ClientError::Timeout { .. })), "{outcome:?}");
                 let error = large.join().unwrap();
                 assert!(error.to_string().contains("does not read") && error.maybe_delivered(), "{error}");
+            });
+        }
+    }
+
+    fn callers_wait_for_room_in_the_output<D>() {
+        // R-limit-output: nobody is lost because others' bodies are large and the way is slow.
+        let (_server, to) = D::server(ServerOptions::default(), |request, _| echo(request));
+        let addr = relay(&to, |_, up, piece| {
+            std::thread::sleep(if up { MS } else { Duration::ZERO });
+            Some(piece)
+        });
+        let limits = Limits { output_bytes: 256 << 10, ..Limits::default() };
+        let client = D::client(&addr, plain().limits(limits));
+        at_once(40, |n| {
+            let body = vec![n as u8; 1 + n * 10_000];
+            if n % 4 == 0 {
+                client.oneway(post(body)).unwrap();
+            } else {
+                assert!(client.request(post(body.clone()), LONG).unwrap().body() == &body);
+            }
+        });
+    }
+
+    fn who_waits_for_room_in_the_output_is_under_deadline_and_limit<D>() {
+        let addr = raw_server(|_, mut stream| {
+            stream.write_all(HELLO).unwrap();
+            std::thread::sleep(30 * S);
+        });
+        let limits = Limits { output_bytes: 64 << 10, pending_requests: 3, ..Limits::default() };
+        for overflow in [Overflow::Newest, Overflow::Oldest] {
+            let client = D::client(&addr, plain().limits(limits.clone()).overflow(overflow).write_timeout(LONG));
+            std::thread::scope(|scope| {
+                // It is on its way for as long as it may be, and fills the output.
+                scope.spawn(|| client.request(post(vec![7; 32 << 20]), 2 * S).unwrap_err());
+                eventually("that it is under way", || client.stats().plain_out > 0);
+                let outcome = client.request(get("/"), 50 * MS);
+                assert!(matches!(outcome, Err(ClientError::Timeout { maybe_delivered: false })), "{outcome:?}");
+                client.give_up(get("/"), 50 * MS);
+                let mut calls = Vec::new();
+                for _ in 0..3 {
+                    calls.push(scope.spawn(|| client.request(get("/"), S).unwrap_err()));
+                    std::thread::sleep(50 * MS);
+                }
+                let loser = if overflow == Overflow::Newest { 2 } else { 0 };
+                for (n, call) in calls.into_iter().enumerate() {
+                    match call.join().unwrap() {
+                        ClientError::Send(SendError::PendingOverflow(3)) => assert_eq!(n, loser),
+                        error => assert!(matches!(error, ClientError::Timeout { .. }) && n != loser, "{n}: {error}"),
+                    }
+                }
             });
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use httpteleport::driver::{ClientError, ClientOptions, PeerAddr, ServerOptions};
 
 use crate::harness::*;
@@ -48,14 +48,16 @@ both! {
         let path = std::env::temp_dir().join(name);
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let server = D::new_server(ServerOptions::default());
-        server.serve_unix(listener, Arc::new(|request, peer| {
+        let serving = server.serve_unix(listener, Arc::new(|request, peer| {
             assert_eq!((&peer.addr, peer.addr.ip()), (&PeerAddr::Unix, None));
             echo(request)
         }));
         let client = D::client(&format!("unix:{}", path.display()), ClientOptions::default());
         at_once(10, |_| assert_eq!(client.request(post("x"), LONG).unwrap().body(), "x"));
-        server.shutdown(soon());
+        // Nobody can come by this way any more, not even to wake it.
         std::fs::remove_file(&path).unwrap();
+        server.shutdown(soon());
+        serving.wait();
         let error = client.request(post("x"), LONG).unwrap_err();
         assert!(error.to_string().contains("unix:"), "{error}");
     }
@@ -172,19 +174,93 @@ both! {
         });
     }
 
-    fn shutdown_keeps_its_deadline<D>() {
-        let (server, addr) = D::server(ServerOptions::default(), |request, _| {
-            std::thread::sleep(10 * S);
+    fn shutdown_drains_until_its_deadline<D>() {
+        // Longer than the drain time-out ...
+        let options = ServerOptions::default().drain_timeout(50 * MS);
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = handled.clone();
+        let (server, addr) = D::server(options, move |request, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(500 * MS);
             echo(request)
         });
         let client = D::client(&addr, ClientOptions::default());
         std::thread::scope(|scope| {
-            scope.spawn(|| client.request(post("x"), S));
-            std::thread::sleep(200 * MS);
-            let begin = Instant::now();
-            server.shutdown(begin + 200 * MS);
-            assert!(begin.elapsed() < 5 * S);
+            let call = scope.spawn(|| client.request(post("x"), LONG));
+            eventually("that it is in its handler", || handled.load(Ordering::SeqCst) == 1);
+            server.shutdown(soon());
+            assert_eq!(call.join().unwrap().unwrap().body(), "x");
         });
+
+        // ... and shorter: links are gone then, whether their handlers or their peers keep them.
+        let (gate, ends) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+        let (hold, count) = (gate.clone(), ends.clone());
+        let (server, addr) = D::server(ServerOptions::default(), move |request, _| {
+            if request.body() == "held" {
+                hold.wait();
+            }
+            Response::new(vec![7; 32 << 20].into())
+        });
+        server.on_link_end(move |_, _, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let client = D::client(&addr, plain());
+        let mut deaf = std::net::TcpStream::connect(&addr).unwrap();
+        deaf.write_all(&[HELLO, b"\x01\0\0\0GET / HTTP/1.1\r\n\r\n"].concat()).unwrap();
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| client.request(post("held"), LONG));
+            eventually("that both are handled", || server.stats().frames_in == 2);
+            std::thread::sleep(100 * MS);
+            let begin = Instant::now();
+            server.shutdown(begin + 300 * MS);
+            assert!(begin.elapsed() < 2 * S);
+            assert!(call.join().unwrap().unwrap_err().maybe_delivered());
+            eventually("the end of both links", || ends.load(Ordering::SeqCst) == 2);
+            assert!(begin.elapsed() < 2 * S, "{:?}", begin.elapsed());
+        });
+        gate.open();
+    }
+
+    fn closing_waits_until_its_deadline<D>() {
+        let gate = Gate::default();
+        let hold = gate.clone();
+        let (_server, addr) = D::server(ServerOptions::default(), move |request, _| {
+            match &request.body()[..] {
+                b"held" => hold.wait(),
+                _ => std::thread::sleep(500 * MS),
+            }
+            echo(request)
+        });
+        // Longer than the drain time-out ...
+        let client = D::client(&addr, ClientOptions::default().drain_timeout(50 * MS));
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| client.request(post("x"), LONG));
+            eventually("that it is under way", || client.stats().frames_out == 1);
+            client.close(soon());
+            assert_eq!(call.join().unwrap().unwrap().body(), "x");
+        });
+        // ... and shorter: in a handler, on the way to one who does not read, and while dialling.
+        let deaf = raw_server(|_, mut stream| {
+            stream.write_all(HELLO).unwrap();
+            std::thread::sleep(30 * S);
+        });
+        let ends_in_time = |client: D::Client, body: Vec<u8>, maybe_delivered: bool| {
+            std::thread::scope(|scope| {
+                let call = scope.spawn(|| client.request(post(body), LONG));
+                eventually("that it waits", || client.pending_requests() == 1);
+                std::thread::sleep(300 * MS);
+                let begin = Instant::now();
+                client.close(begin + 300 * MS);
+                let error = call.join().unwrap().unwrap_err();
+                assert_eq!(error.maybe_delivered(), maybe_delivered, "{error}");
+                assert!(begin.elapsed() < 2 * S, "{:?}", begin.elapsed());
+            });
+        };
+        ends_in_time(D::client(&addr, ClientOptions::default()), b"held".to_vec(), true);
+        ends_in_time(D::client(&deaf, plain()), vec![7; 32 << 20], true);
+        let slow = D::slow_dialler(&addr, 10 * S, ClientOptions::default().connect_timeout(LONG));
+        ends_in_time(slow, b"x".to_vec(), false);
+        gate.open();
     }
 
     fn a_server_on_all_addresses_stops_serving_when_told<D>() {
@@ -200,6 +276,104 @@ both! {
             serving.wait();
             eventually("that nobody listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
         }
+    }
+
+    fn a_server_that_shares_its_port_stops_serving_when_told<D>() {
+        // Whoever would wake it by a connection may reach the other.
+        use socket2::{Domain, Socket, Type};
+        let listen = |addr: std::net::SocketAddr| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_reuse_port(true).unwrap();
+            socket.bind(&addr.into()).unwrap();
+            socket.listen(128).unwrap();
+            TcpListener::from(socket)
+        };
+        for _ in 0..4 {
+            let first = listen("127.0.0.1:0".parse().unwrap());
+            let second = listen(first.local_addr().unwrap());
+            let (one, other) = (D::new_server(ServerOptions::default()), D::new_server(ServerOptions::default()));
+            let ends = one.serve(first, Arc::new(|request, _| echo(request)));
+            let others = other.serve(second, Arc::new(|request, _| echo(request)));
+            std::thread::sleep(20 * MS);
+            one.shutdown(soon());
+            ends.wait();
+            other.shutdown(soon());
+            others.wait();
+        }
+    }
+
+    fn a_lane_that_pauses_gets_no_requests<D>() {
+        let (_server, addr) = D::server(ServerOptions::default().links(1), |request, _| echo(request));
+        let client = D::client(&addr, ClientOptions::default().links(2).reconnect_pause(5 * S, 5 * S));
+        client.request(post("x"), LONG).unwrap();
+        let failed = AtomicUsize::new(0);
+        for _ in 0..20 {
+            at_once(4, |_| {
+                if client.request(post("x"), LONG).is_err() {
+                    failed.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        // Those that went there to find out.
+        assert!(failed.load(Ordering::SeqCst) <= 4, "{failed:?}");
+    }
+
+    fn a_peer_that_says_hello_and_no_more_is_not_dialled_as_fast_as_it_hangs_up<D>() {
+        // R-reconnect-pause
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        let addr = raw_server(move |_, mut stream| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(HELLO);
+            let _ = std::io::Read::read(&mut stream, &mut [0; 15]);
+        });
+        let client = D::client(&addr, ClientOptions::default().reconnect_pause(200 * MS, 10 * S));
+        let begin = Instant::now();
+        while begin.elapsed() < S {
+            client.request(post("x"), 100 * MS).unwrap_err();
+        }
+        // At 0, at once, then after 100 to 200 ms, 300 to 600 and 700 to 1,400.
+        let connections = connections.load(Ordering::SeqCst);
+        assert!((3..=5).contains(&connections), "{connections}");
+    }
+
+    fn requests_can_wait_for_better_times<D>() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        drop(listener);
+        let options = ClientOptions::default().reconnect_pause(20 * MS, 40 * MS).wait_for_link(true);
+        let client = D::client(&addr.to_string(), options);
+        let error = client.request(post("x"), 200 * MS).unwrap_err();
+        assert!(matches!(error, ClientError::Timeout { maybe_delivered: false }), "{error:?}");
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| client.request(post("x"), LONG));
+            std::thread::sleep(300 * MS);
+            let server = D::new_server(ServerOptions::default());
+            server.serve(TcpListener::bind(addr).unwrap(), Arc::new(|request, _| echo(request)));
+            assert_eq!(call.join().unwrap().unwrap().body(), "x");
+            server.shutdown(soon());
+        });
+    }
+
+    fn panics_of_the_program_end_no_link_and_nobody_waits<D>() {
+        let (server, addr) = D::server(ServerOptions::default(), |request, _| echo(request));
+        server.on_link_start(|| panic!("at a start"));
+        server.on_link_end(|_, _, _| panic!("at an end"));
+        let client = D::client(&addr, ClientOptions::default());
+        client.request(post("x"), LONG).unwrap();
+        client.close(soon());
+
+        let (addr, _) = cutting_relay(&addr, 1);
+        let client = D::client(&addr, ClientOptions::default().retry_if(|_| panic!("at a repetition")));
+        assert!(client.request(put(), LONG).unwrap_err().maybe_delivered());
+        client.request(put(), LONG).unwrap();
+        client.close(soon());
+        let begin = Instant::now();
+        server.shutdown(soon());
+        assert!(begin.elapsed() < 5 * S);
+
+        let error = D::panicking_dialler().request(put(), LONG).unwrap_err();
+        assert!(matches!(error, ClientError::Connect { .. }) && error.to_string().contains("panicked"), "{error}");
     }
 
     fn closing_waits_for_what_is_in_flight<D>() {
@@ -293,4 +467,106 @@ fn one_thread_has_many_calls_under_way() {
     }
     assert!(client.stats().batches_out < 100, "they share batches: {:?}", client.stats());
     assert_eq!(client.pending_requests(), 0);
+}
+
+#[test]
+fn a_dial_that_hangs_has_one_thread() {
+    let dials = Arc::new(AtomicUsize::new(0));
+    let count = dials.clone();
+    let dial = move || -> std::io::Result<std::net::TcpStream> {
+        count.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(60 * S);
+        Err(std::io::ErrorKind::TimedOut.into())
+    };
+    let options = ClientOptions::default().connect_timeout(10 * MS).reconnect_pause(MS, MS);
+    let client = httpteleport::driver::thread::Client::with_dial("nowhere", dial, options);
+    for _ in 0..20 {
+        client.request(post("x"), LONG).unwrap_err();
+        std::thread::sleep(2 * MS);
+    }
+    assert_eq!(dials.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_stream_that_panics_ends_its_link() {
+    struct Panics(std::net::TcpStream, bool);
+    impl httpteleport::driver::thread::Stream for Panics {
+        fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            assert!(self.1, "a read");
+            std::io::Read::read(&mut &self.0, buffer)
+        }
+        fn write(&self, bytes: &[u8]) -> std::io::Result<usize> {
+            assert!(!self.1, "a write");
+            (&self.0).write(bytes)
+        }
+        fn set_write_timeout(&self, timeout: std::time::Duration) -> std::io::Result<()> {
+            self.0.set_write_timeout(Some(timeout))
+        }
+        fn shutdown(&self, how: std::net::Shutdown) -> std::io::Result<()> {
+            self.0.shutdown(how)
+        }
+    }
+    let (_server, addr) = Thread::server(ServerOptions::default(), |request, _| echo(request));
+    for writes in [false, true] {
+        let addr = addr.clone();
+        let dial = move || Ok(Panics(std::net::TcpStream::connect(&addr)?, writes));
+        let client = httpteleport::driver::thread::Client::with_dial("there", dial, ClientOptions::default());
+        let begin = Instant::now();
+        for _ in 0..2 {
+            client.request(post("x"), LONG).unwrap_err();
+            std::thread::sleep(300 * MS);
+        }
+        client.close(soon());
+        assert!(begin.elapsed() < 5 * S);
+    }
+}
+
+struct Named<L>(L);
+
+impl httpteleport::driver::thread::Listener for Named<TcpListener> {
+    type Stream = std::net::TcpStream;
+
+    fn accept(&self) -> std::io::Result<(std::net::TcpStream, PeerAddr)> {
+        httpteleport::driver::thread::Listener::accept(&self.0)
+            .map(|(stream, _)| (stream, PeerAddr::Other("me".into())))
+    }
+
+    fn wake(&self) {
+        httpteleport::driver::thread::Listener::wake(&self.0);
+    }
+}
+
+impl httpteleport::driver::smol::Listener for Named<::smol::net::TcpListener> {
+    type Stream = ::smol::net::TcpStream;
+
+    async fn accept(&self) -> std::io::Result<(::smol::net::TcpStream, PeerAddr)> {
+        self.0.accept().await.map(|(stream, _)| (stream, PeerAddr::Other("me".into())))
+    }
+}
+
+#[test]
+fn listeners_of_the_program_say_who_has_come() {
+    let answer = |_: Request<Bytes>, peer: httpteleport::driver::Peer| {
+        assert_eq!(peer.addr.ip(), None);
+        Response::new(Bytes::from(peer.addr.to_string()))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let server = Thread::new_server(ServerOptions::default());
+    let serving = server.clone();
+    let thread = std::thread::spawn(move || serving.serve(Named(listener), answer));
+    assert_eq!(Thread::client(&addr, plain()).request(get("/"), LONG).unwrap().body(), "me");
+    server.shutdown(soon());
+    thread.join().unwrap().unwrap();
+
+    let listener = ::smol::block_on(::smol::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let server = Smol::new_server(ServerOptions::default());
+    let client = Smol::client(&addr, plain());
+    ::smol::block_on(::smol::future::or(
+        async {
+            server.serve(Named(listener), move |request, peer| async move { answer(request, peer) }).await.unwrap()
+        },
+        async { assert_eq!(client.request(get("/"), LONG).await.unwrap().body(), "me") },
+    ));
 }

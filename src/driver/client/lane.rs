@@ -19,6 +19,8 @@ use crate::proto::{ClientConfig, Stats};
 pub(in super::super) enum Step {
     /// Wait for [`Lane::poll`].
     Wait,
+    /// The same, until then at the latest; meanwhile [`Lane::handle_timeout`].
+    Pause(Instant),
     /// Dial, and tell how that went; meanwhile [`Lane::poll`] and [`Lane::handle_timeout`].
     Dial,
     /// Nothing more: no request will come.
@@ -27,6 +29,24 @@ pub(in super::super) enum Step {
 
 /// Until when the server is taken for one that does not know zstd: all lanes of a client share what one of them learned.
 pub(super) type NoZstd = Arc<Mutex<Option<Instant>>>;
+
+/// How a lane is doing, for who chooses one.
+#[derive(Debug, Default)]
+pub(super) struct Condition {
+    inner: Mutex<(Option<Instant>, bool)>,
+}
+
+impl Condition {
+    /// Whether it pauses, and whether it has a link.
+    pub(super) fn look(&self, now: Instant) -> (bool, bool) {
+        let (paused_until, is_up) = *lock(&self.inner);
+        (paused_until.is_some_and(|until| now < until), is_up)
+    }
+
+    fn set(&self, paused_until: Option<Instant>, is_up: bool) {
+        *lock(&self.inner) = (paused_until, is_up);
+    }
+}
 
 /// A lane: lives as long as its client, through many connections, one at a time.
 pub(in super::super) struct Lane {
@@ -38,14 +58,19 @@ pub(in super::super) struct Lane {
     pub(super) queue: Queue,
     /// No more requests will come.
     pub(super) closing: bool,
+    /// When it must have ended, if its client was told.
+    pub(super) end_at: Option<Instant>,
     /// Carries HEAD requests only.
     pub(super) for_head: bool,
     pub(super) stats: Arc<Mutex<Stats>>,
     no_zstd: NoZstd,
+    condition: Arc<Condition>,
     /// The next pause.
     pause: Duration,
-    /// Until then requests fail, with this.
-    paused: Option<(Instant, ClientError)>,
+    /// Until then there is no dial; requests fail with this, or wait if it is none.
+    paused: Option<(Instant, Option<ClientError>)>,
+    /// The last link said hello, and did nothing else.
+    has_stumbled: bool,
     _member: Member,
 }
 
@@ -54,6 +79,7 @@ impl Lane {
         name: Arc<str>,
         options: Arc<ClientOptions>,
         mailbox: Arc<Mailbox<Command>>,
+        condition: Arc<Condition>,
         (stats, no_zstd): (Arc<Mutex<Stats>>, NoZstd),
         for_head: bool,
         member: Member,
@@ -64,11 +90,14 @@ impl Lane {
             commands: Vec::new(),
             queue: Queue::new(options.config.limits.pending_requests, options.overflow),
             closing: false,
+            end_at: None,
             for_head,
             stats,
             no_zstd,
             pause: options.reconnect_pause.0,
+            condition,
             paused: None,
+            has_stumbled: false,
             options,
             _member: member,
         }
@@ -99,7 +128,10 @@ impl Lane {
                     Command::Send(job) => self.queue.push(job),
                     Command::Cancel(ticket) if self.queue.give_up(ticket) => {}
                     Command::Cancel(ticket) => cancel(ticket),
-                    Command::Close => self.closing = true,
+                    Command::Close(deadline) => {
+                        self.closing = true;
+                        self.end_at = self.end_at.into_iter().chain(deadline).min();
+                    }
                 }
             }
         }
@@ -108,25 +140,39 @@ impl Lane {
 
     /// What is to be done now.
     pub(in super::super) fn step(&mut self, now: Instant) -> Step {
+        self.handle_timeout(now);
         match &self.paused {
-            Some((until, error)) if now < *until => self.queue.fail(error),
+            Some((until, error)) if now < *until => match error {
+                Some(error) => self.queue.fail(error),
+                None if !self.queue.is_empty() => return Step::Pause(*until),
+                None => {}
+            },
             _ => self.paused = None,
         }
-        match (self.queue.is_empty(), self.closing) {
-            (false, _) => Step::Dial,
-            (true, false) => Step::Wait,
-            (true, true) => Step::End,
+        match self.queue.is_empty() {
+            false => Step::Dial,
+            true if self.closing => Step::End,
+            true => Step::Wait,
         }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     pub(in super::super) fn poll_timeout(&self) -> Option<Instant> {
-        self.queue.poll_timeout()
+        let end_at = self.end_at.filter(|_| !self.queue.is_empty());
+        self.queue.poll_timeout().into_iter().chain(end_at).min()
     }
 
-    /// Ends the requests whose deadline has come.
+    /// Ends the requests whose deadline has come, and all when that of the lane has.
     pub(in super::super) fn handle_timeout(&mut self, now: Instant) {
         self.queue.expire(now);
+        if self.end_at.is_some_and(|at| at <= now) {
+            self.queue.fail(&ClientError::Closed);
+        }
+    }
+
+    /// Whether nobody wants a connection any more, nor will.
+    pub(in super::super) fn is_done(&self) -> bool {
+        self.closing && self.queue.is_empty()
     }
 
     /// There is a connection.
@@ -140,11 +186,19 @@ impl Lane {
         self.back_off(now, error);
     }
 
-    /// A dial or a hello has failed: fails what waits, and what comes in the pause.
+    /// A dial or a hello has failed: fails what waits, and what comes in the pause, unless it is to wait for better times.
     pub(super) fn back_off(&mut self, now: Instant, error: ClientError) {
-        self.queue.fail(&error);
+        let error = Some(error).filter(|_| !self.options.wait_for_link);
+        if let Some(error) = &error {
+            self.queue.fail(error);
+        }
+        self.pause(now, error);
+    }
+
+    fn pause(&mut self, now: Instant, error: Option<ClientError>) {
         let pause = self.pause.mul_f64(1.0 - fastrand::f64() / 2.0);
         self.paused = now.checked_add(pause).map(|until| (until, error));
+        self.condition.set(self.paused.as_ref().map(|(until, _)| *until), false);
         self.pause = (self.pause * 2).min(self.options.reconnect_pause.1.max(self.options.reconnect_pause.0));
     }
 
@@ -168,14 +222,31 @@ impl Lane {
     }
 
     /// A hello was complete.
-    pub(super) fn note_connected(&mut self) {
-        self.pause = self.options.reconnect_pause.0;
+    pub(super) fn note_connected(&self) {
+        self.condition.set(None, true);
+    }
+
+    /// A link has ended that was up. The next is dialled at once, unless this one did `nothing` but say hello, and so did
+    /// the one before: a peer that takes links and drops them is not dialled as fast as it does.
+    pub(super) fn note_ended(&mut self, now: Instant, nothing: bool) {
+        if nothing && self.has_stumbled {
+            return self.pause(now, None);
+        }
+        self.condition.set(None, false);
+        self.has_stumbled = nothing;
+        if !nothing {
+            self.pause = self.options.reconnect_pause.0;
+        }
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        // What waits there is dropped, and so its callers learn that the client is closed.
-        self.mailbox.close();
+        self.queue.fail(&ClientError::Closed);
+        for command in self.mailbox.close() {
+            if let Command::Send(job) = command {
+                job.end(Err(ClientError::Closed));
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use http::{Method, Request, Response};
 
+use lane::Condition;
 pub(super) use lane::{Lane, Step};
 
 use super::crowd::Crowd;
@@ -25,6 +26,7 @@ use super::mailbox::{Mailbox, lock};
 use super::options::{ClientOptions, Deadline};
 use crate::proto::Stats;
 use lane::NoZstd;
+pub(super) use queue::dial_panicked;
 use queue::{Command, Job};
 
 /// Starts to carry a lane: on a task or on threads.
@@ -52,6 +54,9 @@ pub(super) struct Callers {
 /// Where requests go into a lane.
 struct Entrance {
     mailbox: Arc<Mailbox<Command>>,
+    /// Requests that were sent into it and have no outcome.
+    load: Arc<AtomicUsize>,
+    condition: Arc<Condition>,
     /// Lanes are started by their first request.
     was_started: Mutex<bool>,
 }
@@ -71,7 +76,12 @@ impl Callers {
         options: ClientOptions,
         start: impl Fn(Lane) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let entrance = || Entrance { mailbox: Arc::new(Mailbox::new()), was_started: Mutex::new(false) };
+        let entrance = || Entrance {
+            mailbox: Arc::new(Mailbox::new()),
+            load: Arc::default(),
+            condition: Arc::default(),
+            was_started: Mutex::new(false),
+        };
         Self {
             name,
             start: Box::new(start),
@@ -104,16 +114,30 @@ impl Callers {
         let deadline = deadline.resolve(Instant::now(), self.options.timeout);
         let (reply, response) = oneshot::channel();
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let job = Job { ticket, request, is_oneway, deadline, reply, tries: 0 };
+        let job = Job { ticket, request, is_oneway, deadline, reply, tries: 0, earlier: None };
         if !entrance.mailbox.send(Command::Send(Box::new(job))) {
             return Err(ClientError::Closed);
         }
         self.pending.fetch_add(1, Ordering::Relaxed);
-        Ok(Outcome { callers: self.clone(), mailbox: entrance.mailbox.clone(), ticket, response, is_known: false })
+        let (mailbox, load) = (entrance.mailbox.clone(), entrance.load.clone());
+        load.fetch_add(1, Ordering::Relaxed);
+        Ok(Outcome { callers: self.clone(), mailbox, load, ticket, response, is_known: false })
     }
 
+    /// The lane with the fewest requests under way, of those that do not pause: in turn where they are equal, and those
+    /// with a link before those without.
     fn next_lane(&self) -> &Entrance {
-        &self.lanes[self.next_lane.fetch_add(1, Ordering::Relaxed) % self.lanes.len()]
+        let [only] = &self.lanes[..] else {
+            let now = Instant::now();
+            let turn = self.next_lane.fetch_add(1, Ordering::Relaxed) % self.lanes.len();
+            let in_turn = self.lanes[turn..].iter().chain(&self.lanes[..turn]);
+            let best = in_turn.min_by_key(|lane| {
+                let (is_paused, is_up) = lane.condition.look(now);
+                (is_paused, lane.load.load(Ordering::Relaxed), !is_up)
+            });
+            return best.unwrap_or(&self.lanes[turn]);
+        };
+        only
     }
 
     /// Starts a lane that was not yet.
@@ -126,6 +150,7 @@ impl Callers {
             self.name.clone(),
             self.options.clone(),
             entrance.mailbox.clone(),
+            entrance.condition.clone(),
             (self.stats.clone(), self.no_zstd.clone()),
             for_head,
             self.running.enter(),
@@ -144,24 +169,24 @@ impl Callers {
         *lock(&self.stats)
     }
 
-    /// Closes in order: no new requests; ends when those in flight have.
-    pub(super) async fn close(&self) {
-        self.tell_to_close();
+    /// Closes in order: no new requests; ends when those in flight have, by `deadline`.
+    pub(super) async fn close(&self, deadline: Instant) {
+        self.tell_to_close(Some(deadline));
         self.running.gone().await;
     }
 
-    fn tell_to_close(&self) {
+    fn tell_to_close(&self, deadline: Option<Instant>) {
         self.closed.store(true, Ordering::Release);
         for entrance in self.lanes.iter().chain([&self.head]) {
             // A lane that has ended needs no telling, and one that was never started hears it if it is.
-            entrance.mailbox.send(Command::Close);
+            entrance.mailbox.send(Command::Close(deadline));
         }
     }
 }
 
 impl Drop for Callers {
     fn drop(&mut self) {
-        self.tell_to_close();
+        self.tell_to_close(None);
     }
 }
 
@@ -169,6 +194,7 @@ impl Drop for Callers {
 pub(super) struct Outcome {
     callers: Arc<Callers>,
     mailbox: Arc<Mailbox<Command>>,
+    load: Arc<AtomicUsize>,
     ticket: u64,
     response: oneshot::Receiver<Result<Response<Bytes>, ClientError>>,
     is_known: bool,
@@ -180,13 +206,14 @@ impl Future for Outcome {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.response).poll(context));
         self.is_known = true;
-        Poll::Ready(outcome.unwrap_or(Err(ClientError::Closed)))
+        Poll::Ready(outcome.unwrap_or_else(|_| Err(ClientError::lost())))
     }
 }
 
 impl Drop for Outcome {
     fn drop(&mut self) {
         self.callers.pending.fetch_sub(1, Ordering::Relaxed);
+        self.load.fetch_sub(1, Ordering::Relaxed);
         if !self.is_known {
             self.mailbox.send(Command::Cancel(self.ticket));
         }

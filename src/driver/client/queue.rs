@@ -19,7 +19,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) enum Command {
     Send(Box<Job>),
     Cancel(u64),
-    Close,
+    /// Close in order, until then if it is said.
+    Close(Option<Instant>),
 }
 
 /// A request that waits for its outcome.
@@ -33,12 +34,19 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Result<Response<Bytes>, ClientError>>,
     /// How often a connection has not delivered it.
     pub(super) tries: u32,
+    /// How the last link ended that may have delivered it, if one has.
+    pub(super) earlier: Option<ClientError>,
 }
 
 impl Job {
     pub(super) fn end(self: Box<Self>, outcome: Result<Response<Bytes>, ClientError>) {
+        let Self { earlier, reply, .. } = *self;
+        let outcome = outcome.map_err(|error| match earlier {
+            Some(earlier) => error.after(earlier),
+            None => error,
+        });
         // A caller that has gone wants no outcome.
-        let _ = self.reply.send(outcome);
+        let _ = reply.send(outcome);
     }
 }
 
@@ -63,14 +71,19 @@ impl Queue {
         self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
         self.jobs.push_back(job);
         if self.jobs.len() > self.limit {
-            let loser = match self.overflow {
-                Overflow::Newest => self.jobs.pop_back(),
-                Overflow::Oldest => self.jobs.pop_front(),
-            };
-            if let Some(loser) = loser {
-                loser.end(Err(ClientError::Send(SendError::PendingOverflow(self.limit))));
-            }
+            self.shed();
         }
+    }
+
+    /// Ends the job that loses when there are too many; false if there is none.
+    pub(super) fn shed(&mut self) -> bool {
+        let loser = match self.overflow {
+            Overflow::Newest => self.jobs.pop_back(),
+            Overflow::Oldest => self.jobs.pop_front(),
+        };
+        let Some(loser) = loser else { return false };
+        loser.end(Err(ClientError::Send(SendError::PendingOverflow(self.limit))));
+        true
     }
 
     /// Puts jobs back in front, in their order: they were here before.
@@ -87,6 +100,10 @@ impl Queue {
 
     pub(super) fn pop(&mut self) -> Option<Box<Job>> {
         self.jobs.pop_front()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -126,6 +143,11 @@ impl Queue {
             job.end(Err(error.clone()));
         }
     }
+}
+
+/// The program's own dial has panicked.
+pub(in super::super) fn dial_panicked() -> std::io::Error {
+    std::io::Error::other("the dial has panicked")
 }
 
 /// An error of the dial.

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::carrier::Endpoint;
 use super::super::channel::{Channel, no_tls};
 use super::super::error::ClientError;
-use super::super::mailbox::lock;
+use super::super::mailbox::{lock, unharmed};
 use super::super::options::Overflow;
 use super::lane::Lane;
 use super::queue::Job;
@@ -20,6 +20,9 @@ use crate::proto::{
 /// How often a request that was not delivered, or may be repeated, is given to another connection.
 const MAX_TRIES: u32 = 3;
 
+/// How long a link is up that does something else than say hello.
+const PROVEN: Duration = Duration::from_secs(1);
+
 /// One connection of a lane.
 pub(in super::super) struct Session<'a> {
     connection: ClientConnection,
@@ -28,7 +31,12 @@ pub(in super::super) struct Session<'a> {
     tickets: IdMap<u64, RequestId>,
     /// What of the connection's figures the client's already have.
     counted: Stats,
-    was_connected: bool,
+    /// When its hello was complete.
+    connected_at: Option<Instant>,
+    /// A response has come.
+    was_answered: bool,
+    /// This side closes it.
+    is_closing: bool,
     /// Jobs for the next connection, in order.
     again: VecDeque<Box<Job>>,
     /// Jobs that may have been delivered and must not be repeated.
@@ -45,7 +53,9 @@ impl<'a> Session<'a> {
             waiting: IdMap::default(),
             tickets: IdMap::default(),
             counted: Stats::default(),
-            was_connected: false,
+            connected_at: None,
+            was_answered: false,
+            is_closing: false,
             again: VecDeque::new(),
             broken: Vec::new(),
             end: None,
@@ -54,17 +64,20 @@ impl<'a> Session<'a> {
 
     /// The connection is over; `transport` is what its transport failed with, if it did.
     pub(in super::super) fn finish(self, now: Instant, transport: Option<io::Error>) {
-        let Self { lane, again, broken, was_connected, end, .. } = self;
+        let Self { lane, again, broken, connected_at, was_answered, is_closing, end, .. } = self;
         let transport = transport.map(Arc::new);
         for (job, error) in broken {
             job.end(Err(ClientError::Link { error, transport: transport.clone(), maybe_delivered: true }));
         }
-        if was_connected {
-            lane.note_connected();
-        }
-        let Some(error) = end.flatten() else {
-            lane.queue.put_back(again.into_iter());
-            return;
+        let error = match end.flatten() {
+            Some(error) => error,
+            // In order, and yet before it could take what waits.
+            None if !is_closing && !again.is_empty() => ConnectionError::nowhere(ErrorKind::Closed),
+            None => {
+                lane.queue.put_back(again.into_iter());
+                lane.note_ended(now, false);
+                return;
+            }
         };
         if *error.kind() == ErrorKind::ZstdRefused {
             // No failure, but an answer: the next connection does without.
@@ -73,13 +86,15 @@ impl<'a> Session<'a> {
             return;
         }
         let error = ClientError::Link { error, transport, maybe_delivered: false };
-        let (lost, again) = again.into_iter().partition::<VecDeque<_>, _>(|job| job.tries >= MAX_TRIES);
+        let most = if lane.options.wait_for_link { u32::MAX } else { MAX_TRIES };
+        let (lost, again) = again.into_iter().partition::<VecDeque<_>, _>(|job| job.tries >= most);
         for job in lost {
             job.end(Err(error.clone()));
         }
         lane.queue.put_back(again.into_iter());
-        if !was_connected {
-            lane.back_off(now, error);
+        match connected_at {
+            None => lane.back_off(now, error),
+            Some(at) => lane.note_ended(now, !was_answered && now.saturating_duration_since(at) < PROVEN),
         }
     }
 
@@ -99,6 +114,15 @@ impl<'a> Session<'a> {
     /// Whether the next job is a oneway before the hello: it would be on its way to a peer that may turn out to be none.
     fn is_too_early(&self) -> bool {
         self.connection.is_handshaking() && self.lane.queue.front().is_some_and(|job| job.is_oneway)
+    }
+
+    /// Keeps what waits in the queue for room in the output within the limit: with what is under way, it is pending.
+    fn limit_waiting(&mut self, now: Instant) {
+        let limit = self.lane.options.config.limits.pending_requests;
+        while self.connection.pending_requests() + self.lane.queue.len() > limit
+            && !self.make_room(now)
+            && self.lane.queue.shed()
+        {}
     }
 
     fn send(&mut self, job: Box<Job>, now: Instant) {
@@ -149,15 +173,19 @@ impl<'a> Session<'a> {
     }
 
     fn fail(&mut self, id: RequestId, error: RequestError) {
-        let Some(job) = self.take(id) else { return };
+        let Some(mut job) = self.take(id) else { return };
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
             RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
-            RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push(job),
+            RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push_back(job),
             RequestError::Link { maybe_delivered: false, .. } => self.try_again(job),
             RequestError::Link { error, maybe_delivered: true } => {
-                let may_repeat = self.lane.options.retry_if.as_ref().is_some_and(|may| may(&job.request));
+                let may_repeat = match &self.lane.options.retry_if {
+                    Some(may) => unharmed(|| may(&job.request)).unwrap_or(false),
+                    None => false,
+                };
                 if may_repeat && job.tries + 1 < MAX_TRIES {
+                    job.earlier = Some(ClientError::Link { error, transport: None, maybe_delivered: true });
                     self.try_again(job)
                 } else {
                     self.broken.push((job, error))
@@ -221,27 +249,39 @@ impl Endpoint for Session<'_> {
         }
         while !self.must_wait()
             && !self.is_too_early()
+            // What waits here leaves no less soon, and can be given up meanwhile (R-limit-output).
+            && !self.connection.is_output_full()
             && let Some(job) = self.lane.queue.pop()
         {
             self.send(job, now);
         }
+        if self.connection.is_output_full() {
+            self.limit_waiting(now);
+        }
         // An unanswered HEAD that nobody waits for blocks its link: a new one serves the next.
         let is_idle = self.connection.pending_requests() == 0;
         let blocked = self.must_wait() && is_idle && !self.lane.queue.is_empty();
-        if blocked || (self.lane.closing && self.lane.queue.is_empty()) {
-            self.connection.close(now);
+        self.is_closing = blocked || self.lane.is_done();
+        match self.lane.end_at {
+            Some(deadline) if self.lane.is_done() => self.connection.close_by(now, deadline),
+            _ if self.is_closing => self.connection.close(now),
+            _ => {}
         }
     }
 
-    fn deliver_events(&mut self, _: Instant, channel: &mut Channel) -> io::Result<bool> {
+    fn deliver_events(&mut self, now: Instant, channel: &mut Channel) -> io::Result<bool> {
         let mut any = false;
         while let Some(event) = self.connection.poll_event() {
             any = true;
             // Before the event, so that whoever acts on it sees figures that include it.
             self.count();
             match event {
-                ClientEvent::Connected { .. } => self.was_connected = true,
+                ClientEvent::Connected { .. } => {
+                    self.connected_at = Some(now);
+                    self.lane.note_connected();
+                }
                 ClientEvent::Response { id, response } => {
+                    self.was_answered = true;
                     if let Some(job) = self.take(id) {
                         job.end(Ok(response));
                     }
@@ -258,6 +298,10 @@ impl Endpoint for Session<'_> {
 
     fn awaits_peer(&self) -> bool {
         self.connection.pending_requests() > 0
+    }
+
+    fn end_at(&self) -> Option<Instant> {
+        self.lane.end_at
     }
 
     fn is_over(&self) -> bool {

@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::Request;
@@ -125,13 +126,13 @@ impl Shared {
         self.serving.gone().await;
     }
 
-    /// Takes no more links and has those that are up end in order. Ends when they have.
-    pub(super) async fn shut_down(&self) {
+    /// Takes no more links and has those that are up end in order, by `deadline`. Ends when they have.
+    pub(super) async fn shut_down(&self, deadline: Instant) {
         self.has_stopped.store(true, Ordering::Release);
         *lock(&self.go) = None;
         for mailbox in lock(&self.links).mailboxes.values() {
             // A link that has ended needs no telling.
-            mailbox.send(Command::Close);
+            mailbox.send(Command::Close(deadline));
         }
         self.alive.gone().await;
     }
@@ -149,6 +150,6 @@ pub(super) struct Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         lock(&self.shared.links).mailboxes.remove(&self.key);
-        self.mailbox.close();
+        drop(self.mailbox.close());
     }
 }

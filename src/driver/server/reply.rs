@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -14,16 +15,17 @@ use super::waiting::text;
 pub(super) enum Command {
     /// A handler has ended.
     Ended(Call, Response<Bytes>),
-    Close,
+    /// Close in order, until then.
+    Close(Instant),
 }
 
 /// A request in a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
-    /// With this number of its link.
-    Answered(u64),
-    /// A oneway of so many bytes.
-    Oneway(usize),
+pub(super) struct Call {
+    /// Its number on its link.
+    pub(super) number: u64,
+    /// How many bytes it is, if it is a oneway: the connection counts all others.
+    pub(super) oneway_bytes: usize,
 }
 
 /// Where a handler's response goes. One that is dropped, because the handler has panicked, answers 500.

@@ -12,7 +12,7 @@ use http::{Request, Response};
 
 use super::super::carrier::Endpoint;
 use super::super::channel::{Channel, no_tls};
-use super::super::mailbox::lock;
+use super::super::mailbox::{lock, unharmed};
 use super::reply::{Call, Command, Reply};
 use super::waiting::{Waiting, overloaded, weight};
 use super::{Admitted, Dispatch};
@@ -24,19 +24,20 @@ pub(in super::super) struct Session {
     place: Admitted,
     dispatch: Dispatch,
     commands: Vec<Command>,
-    /// Requests in handlers, by their numbers.
-    running: IdMap<u64, ResponseToken>,
+    /// Requests in handlers that are not answered for, by their numbers; oneways without tokens.
+    running: IdMap<u64, Option<ResponseToken>>,
     last_number: u64,
     /// When handlers have taken too long, in order.
     limits: VecDeque<(Instant, u64)>,
-    /// With [`pipeline`](super::ServerOptions::pipeline): what waits for its turn, and whether a handler runs.
+    /// What waits for its turn, in order.
     line: VecDeque<(Option<ResponseToken>, Request<Bytes>)>,
-    is_busy: bool,
     waiting: Waiting,
     /// Bytes of oneways in handlers: the connection, which gives out no tokens for them, does not count them.
     oneway_bytes: usize,
     /// What of the connection's figures the server's already have.
     counted: Stats,
+    /// When it must be over, if the server shuts down.
+    end_at: Option<Instant>,
     /// The last event, when it has come.
     end: Option<Option<ConnectionError>>,
 }
@@ -52,10 +53,10 @@ impl Session {
             last_number: 0,
             limits: VecDeque::new(),
             line: VecDeque::new(),
-            is_busy: false,
             waiting: Waiting::default(),
             oneway_bytes: 0,
             counted: Stats::default(),
+            end_at: None,
             end: None,
         }
     }
@@ -63,7 +64,7 @@ impl Session {
     /// The link is over; `transport` is what its transport failed with, if it did.
     pub(in super::super) fn finish(self, transport: Option<io::Error>) {
         if let (Some(on_end), Some(end)) = (self.place.shared.on_link_end.get(), &self.end) {
-            on_end(&self.place.peer, end.as_ref(), transport.as_ref());
+            unharmed(|| on_end(&self.place.peer, end.as_ref(), transport.as_ref()));
         }
     }
 
@@ -72,9 +73,18 @@ impl Session {
         if token.is_none() {
             self.oneway_bytes += weight(request.headers(), request.body());
         }
-        if self.place.shared.options.pipeline && self.is_busy {
-            self.line.push_back((token, request));
-        } else {
+        self.line.push_back((token, request));
+        self.advance(now);
+    }
+
+    /// Starts handlers of what waits for its turn. With [`pipeline`](super::ServerOptions::pipeline) one at a time; and
+    /// none while more responses wait than should: whoever asks for more has to read what there is.
+    fn advance(&mut self, now: Instant) {
+        let (pipeline, limit) = (self.place.shared.options.pipeline, self.place.shared.options.waiting_bytes);
+        while !(pipeline && !self.running.is_empty())
+            && !self.waiting.is_full(limit)
+            && let Some((token, request)) = self.line.pop_front()
+        {
             self.handle(now, token, request);
         }
     }
@@ -82,45 +92,30 @@ impl Session {
     /// Starts the handler of a request, unless too many run.
     fn handle(&mut self, now: Instant, token: Option<ResponseToken>, request: Request<Bytes>) {
         let (mailbox, shared) = (&self.place.mailbox, &self.place.shared);
-        let call = match token {
-            Some(_) => Call::Answered(self.last_number + 1),
-            None => Call::Oneway(weight(request.headers(), request.body())),
-        };
+        let oneway_bytes = if token.is_none() { weight(request.headers(), request.body()) } else { 0 };
+        let call = Call { number: self.last_number + 1, oneway_bytes };
         let Some(reply) = Reply::enter(call, mailbox, shared) else {
-            match (token, call) {
-                (Some(token), _) => self.respond(now, token, overloaded(shared.options.concurrency)),
-                (None, Call::Oneway(bytes)) => self.oneway_bytes -= bytes,
-                (None, Call::Answered(_)) => {}
+            self.oneway_bytes -= oneway_bytes;
+            let concurrency = shared.options.concurrency;
+            if let Some(token) = token {
+                self.respond(now, token, overloaded(concurrency));
             }
             return;
         };
-        if let Some(token) = token {
-            self.last_number += 1;
-            self.running.insert(self.last_number, token);
-            let timeout = shared.options.handler_timeout.as_ref();
-            let limit = timeout.and_then(|(timeout, _)| now.checked_add(*timeout));
-            self.limits.extend(limit.map(|limit| (limit, self.last_number)));
-        }
-        self.is_busy = true;
+        self.last_number += 1;
+        self.running.insert(self.last_number, token);
+        let timeout = shared.options.handler_timeout.as_ref();
+        let limit = timeout.and_then(|(timeout, _)| now.checked_add(*timeout));
+        self.limits.extend(limit.map(|limit| (limit, self.last_number)));
         (self.dispatch)(request, self.place.peer.clone(), reply);
     }
 
     /// A handler has ended.
     fn handle_end(&mut self, now: Instant, call: Call, response: Response<Bytes>) {
-        match call {
-            // One that took too long was answered for.
-            Call::Answered(number) => {
-                if let Some(token) = self.running.remove(&number) {
-                    self.respond(now, token, response);
-                }
-            }
-            Call::Oneway(bytes) => self.oneway_bytes -= bytes,
-        }
-        self.is_busy = false;
-        while !self.is_busy
-            && let Some((token, request)) = self.line.pop_front()
-        {
-            self.handle(now, token, request);
+        self.oneway_bytes -= call.oneway_bytes;
+        // One that took too long was answered for.
+        if let Some(Some(token)) = self.running.remove(&call.number) {
+            self.respond(now, token, response);
         }
         while self.limits.front().is_some_and(|(_, number)| !self.running.contains_key(number)) {
             self.limits.pop_front();
@@ -130,22 +125,23 @@ impl Session {
     /// Answers for the handlers that have taken too long.
     fn expire(&mut self, now: Instant) {
         while let Some((_, number)) = self.limits.pop_front_if(|(at, _)| *at <= now) {
-            let token = self.running.remove(&number);
+            let token = self.running.remove(&number).flatten();
             let response = self.place.shared.options.handler_timeout.as_ref().map(|(_, response)| response.clone());
             if let (Some(token), Some(response)) = (token, response) {
                 self.respond(now, token, Response::clone(&response));
             }
         }
+        self.advance(now);
     }
 
     fn respond(&mut self, now: Instant, token: ResponseToken, response: Response<Bytes>) {
-        self.waiting.push(self.place.shared.options.waiting_bytes, token, response);
+        self.waiting.push(now, self.place.shared.options.waiting_bytes, token, response);
         self.waiting.send(now, &mut self.connection);
     }
 
     fn announce(&mut self, compression: Compression) {
         if let Some(on_start) = self.place.shared.on_link_start.get() {
-            on_start(&self.place.peer, compression);
+            unharmed(|| on_start(&self.place.peer, compression));
         }
     }
 
@@ -191,7 +187,8 @@ impl Endpoint for Session {
     }
 
     fn wants_read(&self) -> bool {
-        self.oneway_bytes < self.place.shared.options.config.limits.held_bytes
+        let options = &self.place.shared.options;
+        self.oneway_bytes < options.config.limits.held_bytes && !self.waiting.is_full(options.waiting_bytes)
     }
 
     #[cfg(feature = "tls")]
@@ -218,11 +215,15 @@ impl Endpoint for Session {
         for command in commands.drain(..) {
             match command {
                 Command::Ended(call, response) => self.handle_end(now, call, response),
-                Command::Close => self.connection.close(now),
+                Command::Close(deadline) => {
+                    self.connection.close_by(now, deadline);
+                    self.end_at = self.end_at.into_iter().chain([deadline]).min();
+                }
             }
         }
         // Their memory is for the next ones.
         self.commands = commands;
+        self.advance(now);
     }
 
     fn deliver_events(&mut self, now: Instant, channel: &mut Channel) -> io::Result<bool> {
@@ -246,6 +247,10 @@ impl Endpoint for Session {
 
     fn awaits_peer(&self) -> bool {
         self.connection.pending_requests() == 0 && !self.connection.is_handshaking()
+    }
+
+    fn end_at(&self) -> Option<Instant> {
+        self.end_at
     }
 
     fn is_over(&self) -> bool {

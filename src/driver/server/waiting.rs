@@ -1,7 +1,7 @@
 //! Responses that wait for their link, and those that the driver gives itself.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -9,12 +9,18 @@ use http::{Response, StatusCode};
 
 use crate::proto::{Limits, ResponseRejected, ResponseToken, SendError, ServerConnection};
 
+/// How long a link may take nothing before its peer counts as one that does not read.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Responses for which a connection has no room yet, in order.
 #[derive(Default)]
 pub(super) struct Waiting {
     responses: VecDeque<WaitingResponse>,
     /// Their weights.
     bytes: usize,
+    /// How many bytes the link had taken when it last took some, and when that was.
+    taken: u64,
+    taken_at: Option<Instant>,
 }
 
 struct WaitingResponse {
@@ -24,10 +30,17 @@ struct WaitingResponse {
 }
 
 impl Waiting {
-    /// Takes a response; if more than `limit` bytes wait already, a short one takes its place.
-    pub(super) fn push(&mut self, limit: usize, token: ResponseToken, mut response: Response<Bytes>) {
+    /// Whether so many bytes wait that no more should come to be.
+    pub(super) fn is_full(&self, limit: usize) -> bool {
+        !self.responses.is_empty() && self.bytes >= limit
+    }
+
+    /// Takes a response. If more than `limit` bytes would wait, for a peer that does not read, a short one takes its
+    /// place. Who reads gets all that was in handlers when the limit was reached.
+    pub(super) fn push(&mut self, now: Instant, limit: usize, token: ResponseToken, mut response: Response<Bytes>) {
         let mut weight = weight(response.headers(), response.body());
-        if !self.responses.is_empty() && self.bytes.saturating_add(weight) > limit {
+        let is_read = self.taken_at.is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
+        if !self.responses.is_empty() && self.bytes.saturating_add(weight) > limit && !is_read {
             (response, weight) = (too_slow(), 0);
         }
         self.bytes += weight;
@@ -36,6 +49,10 @@ impl Waiting {
 
     /// Hands responses to the connection while it has room (R-limit-output).
     pub(super) fn send(&mut self, now: Instant, connection: &mut ServerConnection) {
+        let taken = connection.stats().plain_out;
+        if taken != self.taken || self.responses.is_empty() {
+            (self.taken, self.taken_at) = (taken, Some(now));
+        }
         while let Some(WaitingResponse { token, response, weight }) = self.responses.pop_front() {
             match connection.send_response(now, token, &response) {
                 Err(ResponseRejected { token, error: SendError::OutputFull(_) }) => {

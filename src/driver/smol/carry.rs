@@ -40,7 +40,8 @@ pub(super) async fn carry<E: Endpoint, S: Stream>(
     let has_eof = carrier.has_eof();
     let (endpoint, error) = carrier.into_parts();
     if lingers && !has_eof && error.is_none() {
-        linger(&mut stream).await;
+        let end = Instant::now() + LINGER;
+        linger(&mut stream, endpoint.end_at().map_or(end, |at| at.min(end))).await;
     }
     (endpoint, error)
 }
@@ -106,15 +107,15 @@ impl Clock {
     }
 }
 
-/// Closes the sending side and drops what still comes, for a while.
-async fn linger(stream: &mut impl Stream) {
+/// Closes the sending side and drops what still comes, until then.
+async fn linger(stream: &mut impl Stream, end: Instant) {
     if stream.close().await.is_err() {
         return;
     }
     let mut discarded = vec![0; 16 * 1024];
     let discard = async { while matches!(stream.read(&mut discarded).await, Ok(n) if n > 0) {} };
     let limit = async {
-        Timer::after(LINGER).await;
+        Timer::at(end).await;
     };
     discard.or(limit).await;
 }

@@ -2,8 +2,10 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,8 +14,9 @@ use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
 use super::super::address::Address;
-use super::super::client::{Callers, Lane, Step};
+use super::super::client::{Callers, Lane, Step, dial_panicked};
 use super::super::error::ClientError;
+use super::super::mailbox::unharmed;
 use super::super::options::{ClientOptions, Deadline};
 use super::carry::{Clock, carry};
 use super::stream::{Dial, Stream, dial_to};
@@ -48,8 +51,10 @@ impl Client {
         S: Stream,
     {
         let boxed = move || {
-            let stream = dial();
-            async move { stream.await.map(|stream| Box::new(stream) as Box<dyn Stream>) }.boxed()
+            let stream = unharmed(&dial);
+            let stream = async move { stream.ok_or_else(dial_panicked)?.await.map(|stream| Box::new(stream) as _) };
+            let stream = AssertUnwindSafe(stream).catch_unwind();
+            async move { stream.await.unwrap_or_else(|_| Err(dial_panicked())) }.boxed()
         };
         Self::on(executor, name.into(), Arc::new(boxed), options)
     }
@@ -96,12 +101,13 @@ impl Client {
         self.callers.stats()
     }
 
-    /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest.
+    /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest: it counts
+    /// instead of the [`drain_timeout`](ClientOptions::drain_timeout), and what is still in flight then fails.
     pub async fn close(&self, deadline: Instant) {
         let limit = async {
             Timer::at(deadline).await;
         };
-        self.callers.close().or(limit).await;
+        self.callers.close(deadline).or(limit).await;
     }
 }
 
@@ -111,11 +117,22 @@ async fn run(mut lane: Lane, dial: Dial) {
         match lane.step(Instant::now()) {
             Step::End => return,
             Step::Wait => poll_fn(|context| lane.poll(context)).await,
+            Step::Pause(until) => {
+                let mut clock = Clock::default();
+                poll_fn(|context| {
+                    let at = lane.poll_timeout().into_iter().chain([until]).min();
+                    if clock.poll(at, context) { Poll::Ready(()) } else { lane.poll(context) }
+                })
+                .await;
+            }
             Step::Dial => match connect(&mut lane, &dial).await {
                 Ok(stream) => {
                     let patience = lane.patience();
-                    let (session, error) = carry(lane.begin(Instant::now()), stream, patience, false).await;
-                    session.finish(Instant::now(), error);
+                    let carry = carry(lane.begin(Instant::now()), stream, patience, false);
+                    // A stream that panics has failed, and whose requests were on it learns that they are lost.
+                    if let Ok((session, error)) = AssertUnwindSafe(carry).catch_unwind().await {
+                        session.finish(Instant::now(), error);
+                    }
                 }
                 Err(error) => lane.handle_dial_error(Instant::now(), error),
             },
@@ -136,6 +153,9 @@ async fn connect(lane: &mut Lane, dial: &Dial) -> io::Result<Box<dyn Stream>> {
         let _ = lane.poll(context);
         while clock.poll(lane.poll_timeout(), context) {
             lane.handle_timeout(Instant::now());
+        }
+        if lane.is_done() {
+            return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
         }
         stream.as_mut().poll(context)
     })

@@ -62,8 +62,10 @@ impl Server {
                     let session = Session::new(place, dispatch.clone(), Instant::now());
                     let patience = self.shared.patience();
                     let run = async move {
-                        let (session, error) = carry(session, stream, patience, true).await;
-                        session.finish(error);
+                        let carry = AssertUnwindSafe(carry(session, stream, patience, true));
+                        if let Ok((session, error)) = carry.catch_unwind().await {
+                            session.finish(error);
+                        }
                     };
                     self.executor.spawn(run).detach();
                 }
@@ -109,12 +111,13 @@ impl Server {
         self.shared.stats()
     }
 
-    /// Stops accepting and drains: requests already read are answered, then each link closes. Returns when all have,
-    /// at `deadline` at the latest.
+    /// Stops accepting and drains: requests already read are answered, then each link closes. Returns when all have, at
+    /// `deadline` at the latest: it counts instead of the [`drain_timeout`](ServerOptions::drain_timeout), and links that
+    /// are still up then are cut.
     pub async fn shutdown(&self, deadline: Instant) {
         let limit = async {
             Timer::at(deadline).await;
         };
-        self.shared.shut_down().or(limit).await;
+        self.shared.shut_down(deadline).or(limit).await;
     }
 }

@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::super::carrier::{Carrier, Endpoint, Patience};
-use super::super::mailbox::lock;
+use super::super::mailbox::{lock, unharmed};
 use super::stream::Stream;
 use super::wait::{park_until, waker};
 
@@ -47,12 +47,13 @@ pub(super) fn carry<E: Endpoint + Send>(
     let state = State { carrier, parked: None, is_over: false, has_end: false };
     let link = Link { stream, state: Mutex::new(state), reader: Condvar::new(), writer: std::thread::current() };
     std::thread::scope(|scope| {
-        let reading = std::thread::Builder::new().name("teleport-read".into()).spawn_scoped(scope, || link.read());
+        let reading =
+            std::thread::Builder::new().name("teleport-read".into()).spawn_scoped(scope, || link.guard(|| link.read()));
         let ready = reading.and_then(|_| stream.set_write_timeout(WRITE_SLICE));
         if let Err(error) = ready {
             lock(&link.state).carrier.fail(Instant::now(), error);
         }
-        link.write();
+        link.guard(|| link.write());
         if lingers {
             link.linger();
         }
@@ -65,6 +66,14 @@ pub(super) fn carry<E: Endpoint + Send>(
 }
 
 impl<E: Endpoint> Link<'_, E> {
+    /// A stream that panics has failed: neither thread waits for the other then.
+    fn guard(&self, run: impl FnOnce()) {
+        if unharmed(run).is_none() {
+            lock(&self.state).carrier.fail(Instant::now(), io::Error::other("what carries the link has panicked"));
+            self.writer.unpark();
+        }
+    }
+
     fn write(&self) {
         let waker = waker();
         let mut context = Context::from_waker(&waker);
@@ -158,8 +167,9 @@ impl<E: Endpoint> Link<'_, E> {
 
     /// Ends the sending side, and gives the reader a while to come to the end.
     fn linger(&self) {
-        let end = Instant::now() + LINGER;
         let mut state = lock(&self.state);
+        let end = Instant::now() + LINGER;
+        let end = state.carrier.endpoint.end_at().map_or(end, |at| at.min(end));
         state.is_over = true;
         if state.has_end || state.carrier.has_failed() || self.stream.shutdown(Shutdown::Write).is_err() {
             return;

@@ -3,16 +3,16 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
 
 use super::super::address::Address;
-use super::super::client::{Callers, Lane, Outcome, Step};
+use super::super::client::{Callers, Lane, Outcome, Step, dial_panicked};
 use super::super::error::ClientError;
-use super::super::mailbox::lock;
+use super::super::mailbox::{lock, unharmed};
 use super::super::options::{ClientOptions, Deadline};
 use super::carry::carry;
 use super::stream::{Dial, Stream, dial_to};
@@ -91,9 +91,10 @@ impl Client {
         self.callers.stats()
     }
 
-    /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest.
+    /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest: it counts
+    /// instead of the [`drain_timeout`](ClientOptions::drain_timeout), and what is still in flight then fails.
     pub fn close(&self, deadline: Instant) {
-        wait(self.callers.close(), Some(deadline));
+        wait(self.callers.close(deadline), Some(deadline));
     }
 }
 
@@ -136,6 +137,7 @@ impl Future for Call {
 fn run(mut lane: Lane, dial: &Dial) {
     let waker = waker();
     let mut context = Context::from_waker(&waker);
+    let mut outstanding = None;
     loop {
         match lane.step(Instant::now()) {
             Step::End => return,
@@ -144,7 +146,12 @@ fn run(mut lane: Lane, dial: &Dial) {
                     park_until(None);
                 }
             }
-            Step::Dial => match connect(&mut lane, dial, &mut context) {
+            Step::Pause(until) => {
+                if lane.poll(&mut context).is_pending() {
+                    park_until(lane.poll_timeout().into_iter().chain([until]).min());
+                }
+            }
+            Step::Dial => match connect(&mut lane, dial, &mut outstanding, &mut context) {
                 Ok(stream) => {
                     let patience = lane.patience();
                     let (session, error) = carry(lane.begin(Instant::now()), &*stream, patience, false);
@@ -156,17 +163,24 @@ fn run(mut lane: Lane, dial: &Dial) {
     }
 }
 
-/// Dials on another thread, while requests come, are given up and expire. A dial that takes too long is left alone.
-fn connect(lane: &mut Lane, dial: &Dial, context: &mut Context<'_>) -> io::Result<Box<dyn Stream>> {
-    let begin = Instant::now();
-    let limit = begin.checked_add(lane.options().connect_timeout);
-    let dialled = Arc::new(Mutex::new(None));
-    let (dial, result, waker) = (dial.clone(), dialled.clone(), context.waker().clone());
-    std::thread::Builder::new().name("teleport-dial".into()).spawn(move || {
-        let stream = dial();
-        *lock(&result) = Some(stream);
-        waker.wake();
-    })?;
+/// What a dial on another thread came to: none while it is under way.
+type Dialled = Arc<Mutex<Option<io::Result<Box<dyn Stream>>>>>;
+
+/// Dials on another thread, while requests come, are given up and expire. A dial that takes too long stays
+/// `outstanding`, and there is no other one until it has ended.
+fn connect(
+    lane: &mut Lane,
+    dial: &Dial,
+    outstanding: &mut Option<Dialled>,
+    context: &mut Context<'_>,
+) -> io::Result<Box<dyn Stream>> {
+    let limit = Instant::now().checked_add(lane.options().connect_timeout);
+    // What nobody has waited for is no longer fresh.
+    let under_way = outstanding.take().filter(|dialled| lock(dialled).is_none());
+    let dialled = match under_way {
+        Some(dialled) => dialled,
+        None => start_dial(dial.clone(), context.waker().clone())?,
+    };
     loop {
         let _ = lane.poll(context);
         let now = Instant::now();
@@ -174,9 +188,21 @@ fn connect(lane: &mut Lane, dial: &Dial, context: &mut Context<'_>) -> io::Resul
         if let Some(stream) = lock(&dialled).take() {
             return stream;
         }
-        if limit.is_some_and(|at| at <= now) {
+        if lane.is_done() || limit.is_some_and(|at| at <= now) {
+            *outstanding = Some(dialled);
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the dial in time"));
         }
         park_until(lane.poll_timeout().into_iter().chain(limit).min());
     }
+}
+
+fn start_dial(dial: Dial, waker: Waker) -> io::Result<Dialled> {
+    let dialled = Dialled::default();
+    let result = dialled.clone();
+    std::thread::Builder::new().name("teleport-dial".into()).spawn(move || {
+        let stream = unharmed(|| dial()).unwrap_or_else(|| Err(dial_panicked()));
+        *lock(&result) = Some(stream);
+        waker.wake();
+    })?;
+    Ok(dialled)
 }

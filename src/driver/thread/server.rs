@@ -58,11 +58,13 @@ impl Server {
                 listener.wake();
             })?;
             while !self.shared.has_stopped() {
+                let begin = Instant::now();
                 let started = listener.accept().and_then(|(stream, addr)| match self.shared.admit(addr) {
                     Some(place) => self.start_link(stream, Session::new(place, dispatch.clone(), Instant::now())),
                     None => Ok(()),
                 });
-                if started.is_err() && !self.shared.has_stopped() {
+                // One that has waited in vain has paused already.
+                if started.is_err() && !self.shared.has_stopped() && begin.elapsed() < ACCEPT_PAUSE {
                     std::thread::sleep(ACCEPT_PAUSE);
                 }
             }
@@ -106,9 +108,10 @@ impl Server {
         self.shared.stats()
     }
 
-    /// Stops accepting and drains: requests already read are answered, then each link closes. Returns when all have,
-    /// at `deadline` at the latest.
+    /// Stops accepting and drains: requests already read are answered, then each link closes. Returns when all have, at
+    /// `deadline` at the latest: it counts instead of the [`drain_timeout`](ServerOptions::drain_timeout), and links that
+    /// are still up then are cut.
     pub fn shutdown(&self, deadline: Instant) {
-        wait(self.shared.shut_down(), Some(deadline));
+        wait(self.shared.shut_down(deadline), Some(deadline));
     }
 }

@@ -7,6 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use super::super::address::Address;
 use super::super::server::PeerAddr;
 use super::super::socket::set_up;
@@ -95,6 +97,14 @@ fn dial_tcp(addr: &str, timeout: Duration) -> io::Result<Box<dyn Stream>> {
     Err(last)
 }
 
+/// How long an accept waits: then it looks whether the server has shut down, if it could not be woken.
+const ACCEPT_WAIT: Duration = Duration::from_millis(250);
+
+/// How long a read or an accept may wait. A stream has that of its listener until it is told otherwise.
+fn limit_reads<'s>(socket: impl Into<SockRef<'s>>, limit: Option<Duration>) -> io::Result<()> {
+    socket.into().set_read_timeout(limit)
+}
+
 /// Where links come in.
 pub trait Listener: Send + Sync {
     /// What it accepts.
@@ -104,7 +114,7 @@ pub trait Listener: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Nothing could be accepted this time; the server tries again a little later.
+    /// Nothing could be accepted this time, or nothing came; the server tries again, if it has not shut down.
     fn accept(&self) -> io::Result<(Self::Stream, PeerAddr)>;
 
     /// Has an `accept` under way return, with an error or with any stream, which is dropped: the server shuts down.
@@ -115,13 +125,15 @@ impl Listener for TcpListener {
     type Stream = TcpStream;
 
     fn accept(&self) -> io::Result<(TcpStream, PeerAddr)> {
+        limit_reads(self, Some(ACCEPT_WAIT))?;
         let (stream, addr) = TcpListener::accept(self)?;
+        limit_reads(&stream, None)?;
         set_up(&stream);
         Ok((stream, addr.into()))
     }
 
     fn wake(&self) {
-        // Nothing else is portable. If it fails, connections are coming in anyway.
+        // It may reach somebody else, or fail: then the accept has to end by itself.
         if let Ok(addr) = self.local_addr() {
             let ip = match addr.ip() {
                 IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -138,7 +150,9 @@ impl Listener for UnixListener {
     type Stream = UnixStream;
 
     fn accept(&self) -> io::Result<(UnixStream, PeerAddr)> {
+        limit_reads(self, Some(ACCEPT_WAIT))?;
         let (stream, _) = UnixListener::accept(self)?;
+        limit_reads(&stream, None)?;
         Ok((stream, PeerAddr::Unix))
     }
 
