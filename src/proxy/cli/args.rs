@@ -36,6 +36,11 @@ Examples:
       httptp --out far.example:8043 --out-delay 2ms
       httptp --in-type teleport --in 0.0.0.0:8043 --in-delay 2ms --out-type http --out 127.0.0.1:80
 
+  An encrypted link, for near proxies with a certificate by your own authority only:
+      httptp --in-type teleports --in :8443 --in-tls-cert far.pem --in-tls-key far.key --in-tls-client-ca ca.pem \\
+          --out-type http --out 127.0.0.1:80
+      httptp --out-type teleports --out far.example:8443 --out-tls-ca ca.pem --out-tls-cert near.pem --out-tls-key near.key
+
   Less CPU for more bytes:
       httptp --out far.example:8043 --out-compress snappy
 

@@ -63,6 +63,13 @@ impl Snapshot {
         let sides = [("in", &*self.inward), ("out", &*self.outward)];
         let open = sides.map(|(side, io)| (vec![("side", side)], io.open() as f64));
         page.gauges("connections", "Connections open now.", open)?;
+        let refused = [
+            ("address", self.stats.forbidden_connections),
+            ("limit", self.stats.excess_connections),
+            ("proxy_header", self.stats.headerless_connections),
+        ]
+        .map(|(reason, n)| (vec![("reason", reason)], n));
+        page.counters("connections_refused", "Connections closed before anything was asked, by the reason.", refused)?;
         // What each counter is, in one label; its value.
         type Figures = fn(&IoCounters) -> [(&'static str, &AtomicU64); 2];
         let families: [(&str, &str, &'static str, Figures); 4] = [
