@@ -7,9 +7,8 @@
 mod common;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -236,81 +235,4 @@ fn a_trace_is_passed_on_and_made_only_on_wish() {
     Caller::of(&making).exchange(GET);
     let made = origin.next_request().field("traceparent").unwrap();
     assert_eq!((made.len(), &made[..3], &made[53..]), (55, "00-", "00"), "{made}");
-}
-
-/// The program itself, with its log as JSON.
-struct Program {
-    child: Child,
-    log: BufReader<ChildStderr>,
-}
-
-impl Program {
-    fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_httptp"))
-            .args(["--in=127.0.0.1:0", "--log-format=json"])
-            .args(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        Self { child, log }
-    }
-
-    /// The next line for which `wanted` has an answer.
-    fn next<T>(&mut self, wanted: impl Fn(&Value) -> Option<T>) -> T {
-        loop {
-            let mut line = String::new();
-            assert!(self.log.read_line(&mut line).unwrap() > 0, "the program has ended");
-            let line: Value = serde_json::from_str(&line).expect("each line is an object");
-            if let Some(found) = wanted(&line) {
-                return found;
-            }
-        }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[test]
-fn the_access_log_has_a_line_for_each_request() {
-    let origin = ok();
-    let upstream = origin.addr().to_string();
-    let mut program = Program::start(&[
-        "--out-type=http",
-        &format!("--out={upstream}"),
-        "--expvar-addr=127.0.0.1:0",
-        "--access-log",
-        "--in-get-only",
-    ]);
-    let addr_in = |line: &Value, before: &str| {
-        let message = line["message"].as_str()?.strip_prefix(before)?;
-        message.split([' ', '/']).next()?.parse::<SocketAddr>().ok()
-    };
-    let addr = program.next(|line| addr_in(line, "listening on "));
-    let figures = program.next(|line| addr_in(line, "figures at http://"));
-    assert_eq!(samples(&get(figures, "/prometheus"))["inRequestStart"], 0.0);
-
-    let mut stream = TcpStream::connect(addr).unwrap();
-    let trace = "0af7651916cd43dd8448eb211c80319c";
-    for request in [
-        format!("GET /missing?x=1 HTTP/1.1\r\nHost: h\r\ntraceparent: 00-{trace}-b7ad6b7169203331-01\r\n\r\n"),
-        "DELETE / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
-    ] {
-        stream.write_all(request.as_bytes()).unwrap();
-        stream.read_exact(&mut [0; 12]).unwrap();
-    }
-    let is_request = |line: &Value| (line["message"] == "request").then(|| line.clone());
-    let line = program.next(is_request);
-    assert_eq!((&line["method"], &line["target"]), (&"GET".into(), &"/missing?x=1".into()));
-    assert_eq!((&line["status"], &line["bytes"], &line["trace"]), (&404.into(), &0.into(), &trace.into()));
-    assert_eq!(line["upstream"], upstream.as_str());
-    assert!(line["ms"].as_f64().unwrap() > 0.0 && line["reason"].is_null());
-    let line = program.next(is_request);
-    assert_eq!((&line["status"], &line["upstream"]), (&405.into(), &Value::Null));
-    assert!(line["reason"].as_str().unwrap().contains("--in-get-only"));
 }
