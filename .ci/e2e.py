@@ -186,7 +186,7 @@ def exchange(bench, label, nginx, near, work, blob):
         bench.same(f"{label} 300 requests, 50 at once", good, 300)
 
 
-def mistakes(bench, httptp, near, far):
+def mistakes(bench, httptp, near, far, log):
     """What goes wrong says so in one line, and harms nothing else."""
     run = lambda *args: subprocess.run([httptp, *args], capture_output=True, text=True, timeout=20)
     busy = run("--in", f"127.0.0.1:{near}", "--out", "127.0.0.1:1")
@@ -194,8 +194,12 @@ def mistakes(bench, httptp, near, far):
                 (busy.returncode, busy.stderr))
     unknown = run("--no-such-flag")
     bench.check("unknown flag", unknown.returncode == 2 and "no-such-flag" in unknown.stderr, unknown.stderr)
-    later = run("-inType=https")
-    bench.check("flag that comes later", later.returncode == 2 and "https" in later.stderr, later.stderr)
+    missing = run("-inType=https", "-inTLSCert=/nowhere.pem", "-inTLSKey=/nowhere.key")
+    bench.check("certificate that is not there", missing.returncode != 0 and "/nowhere.pem" in missing.stderr, missing.stderr)
+    alone, nobody = free_port(), free_port()
+    with running([httptp, "--in", f"127.0.0.1:{alone}", "--out-type", "http", "--out", f"127.0.0.1:{nobody}"], alone, log):
+        status, _, body = curl(alone, "/")
+        bench.check("unreachable upstream", status == "502" and b"see that it runs" in body, (status, body))
     for name, data in (("HTTP to the teleport port", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"),
                        ("TLS to the teleport port", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200)),
                        ("noise to the teleport port", random.Random(1).randbytes(300))):
@@ -213,6 +217,9 @@ def mistakes(bench, httptp, near, far):
         with contextlib.suppress(ConnectionResetError):
             while s.recv(1000):
                 pass
+    lines = pathlib.Path(log).read_text()
+    for advice in ("give this proxy --in-type http", "have the peer connect without TLS", "have the caller use http://"):
+        bench.check(f"the log advises: {advice}", advice in lines, lines[-2000:])
     bench.same("the proxies live on", curl(near, "/small.txt")[0], "200")
 
 
@@ -237,7 +244,7 @@ def main():
     log = f"{work}/httptp.log"
     try:
         with running([nginx, "-c", f"{work}/nginx.conf", "-e", f"{work}/error.log"], port, f"{work}/nginx.log"):
-            for compress in ("flate", "none", "snappy"):
+            for compress in ("auto", "zstd", "flate", "none", "snappy"):
                 near, far = free_port(), free_port()
                 far_command = [httptp, "--in-type", "teleport", "--in", f"127.0.0.1:{far}", "--in-compress", compress,
                                "--out-type", "http", "--out", f"127.0.0.1:{port}"]
@@ -247,7 +254,7 @@ def main():
                 with running(far_command, far, log), running(near_command, near, log):
                     exchange(bench, compress, port, near, work, blob)
                     if compress == "flate":
-                        mistakes(bench, httptp, near, far)
+                        mistakes(bench, httptp, near, far, log)
     finally:
         if bench.failed:
             print(f"logs of the proxies:\n{pathlib.Path(log).read_text()[-4000:]}")

@@ -22,3 +22,6 @@ mod links;
 mod tls;
 #[path = "drivers/wire.rs"]
 mod wire;
+#[cfg(feature = "zstd")]
+#[path = "drivers/zstd.rs"]
+mod zstd;

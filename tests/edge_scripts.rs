@@ -128,7 +128,12 @@ fn row<'t>(table: &'t [(&str, Expected, End)], script: &Value) -> (&'t str, Expe
 }
 
 fn chunks(script: &Value, key: &str) -> Vec<Vec<u8>> {
-    script[key].as_array().unwrap().iter().map(unhex).collect()
+    let mut chunks: Vec<_> = script[key].as_array().unwrap().iter().map(unhex).collect();
+    if script["name"] == "unknown-compression" && chunks[0][13] == 3 {
+        // It has been registered since.
+        chunks[0][13] = 4;
+    }
+    chunks
 }
 
 /// The same bytes, one by one.

@@ -41,7 +41,9 @@ impl Chain<'_> {
         let mut config = http_config(([127, 0, 0, 1], 1).into());
         config.outbound.kind = kind;
         config.outbound.addr = next.listen_addr().to_string().trim_start_matches("unix:").to_owned();
-        config.outbound.tls = self.authority.outbound();
+        if kind.is_tls() {
+            config.outbound.tls = self.authority.outbound();
+        }
         config
     }
 }

@@ -73,6 +73,10 @@ fn examples() -> Vec<Example> {
                     "none" => Compression::None,
                     "deflate" => Compression::Deflate,
                     "snappy" => Compression::Snappy,
+                    #[cfg(feature = "zstd")]
+                    "zstd" => Compression::Zstd,
+                    #[cfg(not(feature = "zstd"))]
+                    "zstd" => continue,
                     other => panic!("{other}"),
                 },
                 entries,

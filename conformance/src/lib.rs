@@ -29,3 +29,4 @@ pub mod suite;
 pub mod tcp;
 pub mod wire;
 pub mod writing;
+pub mod zstd;

@@ -23,8 +23,27 @@ pub const AREAS: [&str; 12] = [
 ];
 
 /// The capabilities that a shim can claim (SHIM.md).
-pub const CAPABILITIES: [&str; 11] =
-    ["client", "server", "none", "deflate", "snappy", "tls", "limits", "cancel", "idle", "batch-delay", "next-id"];
+pub const CAPABILITIES: [&str; 13] = [
+    "client",
+    "server",
+    "none",
+    "deflate",
+    "snappy",
+    "zstd",
+    "zstd-auto",
+    "tls",
+    "limits",
+    "cancel",
+    "idle",
+    "batch-delay",
+    "next-id",
+];
+
+/// What every shim has that does not claim `zstd`.
+pub const NO_ZSTD: &str = "no-zstd";
+
+/// Capabilities that no implementation needs to be conformant: the specification leaves them free.
+pub const OPTIONAL: [&str; 3] = ["zstd", "zstd-auto", NO_ZSTD];
 
 /// One scenario.
 #[derive(Clone, Debug)]
@@ -82,6 +101,8 @@ pub enum Compression {
     None,
     /// The snappy framing format.
     Snappy,
+    /// Zstandard frames.
+    Zstd,
 }
 
 /// How the subject is set up; durations in microseconds, limits in bytes or counts.
@@ -89,6 +110,8 @@ pub enum Compression {
 pub struct Config {
     /// What the subject sends with.
     pub compression: Compression,
+    /// It sends zstd instead to a peer that knows it.
+    pub prefers_zstd: bool,
     /// `no` or `yes` of a client; `off`, `optional` or `required` of a server.
     pub tls: String,
     /// Longest wait of a batch.
@@ -117,6 +140,7 @@ impl Config {
         };
         Self {
             compression: Compression::None,
+            prefers_zstd: false,
             tls: tls.into(),
             batch_delay: 0,
             hello_timeout: 3_000_000,
@@ -145,6 +169,10 @@ impl Config {
             return Ok(Some("limits"));
         }
         let need = match key {
+            "compression" if value == "auto" => {
+                (self.compression, self.prefers_zstd) = (Compression::Deflate, true);
+                Some("zstd-auto")
+            }
             "compression" => {
                 self.compression = Compression::from_name(value).ok_or_else(|| format!("no compression {value:?}"))?;
                 return Ok(None);
@@ -188,7 +216,7 @@ impl Config {
 
 impl Compression {
     /// All, in the order of their codes.
-    pub const ALL: [Self; 3] = [Self::Deflate, Self::None, Self::Snappy];
+    pub const ALL: [Self; 4] = [Self::Deflate, Self::None, Self::Snappy, Self::Zstd];
 
     /// The code in the hello.
     pub fn code(self) -> u8 {
@@ -206,12 +234,20 @@ impl Compression {
             Self::Deflate => "deflate",
             Self::None => "none",
             Self::Snappy => "snappy",
+            Self::Zstd => "zstd",
         }
     }
 
     /// The compression with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|compression| compression.name() == name)
+    }
+}
+
+impl Scenario {
+    /// Whether an implementation can be conformant without what this needs.
+    pub fn is_optional(&self) -> bool {
+        self.needs.iter().any(|need| OPTIONAL.contains(&need.as_str()))
     }
 }
 
@@ -282,6 +318,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ParseError> {
     collect_needs(&scenario.steps, &mut needs);
     needs.sort();
     needs.dedup();
+    if needs.iter().any(|need| need == NO_ZSTD) {
+        // The code is there because the subject does not know it.
+        needs.retain(|need| need != Compression::Zstd.name());
+    }
     scenario.needs = needs;
     Ok(scenario)
 }
@@ -382,7 +422,7 @@ impl<'t> Header<'t> {
         let mut needs = Vec::new();
         if let Some((line, listed)) = self.optional("needs") {
             for need in listed.split_whitespace() {
-                if !CAPABILITIES.contains(&need) {
+                if !CAPABILITIES.contains(&need) && need != NO_ZSTD {
                     return Err((line, format!("no capability {need:?}")));
                 }
                 needs.push(need.to_owned());

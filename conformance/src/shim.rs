@@ -251,7 +251,7 @@ pub fn new_command(scenario: &Scenario, connect: Option<String>) -> Request {
     let limits: serde_json::Map<_, _> =
         Config::LIMITS.iter().zip(config.limits).map(|(name, limit)| ((*name).to_owned(), limit.into())).collect();
     let config = serde_json::json!({
-        "compression": config.compression.name(),
+        "compression": if config.prefers_zstd { "auto" } else { config.compression.name() },
         "tls": tls,
         "max_batch_delay": config.batch_delay,
         "hello_timeout": config.hello_timeout,

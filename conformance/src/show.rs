@@ -12,9 +12,10 @@ pub fn layer_of(code: Option<&str>) -> &'static str {
         None | Some("closed" | "drain-timeout" | "closing" | "transport") => "closing",
         Some("truncated") => "frame",
         Some("hello-timeout" | "idle-timeout" | "abandoned-limit" | "timeout") => "timer",
+        Some("zstd-refused") => "hello",
         Some(code) if code.starts_with("hello-") => "hello",
         Some(code) if code.starts_with("tls-") => "tls",
-        Some(code) if code.starts_with("deflate-") || code.starts_with("snappy-") => "decompression",
+        Some(code) if ["deflate-", "snappy-", "zstd-"].iter().any(|codec| code.starts_with(codec)) => "decompression",
         Some(_) => "message",
     }
 }

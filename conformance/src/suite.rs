@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::core_profile::Core;
 use crate::matching::Mismatch;
 use crate::run::{Failure, Replay, Stop, Subject, run};
-use crate::scenario::{Level, Scenario};
+use crate::scenario::{Level, NO_ZSTD, Scenario};
 use crate::shim::{Description, Shim, Transcript};
 use crate::tcp::{self, Obstacle, RealTime, Tcp};
 
@@ -112,7 +112,10 @@ impl Options {
             }
             Target::Shim(command) => {
                 let mut shim = Shim::start(command, self.timeout)?.recorded(self.transcript.clone());
-                let description = shim.describe()?;
+                let mut description = shim.describe()?;
+                if !description.can.iter().any(|can| can == "zstd") {
+                    description.can.push(NO_ZSTD.to_owned());
+                }
                 let subject: Box<dyn Subject + Send> = match description.profile.as_str() {
                     "tcp" => Box::new(Tcp::behind_shim(shim, &description.can, &self.time)?),
                     _ => Box::new(Core::new(shim)),

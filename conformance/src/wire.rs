@@ -1,7 +1,7 @@
 //! The wire, from the suite's side: what it feeds, compressed by itself, and what the subject has sent, taken apart.
 //!
-//! Compression is undone by decoders that the core does not use: miniz_oxide for DEFLATE, and for snappy a reader of
-//! the suite's own ([`crate::snappy`]).
+//! Compression is undone by decoders that the core does not use: miniz_oxide for DEFLATE, and for snappy and zstd
+//! readers of the suite's own ([`crate::snappy`], [`crate::zstd`]).
 
 use miniz_oxide::deflate::core::{CompressorOxide, create_comp_flags_from_zip_params};
 use miniz_oxide::inflate::stream::{InflateState, inflate};
@@ -9,7 +9,7 @@ use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus};
 
 use crate::http1::{self, Message};
 use crate::scenario::{Compression, Role};
-use crate::snappy;
+use crate::{snappy, zstd};
 
 /// A hello is 15 bytes.
 pub const HELLO_BYTES: usize = 15;
@@ -51,6 +51,10 @@ impl Encoder {
                     wire.extend_from_slice(snappy::STREAM_ID);
                 }
                 snappy::encode(plain, &mut wire)?;
+            }
+            (Compression::Zstd, _) => {
+                let is_first = !std::mem::replace(&mut self.has_begun, true);
+                zstd::encode(plain, is_first, &mut wire);
             }
             (Compression::Deflate, Some(state)) => {
                 use miniz_oxide::deflate::stream::deflate;
@@ -115,6 +119,7 @@ enum Decoder {
     None,
     Deflate(Box<InflateState>),
     Snappy(snappy::Decoder),
+    Zstd(zstd::Decoder),
 }
 
 /// Takes apart what the subject sends.
@@ -162,6 +167,7 @@ impl Reader {
                 self.decoder = match Compression::from_code(self.hello[13]) {
                     Some(Compression::Deflate) => Decoder::Deflate(InflateState::new_boxed(DataFormat::Raw)),
                     Some(Compression::Snappy) => Decoder::Snappy(snappy::Decoder::default()),
+                    Some(Compression::Zstd) => Decoder::Zstd(zstd::Decoder::default()),
                     _ => Decoder::None,
                 };
                 sent.push(Sent::Hello(self.hello.clone()));
@@ -180,27 +186,23 @@ impl Reader {
     fn decompress(&mut self, wire: &[u8]) -> Result<(), Fault> {
         self.tail.extend_from_slice(&wire[wire.len().saturating_sub(4)..]);
         self.tail.drain(..self.tail.len().saturating_sub(4));
+        let fault = |(rule, what)| Fault { layer: "decompression", rule, what, bytes: wire.to_vec() };
         match &mut self.decoder {
             Decoder::None => self.plain.extend_from_slice(wire),
-            Decoder::Snappy(decoder) => decoder.take(wire, &mut self.plain).map_err(|(rule, what)| Fault {
-                layer: "decompression",
-                rule,
-                what,
-                bytes: wire.to_vec(),
-            })?,
+            Decoder::Snappy(decoder) => decoder.take(wire, &mut self.plain).map_err(fault)?,
+            Decoder::Zstd(decoder) => decoder.take(wire, &mut self.plain).map_err(fault)?,
             Decoder::Deflate(state) => {
                 let (mut rest, mut step) = (wire, vec![0; 1 << 16]);
                 loop {
                     let result = inflate(state, rest, &mut step, MZFlush::None);
                     rest = &rest[result.bytes_consumed..];
                     self.plain.extend_from_slice(&step[..result.bytes_written]);
-                    let fault = |rule, what: String| Fault { layer: "decompression", rule, what, bytes: wire.to_vec() };
                     match result.status {
                         Ok(MZStatus::StreamEnd) => {
-                            return Err(fault("R-deflate-no-final", "a block with BFINAL".into()));
+                            return Err(fault(("R-deflate-no-final", "a block with BFINAL".into())));
                         }
                         Ok(_) | Err(MZError::Buf) => {}
-                        Err(error) => return Err(fault("R-deflate-format", format!("no valid DEFLATE: {error:?}"))),
+                        Err(error) => return Err(fault(("R-deflate-format", format!("no valid DEFLATE: {error:?}")))),
                     }
                     if result.bytes_consumed == 0 && result.bytes_written == 0 {
                         break;
@@ -235,6 +237,7 @@ impl Reader {
             Decoder::None => true,
             Decoder::Deflate(_) => self.tail.is_empty() || self.tail == [0, 0, 0xff, 0xff],
             Decoder::Snappy(decoder) => decoder.is_at_boundary(),
+            Decoder::Zstd(decoder) => decoder.is_at_boundary(),
         }
     }
 
@@ -247,6 +250,7 @@ impl Reader {
     pub fn flush_end(&self) -> (&[u8], &'static str) {
         let rule = match self.decoder {
             Decoder::Snappy(_) => "R-snappy-write-chunks",
+            Decoder::Zstd(_) => "R-zstd-flush",
             _ => "R-deflate-sync-flush",
         };
         (&self.tail, rule)

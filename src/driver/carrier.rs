@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::patience::{ReadPatience, WritePatience};
+use super::throttle::Throttle;
 use crate::proto::Connection;
 
 /// Output that is kept for the next batch.
 const KEPT_BYTES: usize = 256 * 1024;
-/// How much input a connection takes before others have their turn: DEFLATE can make a thousand times as much of it,
-/// and a peer that does must not hold up everybody else.
-const TURN_BYTES: usize = 8 * 1024;
+/// How much input a connection takes before others have their turn, at most and at least: DEFLATE can make a thousand
+/// times as much of it and zstd thirty thousand times, and a peer that does must not hold up everybody else.
+const TURN_BYTES: (usize, usize) = (8 * 1024, 64);
+/// Turns get shorter while more than this comes of one.
+const TURN_PLAIN: u64 = 1024 * 1024;
 /// How much is read at first: enough for a hello, so that a peer that says no more costs little.
 const FIRST_READ: usize = 256;
 
@@ -53,6 +56,7 @@ pub(super) struct Patience {
     pub(super) read_timeout: Option<Duration>,
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
+    pub(super) max_compress_share: Option<f64>,
 }
 
 /// An endpoint and its stream of bytes. Its driver reads and writes the stream and waits; all else is here:
@@ -65,6 +69,8 @@ pub(super) struct Carrier<E> {
     pub(super) endpoint: E,
     channel: Channel,
     input: Vec<u8>,
+    /// How much of it is taken in one turn.
+    turn_bytes: usize,
     /// What of `input` nobody has taken.
     unread: Range<usize>,
     output: Vec<u8>,
@@ -74,6 +80,7 @@ pub(super) struct Carrier<E> {
     is_lent: bool,
     writing: WritePatience,
     reading: ReadPatience,
+    throttle: Throttle,
     read_buffer: usize,
     eof: bool,
     has_closed_channel: bool,
@@ -90,12 +97,14 @@ impl<E: Endpoint> Carrier<E> {
             endpoint,
             channel: Channel::default(),
             input: vec![0; FIRST_READ],
+            turn_bytes: TURN_BYTES.0,
             unread: 0..0,
             output: Vec::new(),
             written: 0,
             is_lent: false,
             writing: WritePatience::new(patience.write_timeout),
             reading: ReadPatience::new(patience.read_timeout),
+            throttle: Throttle::new(patience.max_compress_share),
             read_buffer: patience.read_buffer,
             eof: false,
             has_closed_channel: false,
@@ -134,14 +143,20 @@ impl<E: Endpoint> Carrier<E> {
         if !has_input || !wants || self.error.is_some() {
             return false;
         }
-        let turn = self.unread.len().min(TURN_BYTES);
+        let turn = self.unread.len().min(self.turn_bytes);
         let data = &self.input[self.unread.start..self.unread.start + turn];
         let connection = self.endpoint.connection_mut();
+        let before = connection.stats().plain_in;
         match self.channel.handle_input(data, |plain| connection.handle_input(now, plain)) {
             Ok(taken) if taken == self.unread.len() => self.unread = 0..0,
             Ok(taken) => self.unread.start += taken,
             Err(error) => self.fail_channel(now, error),
         }
+        let plain = self.endpoint.connection().stats().plain_in - before;
+        self.turn_bytes = match plain > TURN_PLAIN {
+            true => (self.turn_bytes / 8).max(TURN_BYTES.1),
+            false => (self.turn_bytes * 2).min(TURN_BYTES.0),
+        };
         if self.channel.poll_established() {
             self.endpoint.handle_tls_established(now, &self.channel);
         }
@@ -157,7 +172,8 @@ impl<E: Endpoint> Carrier<E> {
             return;
         }
         let connection = self.endpoint.connection_mut();
-        self.channel.poll_transmit(&mut self.output, |out| connection.poll_transmit(now, out));
+        let throttle = &mut self.throttle;
+        self.channel.poll_transmit(&mut self.output, |out| throttle.watch(connection, |it| it.poll_transmit(now, out)));
         if self.output.is_empty() && self.endpoint.is_over() && !self.has_closed_channel {
             self.has_closed_channel = true;
             self.channel.close(&mut self.output);

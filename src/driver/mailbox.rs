@@ -57,7 +57,11 @@ impl<C> Mailbox<C> {
             }
             return Poll::Pending;
         }
-        commands.append(&mut inner.commands);
+        if commands.is_empty() {
+            std::mem::swap(commands, &mut inner.commands);
+        } else {
+            commands.append(&mut inner.commands);
+        }
         Poll::Ready(())
     }
 

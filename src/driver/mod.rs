@@ -20,6 +20,7 @@ mod options;
 mod patience;
 mod server;
 mod socket;
+mod throttle;
 
 #[cfg(feature = "smol")]
 pub mod smol;

@@ -21,6 +21,33 @@ macro_rules! link_options {
             self
         }
 
+        /// Sends zstd to peers that know it, and what [`compression`](Self::compression) says to the others. A server sees
+        /// which is which; a client tries, at the cost of a connection to a peer that does not know it, such as the
+        /// original, and of 250 ms at one that knows it and compresses otherwise (spec/03-compression.md, 3.8). Default no.
+        #[cfg(feature = "zstd")]
+        #[must_use]
+        pub fn prefer_zstd(mut self, prefer: bool) -> Self {
+            self.config.prefer_zstd = prefer;
+            self
+        }
+
+        /// How hard to compress, from 1, least CPU, to 9, fewest bytes. Default 6 for DEFLATE and 3 for zstd; the others
+        /// have no levels.
+        #[must_use]
+        pub fn level(mut self, level: impl Into<Option<u8>>) -> Self {
+            self.config.level = level.into();
+            self
+        }
+
+        /// How much of the time compressing may take on a link, such as 0.5: the rest of a core is for all else. Above it
+        /// the level falls step by step, down to 1, before requests have to queue; when that has long been less than half
+        /// as much, it rises again. Default none: the level stays.
+        #[must_use]
+        pub fn max_compress_share(mut self, share: impl Into<Option<f64>>) -> Self {
+            self.max_compress_share = share.into();
+            self
+        }
+
         /// How long a message may wait for others that leave with it. More share a batch, which makes fewer bytes and
         /// fewer packets, and each waits longer. Default 0: a batch is what came while the one before was written.
         #[must_use]
@@ -116,6 +143,9 @@ pub struct ClientOptions {
     pub(super) read_timeout: Option<Duration>,
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
+    pub(super) max_compress_share: Option<f64>,
+    #[cfg(feature = "zstd")]
+    pub(super) zstd_retry: Duration,
     pub(super) links: usize,
     pub(super) overflow: Overflow,
     pub(super) retry_if: Option<RetryIf>,
@@ -134,6 +164,9 @@ impl Default for ClientOptions {
             read_timeout: None,
             write_timeout: Duration::from_secs(5),
             read_buffer: 64 * 1024,
+            max_compress_share: None,
+            #[cfg(feature = "zstd")]
+            zstd_retry: Duration::from_secs(10 * 60),
             links: 1,
             overflow: Overflow::default(),
             retry_if: None,
@@ -174,6 +207,15 @@ impl ClientOptions {
     #[must_use]
     pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.read_timeout = timeout.into();
+        self
+    }
+
+    /// How long a server that does not know zstd is remembered, with [`prefer_zstd`](Self::prefer_zstd): the first link
+    /// after that tries zstd again. At least 1 s; default 10 minutes.
+    #[cfg(feature = "zstd")]
+    #[must_use]
+    pub fn zstd_retry(mut self, after: Duration) -> Self {
+        self.zstd_retry = after.max(Duration::from_secs(1));
         self
     }
 
@@ -274,6 +316,7 @@ pub struct ServerOptions {
     pub(super) read_timeout: Option<Duration>,
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
+    pub(super) max_compress_share: Option<f64>,
     pub(super) links: usize,
     pub(super) concurrency: usize,
     pub(super) waiting_bytes: usize,
@@ -294,6 +337,7 @@ impl Default for ServerOptions {
             read_timeout: None,
             write_timeout: Duration::from_secs(5),
             read_buffer: 64 * 1024,
+            max_compress_share: None,
             links: 10_000,
             concurrency: 10_000,
             waiting_bytes: 256 * 1024 * 1024,

@@ -1,6 +1,12 @@
 //! How sockets are set up.
 
-use socket2::SockRef;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+/// How long nothing comes before the kernel asks whether the peer is still there, and how often and how far apart it
+/// asks: a link whose peer has vanished ends within a minute, though nothing is sent on it (R-no-ping).
+const KEEPALIVE: (Duration, u32, Duration) = (Duration::from_secs(30), 3, Duration::from_secs(10));
 
 /// How much the kernel may hold that it has not sent yet. Its buffers can be megabytes, of which a slow peer takes none
 /// for a long time: how far it is would not be known, and what waits there shares no batch.
@@ -12,6 +18,9 @@ const UNSENT_BYTES: u32 = 128 * 1024;
 pub(crate) fn set_up<'s>(stream: impl Into<SockRef<'s>>) {
     let socket = stream.into();
     let _ = socket.set_tcp_nodelay(true);
+    let (idle, retries, interval) = KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
+    let _ = socket.set_tcp_keepalive(&keepalive);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
 }

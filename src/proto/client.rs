@@ -1,7 +1,7 @@
 //! The client's end of a connection.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
@@ -9,10 +9,11 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 
 use super::batch::FrameNumber;
-use super::config::{ClientConfig, Compression, Limits, Stats};
+use super::config::{ClientConfig, Compression, Config, Limits, Stats, ZSTD_CODE};
 use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
 use super::hello::Hello;
+use super::ids::IdMap;
 use super::link::{Link, Role, Timer};
 use super::message::{ParsedHead, ResponseHead, parse_response, write_request};
 
@@ -130,7 +131,8 @@ impl std::fmt::Debug for ClientConnection {
 impl ClientConnection {
     /// A connection on a transport that was established at `now`. Its hello is ready to transmit.
     pub fn new(config: ClientConfig, now: Instant) -> Self {
-        let ClientConfig { config, tls } = config;
+        let ClientConfig { mut config, tls } = config;
+        config.try_zstd();
         let mut link = Link::new(Client { tls, ..Client::default() }, config, now);
         link.send_hello(tls);
         Self { link }
@@ -224,6 +226,12 @@ impl ClientConnection {
         given_up.is_some()
     }
 
+    /// Compresses at this level, 1 to 9, from the next batch on. Without effect if the compression has no levels. For
+    /// zstd it ends a frame and loses the history, so it is nothing to do often.
+    pub fn set_level(&mut self, level: u8) {
+        self.link.set_level(level);
+    }
+
     /// Seals the batch under way: the next [`poll_transmit`](Self::poll_transmit) yields it.
     pub fn flush(&mut self) {
         self.link.seal();
@@ -281,6 +289,11 @@ impl ClientConnection {
         self.link.is_closed()
     }
 
+    /// The level at which this side compresses; `None` if its compression has no levels.
+    pub fn level(&self) -> Option<u8> {
+        self.link.level()
+    }
+
     /// Whether so much waits to be transmitted that no request is taken for now ([`SendError::OutputFull`]).
     pub fn is_output_full(&self) -> bool {
         self.link.is_output_full()
@@ -301,6 +314,7 @@ impl ClientConnection {
     pub fn oldest_unsent(&self) -> Option<RequestId> {
         let unsent = |slot: &&Slot| slot.is_pending && !self.link.has_begun(slot.frame);
         // By frame and not by id: the counter of ids wraps.
+        #[allow(clippy::disallowed_methods, reason = "the least of all is the same in any order")]
         let slots = self.link.role.slots.iter().filter(|(_, slot)| unsent(slot));
         slots.min_by_key(|(_, slot)| slot.frame).map(|(id, _)| RequestId(*id))
     }
@@ -329,7 +343,7 @@ struct Client {
     tls: bool,
     last_id: u32,
     /// Every request whose response has not come, by id.
-    slots: BTreeMap<NonZeroU32, Slot>,
+    slots: IdMap<NonZeroU32, Slot>,
     /// Slots that wait for their outcome; the others are abandoned.
     pending: usize,
     /// Deadlines of pending requests, and of some that are no longer: those are skipped.
@@ -433,6 +447,10 @@ impl Role for Client {
         ClientEvent::Closed { error }
     }
 
+    fn is_on_trial(config: &Config, hello: Hello) -> bool {
+        config.prefers_zstd() && hello.compression != ZSTD_CODE
+    }
+
     fn accept_hello(link: &mut Link<Self>, hello: Hello) -> Result<bool, ErrorKind> {
         // A server's TLS byte means nothing to a client that did not ask (R-tls-plain-ignores).
         if link.role.tls && !hello.tls { Err(ErrorKind::TlsRefused) } else { Ok(link.role.tls) }
@@ -449,9 +467,10 @@ impl Role for Client {
             Some((id, Slot { is_pending: true, .. })) => {
                 let id = RequestId(id);
                 match frame.head {
-                    Ok(head) => {
-                        link.role.peer_keeps_head_rule |= head.keeps_head_rule;
-                        ClientEvent::Response { id, response: head.response.map(|()| frame.body) }
+                    Ok(ResponseHead { mut response, keeps_head_rule }) => {
+                        link.role.peer_keeps_head_rule |= keeps_head_rule;
+                        *response.body_mut() = frame.body;
+                        ClientEvent::Response { id, response }
                     }
                     Err(error) => ClientEvent::Failed { id, error: RequestError::Refused(error) },
                 }
@@ -473,12 +492,13 @@ impl Role for Client {
     fn fail_unfinished(link: &mut Link<Self>, error: &ConnectionError) {
         link.role.pending = 0;
         link.role.deadlines.clear();
-        // In order of ids, which is the order of sending but for a wrap.
-        for (id, slot) in std::mem::take(&mut link.role.slots) {
-            if slot.is_pending {
-                let error = RequestError::Link { error: error.clone(), maybe_delivered: link.has_begun(slot.frame) };
-                link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
-            }
+        let slots = std::mem::take(&mut link.role.slots).into_iter();
+        let mut unfinished: Vec<_> = slots.filter(|(_, slot)| slot.is_pending).collect();
+        // In the order of sending: the table has none.
+        unfinished.sort_unstable_by_key(|(_, slot)| slot.frame);
+        for (id, slot) in unfinished {
+            let error = RequestError::Link { error: error.clone(), maybe_delivered: link.has_begun(slot.frame) };
+            link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
         }
     }
 

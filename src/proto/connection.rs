@@ -30,6 +30,10 @@ pub trait Connection: sealed::Sealed {
     fn next_timer(&self) -> Option<(Timer, Instant)>;
     /// Whether input would be taken now.
     fn wants_read(&self) -> bool;
+    /// Compresses at this level from the next batch on.
+    fn set_level(&mut self, level: u8);
+    /// The level at which this side compresses; `None` if its compression has no levels.
+    fn level(&self) -> Option<u8>;
     /// Seals the batch under way.
     fn flush(&mut self);
     /// Closes in order.
@@ -92,6 +96,14 @@ macro_rules! connection {
 
             fn wants_read(&self) -> bool {
                 self.wants_read()
+            }
+
+            fn set_level(&mut self, level: u8) {
+                self.set_level(level);
+            }
+
+            fn level(&self) -> Option<u8> {
+                self.level()
             }
 
             fn flush(&mut self) {

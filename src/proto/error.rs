@@ -132,6 +132,8 @@ kinds! {
         TlsUnavailable = "tls-unavailable", "the client asked for TLS, which this server does not have";
         /// The client did not ask for TLS and this server requires it (R-tls-required).
         TlsRequired = "tls-required", "the client did not ask for TLS, which this server requires";
+        /// This client tried zstd and the server, which does not know it, closed (R-zstd-client). Nothing was sent.
+        ZstdRefused = "zstd-refused", "the server does not know the compression zstd; connect again with another";
         /// The DEFLATE stream is corrupt.
         DeflateCorrupt = "deflate-corrupt", "the DEFLATE stream is corrupt";
         /// The peer ended the DEFLATE stream with a final block (R-deflate-no-final).
@@ -146,6 +148,12 @@ kinds! {
         SnappyChecksum = "snappy-checksum", "a snappy chunk's checksum does not match its content";
         /// A snappy chunk's content is corrupt.
         SnappyCorrupt = "snappy-corrupt", "a snappy chunk is corrupt";
+        /// The zstd stream is corrupt (R-zstd-read).
+        ZstdCorrupt = "zstd-corrupt", "the zstd stream is corrupt";
+        /// A window of the zstd stream is larger than allowed (R-zstd-window).
+        ZstdWindow(bytes: u64) = "zstd-window", "the peer's zstd stream needs a window of {bytes} bytes, which is more than 2097152: it has to be set to a smaller one";
+        /// The zstd stream uses a dictionary (R-zstd-dictionary).
+        ZstdDictionary(id: u32) = "zstd-dictionary", "the peer's zstd stream needs dictionary {id}, and there are none";
         /// A start line that cannot be split (R-read-unparsable).
         StartLine = "start-line", "no HTTP/1 start line where a message should begin";
         /// A malformed field line that may concern framing.

@@ -4,6 +4,7 @@
 //! length.
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
 use nom::bytes::streaming::{tag, take_while_m_n};
 use nom::sequence::terminated;
 use nom::{IResult, Parser};
@@ -95,58 +96,102 @@ impl<H> FrameReader<H> {
         limits: &Limits,
         parse: impl Fn(u32, &Bytes) -> Result<ParsedHead<H>, ErrorKind>,
     ) -> Result<Option<Frame<H>>, ErrorKind> {
+        let next = self.try_next(plain, limits, parse);
+        if next.is_err() {
+            self.state = State::Stopped { id: self.id() };
+        }
+        next
+    }
+
+    fn try_next(
+        &mut self,
+        plain: &mut BytesMut,
+        limits: &Limits,
+        parse: impl Fn(u32, &Bytes) -> Result<ParsedHead<H>, ErrorKind>,
+    ) -> Result<Option<Frame<H>>, ErrorKind> {
         loop {
-            match std::mem::replace(&mut self.state, State::Stopped { id: None }) {
+            match self.state {
                 State::Id => {
-                    let Some(id) = plain.first_chunk::<ID_BYTES>() else {
-                        self.state = State::Id;
-                        return Ok(None);
-                    };
+                    let Some(id) = plain.first_chunk::<ID_BYTES>() else { return Ok(None) };
                     let id = u32::from_le_bytes(*id);
                     self.pass(plain, ID_BYTES);
                     self.used = 0;
                     self.state = State::Head { id, scanned: 0 };
                 }
                 State::Head { id, scanned } => {
-                    self.state = State::Stopped { id: Some(id) };
-                    match self.head(plain, id, scanned, limits, &parse)? {
-                        Some(state) => self.state = state,
-                        None => return Ok(None),
+                    let Some(bytes) = self.head(plain, id, scanned, limits)? else { return Ok(None) };
+                    let ParsedHead { mut head, length, is_head, then } = parse(id, &bytes)?;
+                    if then == Then::NextHead {
+                        self.state = State::Head { id, scanned: 0 };
+                        continue;
                     }
-                }
-                State::Body { message, left } => {
-                    // A refused message's body is dropped as it comes; any other waits until it is whole.
-                    let here = left.min(plain.len() as u64);
-                    if message.head.is_ok() {
-                        if here < left {
-                            make_room(plain, left);
-                            self.state = State::Body { message, left };
-                            return Ok(None);
+                    let (head_bytes, is_last) = (bytes.len(), then == Then::Ambiguous);
+                    let mut left = match length {
+                        Length::Chunked => {
+                            let message = Message { id, head, head_bytes, is_head, is_last };
+                            self.state = State::Chunks { message, body: BytesMut::new(), part: Part::Size };
+                            continue;
                         }
-                        let body = self.take(plain, here as usize);
-                        return Ok(Some(self.finish(message, body)));
+                        Length::Unstated => 0,
+                        Length::Fixed(length) => length,
+                    };
+                    self.afford(left, limits)?;
+                    if left > limits.body_bytes as u64 && head.is_ok() {
+                        head = Err(MessageError::BodyTooLarge);
                     }
-                    self.pass(plain, here as usize);
-                    if here == left {
-                        return Ok(Some(self.finish(message, Bytes::new())));
+                    // Most messages have come as a whole, and need not be kept here.
+                    if let Some(body) = self.body(plain, head.is_ok(), &mut left) {
+                        self.end(id, is_last);
+                        return Ok(Some(Frame { id, head, head_bytes, body, is_head, is_last }));
                     }
-                    self.state = State::Body { message, left: left - here };
+                    let message = Message { id, head, head_bytes, is_head, is_last };
+                    self.state = State::Body { message, left };
                     return Ok(None);
                 }
-                State::Chunks { mut message, mut body, mut part } => {
-                    self.state = State::Stopped { id: Some(message.id) };
-                    if self.chunks(plain, &mut message, &mut body, &mut part, limits)? {
-                        return Ok(Some(self.finish(message, body.freeze())));
-                    }
-                    self.state = State::Chunks { message, body, part };
-                    return Ok(None);
+                State::Body { .. } | State::Chunks { .. } => {
+                    let stopped = State::Stopped { id: self.id() };
+                    let state = std::mem::replace(&mut self.state, stopped);
+                    return self.rest(state, plain, limits);
                 }
-                stopped @ State::Stopped { .. } => {
-                    self.state = stopped;
-                    return Ok(None);
-                }
+                State::Stopped { .. } => return Ok(None),
             }
         }
+    }
+
+    /// Goes on with a message whose head was read before, or whose body comes in chunks.
+    fn rest(&mut self, state: State<H>, plain: &mut BytesMut, limits: &Limits) -> Result<Option<Frame<H>>, ErrorKind> {
+        match state {
+            State::Body { message, mut left } => {
+                if let Some(body) = self.body(plain, message.head.is_ok(), &mut left) {
+                    return Ok(Some(self.finish(message, body)));
+                }
+                self.state = State::Body { message, left };
+            }
+            State::Chunks { mut message, mut body, mut part } => {
+                if self.chunks(plain, &mut message, &mut body, &mut part, limits)? {
+                    return Ok(Some(self.finish(message, body.freeze())));
+                }
+                self.state = State::Chunks { message, body, part };
+            }
+            other => self.state = other,
+        }
+        Ok(None)
+    }
+
+    /// Takes the `left` bytes of a body; `None` while they are not there. A refused message's body is dropped as it comes; any
+    /// other waits until it is whole.
+    fn body(&mut self, plain: &mut BytesMut, is_wanted: bool, left: &mut u64) -> Option<Bytes> {
+        let here = (*left).min(plain.len() as u64);
+        if is_wanted {
+            if here < *left {
+                make_room(plain, *left);
+                return None;
+            }
+            return Some(self.take(plain, here as usize));
+        }
+        self.pass(plain, here as usize);
+        *left -= here;
+        (*left == 0).then(Bytes::new)
     }
 
     /// Whether the stream, with `plain` still to be taken, stands inside a frame.
@@ -156,13 +201,17 @@ impl<H> FrameReader<H> {
 
     /// Where an error met now was found.
     pub(crate) fn place(&self) -> Place {
-        let id = match &self.state {
+        Place::Frame { frame: self.frame, id: self.id(), at: self.begin }
+    }
+
+    /// The id of the current frame, once it is there.
+    fn id(&self) -> Option<u32> {
+        match &self.state {
             State::Id => None,
             State::Head { id, .. } => Some(*id),
             State::Body { message, .. } | State::Chunks { message, .. } => Some(message.id),
             State::Stopped { id } => *id,
-        };
-        Place::Frame { frame: self.frame, id, at: self.begin }
+        }
     }
 
     /// Takes `n` bytes, in memory that is theirs alone: a small message that is kept for long must not keep the large
@@ -217,6 +266,13 @@ impl<H> FrameReader<H> {
 
     fn finish(&mut self, message: Message<H>, body: Bytes) -> Frame<H> {
         let Message { id, head, head_bytes, is_head, is_last } = message;
+        self.end(id, is_last);
+        let body = if head.is_ok() { body } else { Bytes::new() };
+        Frame { id, head, head_bytes, body, is_head, is_last }
+    }
+
+    /// The current frame is complete.
+    fn end(&mut self, id: u32, is_last: bool) {
         if is_last {
             self.state = State::Stopped { id: Some(id) };
         } else {
@@ -224,19 +280,16 @@ impl<H> FrameReader<H> {
             self.begin = self.offset;
             self.state = State::Id;
         }
-        let body = if head.is_ok() { body } else { Bytes::new() };
-        Frame { id, head, head_bytes, body, is_head, is_last }
     }
 
-    /// Takes a head from `plain` and returns the state after it, or notes how far there is none.
+    /// Takes a head from `plain`, or notes how far there is none.
     fn head(
         &mut self,
         plain: &mut BytesMut,
         id: u32,
         scanned: usize,
         limits: &Limits,
-        parse: &impl Fn(u32, &Bytes) -> Result<ParsedHead<H>, ErrorKind>,
-    ) -> Result<Option<State<H>>, ErrorKind> {
+    ) -> Result<Option<Bytes>, ErrorKind> {
         if scanned == 0 {
             // Empty lines before the start line are no part of the head, but of the message (R-read-empty-lines).
             let lines = blank_lines(plain);
@@ -248,27 +301,13 @@ impl<H> FrameReader<H> {
             begun => head_end(begun, scanned),
         };
         self.check_head(end.unwrap_or(plain.len()), end.is_none(), limits)?;
-        let Some(end) = end else {
-            self.state = State::Head { id, scanned };
-            return Ok(None);
-        };
-        let head = self.take(plain, end);
-        let ParsedHead { head, length, is_head, then } = parse(id, &head)?;
-        if then == Then::NextHead {
-            return Ok(Some(State::Head { id, scanned: 0 }));
-        }
-        let mut message = Message { id, head, head_bytes: end, is_head, is_last: then == Then::Ambiguous };
-        Ok(Some(match length {
-            Length::Chunked => State::Chunks { message, body: BytesMut::new(), part: Part::Size },
-            Length::Unstated => State::Body { message, left: 0 },
-            Length::Fixed(left) => {
-                self.afford(left, limits)?;
-                if left > limits.body_bytes as u64 && message.head.is_ok() {
-                    message.head = Err(MessageError::BodyTooLarge);
-                }
-                State::Body { message, left }
+        match end {
+            Some(end) => Ok(Some(self.take(plain, end))),
+            None => {
+                self.state = State::Head { id, scanned };
+                Ok(None)
             }
-        }))
+        }
     }
 
     /// Takes parts of a chunked body (R-read-chunked); returns whether it is complete.
@@ -383,7 +422,7 @@ fn blank_lines(bytes: &[u8]) -> usize {
 /// where to look next time.
 fn head_end(bytes: &[u8], from: usize) -> (Option<usize>, usize) {
     let mut at = from;
-    while let Some(lf) = bytes[at..].iter().position(|b| *b == b'\n').map(|n| at + n) {
+    while let Some(lf) = memchr(b'\n', &bytes[at..]).map(|n| at + n) {
         match &bytes[lf + 1..] {
             [b'\n', ..] => return (Some(lf + 2), lf),
             [b'\r', b'\n', ..] => return (Some(lf + 3), lf),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::batch::{Batch, FrameNumber};
-use super::compress::{Decoder, Encoder};
+use super::compress::{Decoder, Encoder, effective_level};
 use super::config::{Compression, Config, Limits, Stats};
 use super::error::{ConnectionError, ErrorKind, Place};
 use super::frame::{Frame, FrameReader};
@@ -18,6 +18,8 @@ use super::message::ParsedHead;
 
 /// Input waits while this many events wait to be polled, so that a caller that polls late bounds its memory.
 const MAX_EVENTS: usize = 256;
+/// How long a server that does not know zstd is given to close after its hello (R-zstd-client).
+const TRIAL: Duration = Duration::from_millis(250);
 
 /// What the two roles do differently.
 pub(super) trait Role: Sized {
@@ -32,6 +34,8 @@ pub(super) trait Role: Sized {
     fn start_tls() -> Self::Event;
     fn closed(error: Option<ConnectionError>) -> Self::Event;
 
+    /// Whether it is yet to be seen that the peer with this hello can read what this side sends (R-zstd-client).
+    fn is_on_trial(config: &Config, hello: Hello) -> bool;
     /// Judges the peer's hello; returns whether TLS comes next.
     fn accept_hello(link: &mut Link<Self>, hello: Hello) -> Result<bool, ErrorKind>;
     /// Parses the head of the message with this id.
@@ -58,6 +62,8 @@ pub enum Timer {
     Input,
     /// Both hellos, and TLS if asked for, must be complete.
     Hello,
+    /// The server has had the time to close if it does not know zstd (R-zstd-client).
+    Trial,
     /// The batch under way must leave.
     Flush,
     /// A request's deadline.
@@ -74,6 +80,8 @@ enum Phase {
     Hello,
     /// Both hellos are complete, TLS is not.
     Tls,
+    /// Both hellos are complete, and the server may yet close because it does not know what this side sends.
+    Trial,
     Open,
     Closed,
 }
@@ -100,6 +108,10 @@ pub(super) struct Link<R: Role> {
     hello_out: Option<Hello>,
     /// `StartTls` is due once this side's hello has left.
     tls_due: bool,
+    /// Until the link opens: an end now is the answer of a server that does not know zstd (R-zstd-client).
+    is_on_trial: bool,
+    /// When [`Phase::Trial`] is over.
+    trial_ends: Option<Instant>,
     /// Made for the first batch: a connection that only says hello costs little.
     encoder: Option<Encoder>,
     decoder: Decoder,
@@ -130,6 +142,8 @@ impl<R: Role> Link<R> {
             hello_in: Vec::with_capacity(HELLO_BYTES),
             hello_out: None,
             tls_due: false,
+            is_on_trial: false,
+            trial_ends: None,
             encoder: None,
             // Replaced when the peer's hello says how it compresses.
             decoder: Decoder::None,
@@ -154,6 +168,10 @@ impl<R: Role> Link<R> {
         if self.phase == Phase::Hello {
             taken = self.read_hello(data);
         }
+        if self.phase == Phase::Trial && taken < data.len() {
+            // Whoever goes on after its hello has read this side's.
+            self.open();
+        }
         if self.phase == Phase::Open {
             taken += self.pump(&data[taken..]);
         }
@@ -172,8 +190,9 @@ impl<R: Role> Link<R> {
         self.eof = true;
         match self.phase {
             Phase::Hello => self.fail_hello(ErrorKind::HelloTruncated),
+            Phase::Tls | Phase::Trial if self.is_on_trial => self.fail_hello(ErrorKind::ZstdRefused),
             // The TLS layer knows more; if it does not tell, the transport has failed.
-            Phase::Tls => self.fail_hello(ErrorKind::Transport),
+            Phase::Tls | Phase::Trial => self.fail_hello(ErrorKind::Transport),
             Phase::Open => drop(self.pump(&[])),
             Phase::Closed => {}
         }
@@ -185,6 +204,9 @@ impl<R: Role> Link<R> {
         R::expire(self);
         if self.batch.flush_at().is_some_and(|at| at <= now) {
             self.batch.seal();
+        }
+        if self.phase == Phase::Trial && self.trial_ends.is_none_or(|at| at <= now) {
+            self.open();
         }
         if self.is_handshaking() && self.hello_deadline.is_some_and(|at| at <= now) {
             self.fail_hello(ErrorKind::HelloTimeout);
@@ -268,7 +290,16 @@ impl<R: Role> Link<R> {
         self.tell_time(now);
         self.catch_up();
         let first = self.closing.take().and_then(|closing| closing.error);
-        self.finish(first.or(Some(error)));
+        let refused = self.is_on_trial.then(|| ConnectionError::nowhere(ErrorKind::ZstdRefused));
+        self.finish(first.or(refused).or(Some(error)));
+    }
+
+    /// Compresses at this level from the next batch on, if there are levels.
+    pub(super) fn set_level(&mut self, level: u8) {
+        self.config.level = Some(level);
+        if let Some(encoder) = &mut self.encoder {
+            encoder.set_level(level);
+        }
     }
 
     // Outputs.
@@ -285,11 +316,12 @@ impl<R: Role> Link<R> {
         }
         if self.phase == Phase::Open
             && let Some((frames, bytes)) = self.batch.take_due(self.now, |batch| {
-                let encoder = self.encoder.get_or_insert_with(|| Encoder::new(self.config.compression));
+                let Config { compression, level, .. } = self.config;
+                let encoder = self.encoder.get_or_insert_with(|| Encoder::new(compression, level));
                 encoder.encode(batch, out);
             })
         {
-            self.stats.batches_out += 1;
+            self.stats.note_batch(frames);
             self.stats.frames_out += frames;
             self.stats.plain_out += bytes;
         }
@@ -308,11 +340,13 @@ impl<R: Role> Link<R> {
 
     pub(super) fn next_timer(&self) -> Option<(Timer, Instant)> {
         let input = Some(self.now).filter(|_| self.is_behind && self.can_pump(MAX_EVENTS));
-        let hello = self.hello_deadline.filter(|_| self.is_handshaking());
+        let hello = self.hello_deadline.filter(|_| self.is_handshaking() && self.phase != Phase::Trial);
+        let trial = self.trial_ends.filter(|_| self.phase == Phase::Trial);
         let flush = self.batch.flush_at().filter(|_| self.phase == Phase::Open);
         [
             (Timer::Input, input),
             (Timer::Hello, hello),
+            (Timer::Trial, trial),
             (Timer::Flush, flush),
             (Timer::Request, self.role.deadline()),
             (Timer::Idle, self.idle_deadline()),
@@ -327,14 +361,19 @@ impl<R: Role> Link<R> {
 
     pub(super) fn wants_read(&self) -> bool {
         match self.phase {
-            Phase::Hello => true,
+            Phase::Hello | Phase::Trial => true,
             Phase::Tls | Phase::Closed => false,
             Phase::Open => !self.eof && self.can_pump(MAX_EVENTS),
         }
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
-        matches!(self.phase, Phase::Hello | Phase::Tls)
+        matches!(self.phase, Phase::Hello | Phase::Tls | Phase::Trial)
+    }
+
+    /// The level at which this side compresses; `None` if its compression has none.
+    pub(super) fn level(&self) -> Option<u8> {
+        effective_level(self.config.compression, self.config.level)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -377,8 +416,14 @@ impl<R: Role> Link<R> {
             Compression::from_code(hello.compression).ok_or(ErrorKind::HelloCompression(hello.compression))?;
         let tls = tls?;
         self.decoder = Decoder::new(compression);
+        self.is_on_trial = R::is_on_trial(&self.config, hello);
         if !tls {
-            self.open();
+            if self.is_on_trial {
+                self.phase = Phase::Trial;
+                self.trial_ends = self.now.checked_add(TRIAL).into_iter().chain(self.hello_deadline).min();
+            } else {
+                self.open();
+            }
             return Ok(());
         }
         self.phase = Phase::Tls;
@@ -393,6 +438,7 @@ impl<R: Role> Link<R> {
 
     fn open(&mut self) {
         self.phase = Phase::Open;
+        self.is_on_trial = false;
         self.last_activity = self.now;
         let compression = self.hello_in.get(13).copied().and_then(Compression::from_code).unwrap_or_default();
         self.events.push_back(R::connected(compression));
@@ -400,7 +446,7 @@ impl<R: Role> Link<R> {
 
     fn fail_hello(&mut self, kind: ErrorKind) {
         let place = match kind {
-            ErrorKind::HelloTimeout | ErrorKind::Transport => Place::Nowhere,
+            ErrorKind::HelloTimeout | ErrorKind::Transport | ErrorKind::ZstdRefused => Place::Nowhere,
             ErrorKind::HelloVersion(_) => Place::Wire { at: 12 },
             ErrorKind::HelloCompression(_) => Place::Wire { at: 13 },
             ErrorKind::TlsRefused | ErrorKind::TlsRequired | ErrorKind::TlsUnavailable => Place::Wire { at: 14 },

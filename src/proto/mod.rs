@@ -11,9 +11,9 @@
 //! | kind | methods | promise |
 //! |---|---|---|
 //! | inputs | `handle_input`, `handle_eof`, `handle_timeout`, `handle_tls_established`, `handle_transport_error` | never fail; a failure surfaces once, as an event, after every event that came before it |
-//! | commands | client: `send_request`, `send_oneway`, `cancel`; server: `send_response`, `discard`; both: `flush`, `close` | fail with a [`SendError`] and leave the connection unharmed |
+//! | commands | client: `send_request`, `send_oneway`, `cancel`; server: `send_response`, `discard`; both: `flush`, `set_level`, `close` | fail with a [`SendError`] and leave the connection unharmed |
 //! | outputs | `poll_transmit`, `poll_event`, `poll_timeout` | to be drained, in this order, after any input or command; `poll_event` and `poll_timeout` never make new output |
-//! | getters | `wants_read`, `is_handshaking`, `is_closing`, `is_closed`, `pending_requests`, `next_timer`, `stats` | change nothing |
+//! | getters | `wants_read`, `is_handshaking`, `is_closing`, `is_closed`, `pending_requests`, `level`, `next_timer`, `stats` | change nothing |
 //!
 //! So a driver's loop is:
 //!
@@ -37,7 +37,7 @@
 //! |---|---|
 //! | 02 hello | `hello`, and the phases in `link` |
 //! | 03 compression | `compress` |
-//! | 04 frames, ids, batches | `frame`, `batch`; ids in `client` |
+//! | 04 frames, ids, batches | `frame`, `batch`; ids in `client`, and tables by them in `ids` |
 //! | 05 messages | `message`: what delimits a message (`framing`), heads in (`read`), heads out (`write`) |
 //! | 06 lifecycle | `link`, shared by both roles; `client`, `server` |
 //! | 07 limits | [`Limits`] |
@@ -51,6 +51,7 @@ mod connection;
 mod error;
 mod frame;
 mod hello;
+mod ids;
 mod link;
 mod message;
 mod server;
@@ -59,6 +60,8 @@ pub use client::{ClientConnection, ClientEvent, RequestError, RequestId};
 pub use config::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls, Stats};
 pub use connection::Connection;
 pub use error::{ConnectionError, ErrorKind, MessageError, SendError, Stranger};
+#[cfg(any(feature = "smol", feature = "thread"))]
+pub(crate) use ids::IdMap;
 pub use link::Timer;
 pub use message::HEAD_LENGTH_FIELD;
 pub use server::{ResponseRejected, ResponseToken, ServerConnection, ServerEvent};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
 
-use super::config::{Compression, Limits, ServerConfig, ServerTls, Stats};
+use super::config::{Compression, Config, Limits, ServerConfig, ServerTls, Stats, ZSTD_CODE};
 use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
 use super::hello::Hello;
@@ -180,6 +180,12 @@ impl ServerConnection {
         self.link.settle();
     }
 
+    /// Compresses at this level, 1 to 9, from the next batch on. Without effect if the compression has no levels. For
+    /// zstd it ends a frame and loses the history, so it is nothing to do often.
+    pub fn set_level(&mut self, level: u8) {
+        self.link.set_level(level);
+    }
+
     /// Seals the batch under way: the next [`poll_transmit`](Self::poll_transmit) yields it.
     pub fn flush(&mut self) {
         self.link.seal();
@@ -233,6 +239,12 @@ impl ServerConnection {
         self.link.is_closed()
     }
 
+    /// The level at which this side compresses; `None` if its compression has no levels. A server that
+    /// [prefers zstd](super::Config) knows its compression when the client's hello is complete.
+    pub fn level(&self) -> Option<u8> {
+        self.link.level()
+    }
+
     /// How many requests wait for [`send_response`](Self::send_response) or [`discard`](Self::discard).
     pub fn pending_requests(&self) -> usize {
         self.link.role.pending
@@ -269,7 +281,7 @@ impl Server {
 
 impl Role for Server {
     const ANSWERS: bool = true;
-    type Head = Request<()>;
+    type Head = Request<Bytes>;
     type Event = ServerEvent;
 
     fn connected(compression: Compression) -> ServerEvent {
@@ -284,7 +296,14 @@ impl Role for Server {
         ServerEvent::Closed { error }
     }
 
+    fn is_on_trial(_: &Config, _: Hello) -> bool {
+        false
+    }
+
     fn accept_hello(link: &mut Link<Self>, hello: Hello) -> Result<bool, ErrorKind> {
+        if hello.compression == ZSTD_CODE {
+            link.config.try_zstd();
+        }
         // Whatever the verdict, a client with a proper hello is answered with one.
         let (answer, verdict) = match (link.role.tls, hello.tls) {
             (ServerTls::Off, true) => (false, Err(ErrorKind::TlsUnavailable)),
@@ -295,15 +314,15 @@ impl Role for Server {
         verdict
     }
 
-    fn parse(&self, _id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<()>>, ErrorKind> {
+    fn parse(&self, _id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
         parse_request(head, limits)
     }
 
-    fn receive(link: &mut Link<Self>, frame: Frame<Request<()>>) {
+    fn receive(link: &mut Link<Self>, frame: Frame<Request<Bytes>>) {
         let Frame { id, head, head_bytes, body, is_head: to_head, .. } = frame;
         let event = match head {
-            Ok(head) => {
-                let request = head.map(|()| body);
+            Ok(mut request) => {
+                *request.body_mut() = body;
                 if id == 0 {
                     ServerEvent::Oneway { request }
                 } else {

@@ -3,13 +3,23 @@
 use std::fmt;
 use std::time::Duration;
 
+use http::HeaderName;
+use ipnet::IpNet;
+
+use super::access::Forwarded;
+use super::fields;
 use super::tls::{InboundTls, OutboundTls};
+use super::upstream::{HealthCheck, resolve};
 use crate::driver::{ClientOptions, ServerOptions};
 use crate::proto::{Compression, Config, Limits};
 
 /// How long a write on a link may make no progress. A slow network empties the buffers on the way by leaps, and what
 /// waits meanwhile is limited in bytes.
 const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A far proxy closes a link that carries nothing for so long. The near proxy, which knows whether it is about to send
+/// something, has closed it before ([`Outbound::idle_timeout`]).
+const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Most fields in a head, on both sides (R-limit-fields).
 pub(crate) const MAX_HEADER_COUNT: usize = 128;
@@ -25,12 +35,34 @@ pub struct ProxyConfig {
     pub concurrency: usize,
     /// Log each request that fails as a warning, not only the first of a row. Default off.
     pub log_all_errors: bool,
+    /// What it shows of itself.
+    pub seeing: Seeing,
 }
 
 impl Default for ProxyConfig {
     fn default() -> Self {
-        Self { inbound: Inbound::default(), outbound: Outbound::default(), concurrency: 100_000, log_all_errors: false }
+        Self {
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            concurrency: 100_000,
+            log_all_errors: false,
+            seeing: Seeing::default(),
+        }
     }
+}
+
+/// What a proxy shows of itself. The default is nothing but its log.
+#[derive(Clone, Debug, Default)]
+pub struct Seeing {
+    /// `HOST:PORT` of the page with live figures, and of `/metrics`, `/prometheus`, `/expvar` and `/status`; `:PORT` is
+    /// every IPv4 address. Whoever can reach it sees the addresses of upstreams and how much they do.
+    pub metrics_addr: Option<String>,
+    /// Go on without when that address is in use.
+    pub metrics_optional: bool,
+    /// Log one line for each request.
+    pub access_log: bool,
+    /// Give each request that has no `traceparent` field one. A field that is there is passed on as it is.
+    pub make_traceparent: bool,
 }
 
 /// What is spoken on one side of a proxy, and over what.
@@ -89,6 +121,12 @@ pub struct Inbound {
     pub kind: Kind,
     /// Teleport: how responses are compressed. Default DEFLATE.
     pub compression: Compression,
+    /// Teleport: zstd instead for near proxies that know it. Default off.
+    pub prefer_zstd: bool,
+    /// Teleport: how hard to compress, 1 to 9. Default: as is usual for the compression.
+    pub level: Option<u8>,
+    /// Teleport: how much of the time compressing may take on a link, above which the level falls. Default none.
+    pub max_compress_share: Option<f64>,
     /// Teleport: how long a response may wait for others to share its batch. Default 0.
     pub batch_delay: Duration,
     /// Longest request head, in bytes. Default 64 KiB.
@@ -105,6 +143,20 @@ pub struct Inbound {
     pub reuse_port: bool,
     /// TLS, for the kinds that speak it.
     pub tls: InboundTls,
+    /// The networks that may connect; of everybody else connections are closed at once. It is the other end of the
+    /// connection that counts, also with [`proxy_protocol`](Self::proxy_protocol). Not for unix sockets, where files
+    /// have permissions. Default none, which is everybody.
+    pub allow_ip: Vec<IpNet>,
+    /// Most connections at once; above it further ones are closed at once. Default 0: any number.
+    pub max_conns: usize,
+    /// Each connection begins with a header of the PROXY protocol, version 2, that tells who it comes from; one that
+    /// does not is closed. Default off.
+    pub proxy_protocol: bool,
+    /// HTTP: the field that tells upstream the address of the caller. What the caller has written there goes. Default
+    /// none.
+    pub client_ip_header: Option<HeaderName>,
+    /// HTTP: the list that the address of the caller is appended to. Default off.
+    pub forwarded: Forwarded,
 }
 
 impl Inbound {
@@ -124,6 +176,9 @@ impl Default for Inbound {
             addr: "127.0.0.1:8080".to_owned(),
             kind: Kind::Http,
             compression: Compression::default(),
+            prefer_zstd: false,
+            level: None,
+            max_compress_share: None,
             batch_delay: Duration::ZERO,
             max_head_bytes: 64 * 1024,
             max_body_bytes: Self::max_body_bytes_of(Kind::Http),
@@ -132,6 +187,11 @@ impl Default for Inbound {
             get_only: false,
             reuse_port: false,
             tls: InboundTls::default(),
+            allow_ip: Vec::new(),
+            max_conns: 0,
+            proxy_protocol: false,
+            client_ip_header: None,
+            forwarded: Forwarded::Off,
         }
     }
 }
@@ -139,12 +199,34 @@ impl Default for Inbound {
 /// Where requests go. The defaults are those of the original, but for the longest head.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    /// `HOST:PORT`, resolved at each connect. For [`Kind::Unix`] a path. Default `127.0.0.1:8043`.
+    /// `HOST:PORT`, or for [`Kind::Unix`] a path; or several of them with commas between. Each request goes to the least
+    /// loaded one. Default `127.0.0.1:8043`.
     pub addr: String,
     /// What is spoken there. Default teleport.
     pub kind: Kind,
+    /// How often names in `addr` are looked up: each address of a name is an upstream of its own, which comes and goes
+    /// with it. Zero: a name is one upstream, and looked up at each connect. Default 10 s.
+    pub resolve_interval: Duration,
+    /// How long connecting may take, so that there is time left for another upstream. `None` is as long as the request
+    /// if there is only one upstream, and otherwise a third of that. Default `None`.
+    pub connect_timeout: Option<Duration>,
+    /// Which requests are sent to another upstream when one has failed. Default [`Retry::Idempotent`].
+    pub retry: Retry,
+    /// How long an upstream that comes back, or is new beside others, gets less than its share. Default 10 s.
+    pub slow_start: Duration,
+    /// Teleport: tell the far proxy how long the caller still waits (R-proxy-time-left), so that it does not wait longer
+    /// either. For far proxies that know of it: the original passes the field on to its origin. Default off.
+    pub pass_time_left: bool,
+    /// Whether and how upstreams are asked for their health. Default not: only requests tell.
+    pub health_check: Option<HealthCheck>,
     /// Teleport: how requests are compressed. Default DEFLATE.
     pub compression: Compression,
+    /// Teleport: zstd instead if the far proxy knows it, which is found out. Default off.
+    pub prefer_zstd: bool,
+    /// Teleport: how hard to compress, 1 to 9. Default: as is usual for the compression.
+    pub level: Option<u8>,
+    /// Teleport: how much of the time compressing may take on a link, above which the level falls. Default none.
+    pub max_compress_share: Option<f64>,
     /// Teleport: how long a request may wait for others to share its batch. Default 0.
     pub batch_delay: Duration,
     /// Longest response head, in bytes. Default 64 KiB.
@@ -153,7 +235,7 @@ pub struct Outbound {
     pub max_body_bytes: usize,
     /// How long a response may take, connecting included; `None` is for ever. Default 3 s.
     pub timeout: Option<Duration>,
-    /// Teleport: how many links. Default 1.
+    /// Teleport: how many links to each upstream. Default 1.
     pub links: usize,
     /// Teleport: a link that carries nothing for so long is closed; the next request opens a new one. Default 120 s.
     pub idle_timeout: Duration,
@@ -166,6 +248,31 @@ impl Outbound {
     pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
     /// The default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(3);
+
+    /// Each address.
+    pub(crate) fn addrs(&self) -> impl Iterator<Item = &str> {
+        self.addr.split(',').map(str::trim)
+    }
+
+    /// How long connecting may take, if there is a limit.
+    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
+        let is_name = !self.kind.is_unix() && resolve::is_name(&self.addr);
+        let is_alone = self.addrs().count() == 1 && !is_name;
+        self.connect_timeout.or(self.timeout.map(|timeout| if is_alone { timeout } else { timeout / 3 }))
+    }
+}
+
+/// Which requests may be sent to another upstream when one has failed. Those that surely did not reach it always are; one
+/// whose response had begun never is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retry {
+    /// No others.
+    Unsent,
+    /// Those whose method says that repeating does no harm: GET, HEAD, OPTIONS, TRACE, PUT and DELETE.
+    #[default]
+    Idempotent,
+    /// Each: whoever configures this says that none of them does harm when it runs twice.
+    All,
 }
 
 impl Default for Outbound {
@@ -173,7 +280,16 @@ impl Default for Outbound {
         Self {
             addr: "127.0.0.1:8043".to_owned(),
             kind: Kind::Teleport,
+            resolve_interval: Duration::from_secs(10),
+            connect_timeout: None,
+            retry: Retry::default(),
+            slow_start: Duration::from_secs(10),
+            pass_time_left: false,
+            health_check: None,
             compression: Compression::default(),
+            prefer_zstd: false,
+            level: None,
+            max_compress_share: None,
             batch_delay: Duration::ZERO,
             max_head_bytes: 64 * 1024,
             max_body_bytes: Self::MAX_BODY_BYTES,
@@ -192,16 +308,25 @@ impl ProxyConfig {
         let limits = self.link_limits(out.max_head_bytes, self.concurrency);
         let defaults = Config::default();
         // A little before the requests that wait for it, which then learn why.
-        let hello_timeout = out.timeout.map_or(defaults.hello_timeout, |timeout| timeout.mul_f64(0.8));
-        ClientOptions::default()
+        let connect_timeout = out.connect_timeout();
+        let hello_timeout = connect_timeout.map_or(defaults.hello_timeout, |timeout| timeout.mul_f64(0.8));
+        let options = ClientOptions::default()
             .compression(out.compression)
+            .prefer_zstd(out.prefer_zstd)
+            .level(out.level)
+            .max_compress_share(out.max_compress_share)
             .max_batch_delay(out.batch_delay)
             .hello_timeout(hello_timeout.min(defaults.hello_timeout))
             .idle_timeout(out.idle_timeout)
             .limits(limits)
-            .connect_timeout(out.timeout.unwrap_or(Outbound::TIMEOUT))
-            .write_timeout(LINK_WRITE_TIMEOUT)
-            .links(out.links)
+            .connect_timeout(connect_timeout.unwrap_or(Outbound::TIMEOUT))
+            .write_timeout(LINK_WRITE_TIMEOUT);
+        // A link that ended is dialled anew before another upstream is tried.
+        match out.retry {
+            Retry::Unsent => options,
+            Retry::Idempotent => options.retry_if(|request| fields::is_idempotent(request.method())),
+            Retry::All => options.retry_if(|_| true),
+        }
     }
 
     /// The options of the driver's server for a teleport listener.
@@ -211,10 +336,16 @@ impl ProxyConfig {
         let pending = self.concurrency.saturating_add(1_000);
         ServerOptions::default()
             .compression(inbound.compression)
+            .prefer_zstd(inbound.prefer_zstd)
+            .level(inbound.level)
+            .max_compress_share(inbound.max_compress_share)
             .max_batch_delay(inbound.batch_delay)
             .limits(self.link_limits(inbound.max_head_bytes, pending))
+            .idle_timeout(LINK_IDLE_TIMEOUT)
             .write_timeout(LINK_WRITE_TIMEOUT)
             .concurrency(self.concurrency)
+            // The listener counts connections, of whatever kind.
+            .links(usize::MAX)
     }
 
     /// One `Limits` serves both directions of a link: the larger body counts, and the handler checks each direction's
@@ -225,7 +356,8 @@ impl ProxyConfig {
         let message_bytes = (body_bytes as u64).saturating_mul(2).saturating_add(head_bytes as u64);
         Limits {
             head_bytes,
-            header_count: MAX_HEADER_COUNT,
+            // A field or two may be added on the way: Content-Length, Host, the length of a response to HEAD.
+            header_count: MAX_HEADER_COUNT + 4,
             body_bytes,
             message_bytes: message_bytes.max(defaults.message_bytes),
             pending_requests,
@@ -240,6 +372,14 @@ impl ProxyConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_sends_requests_closes_idle_links_first() {
+        let config = ProxyConfig::default();
+        let near = config.client_options().connection().config.idle_timeout;
+        let far = config.server_options().connection().config.idle_timeout;
+        assert!(near.is_some() && near < far);
+    }
 
     #[test]
     fn the_limits_of_links_keep_the_minimums() {

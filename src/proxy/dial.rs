@@ -13,6 +13,7 @@ use smol::net::unix::UnixStream;
 
 use super::StartError;
 use super::config::{Kind, Outbound};
+use super::metrics::IoCounters;
 use super::stream::{Socket, Stream};
 use super::tls::ClientTls;
 use crate::driver::ClientOptions;
@@ -23,16 +24,18 @@ use crate::driver::tls::TlsClient;
 #[derive(Clone, Debug)]
 pub(crate) struct Dialing {
     kind: Kind,
+    /// Counts their connections.
+    counters: Arc<IoCounters>,
     tls: Option<ClientTls>,
 }
 
 impl Dialing {
     /// Reads the files that TLS needs, if it is spoken.
-    pub(crate) fn new(out: &Outbound) -> Result<Self, StartError> {
+    pub(crate) fn new(out: &Outbound, counters: Arc<IoCounters>) -> Result<Self, StartError> {
         // An original far proxy knows of no protocols inside TLS.
         let protocols: &[&[u8]] = if out.kind == Kind::Https { &[b"http/1.1"] } else { &[] };
         let tls = out.kind.is_tls().then(|| ClientTls::load(&out.tls, protocols)).transpose();
-        Ok(Self { kind: out.kind, tls: tls.map_err(StartError::Tls)? })
+        Ok(Self { kind: out.kind, counters, tls: tls.map_err(StartError::Tls)? })
     }
 
     /// The way to this address: `HOST:PORT`, or a path for [`Kind::Unix`].
@@ -50,7 +53,7 @@ impl Dialing {
                 Some((tls.config.clone(), name))
             }
         };
-        Ok(Dialer { kind: self.kind, addr: addr.into(), ip: None, tls })
+        Ok(Dialer { kind: self.kind, addr: addr.into(), ip: None, tls, counters: self.counters.clone() })
     }
 }
 
@@ -62,11 +65,11 @@ pub(crate) struct Dialer {
     /// Where the address was found to be, if somebody has looked.
     ip: Option<SocketAddr>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    counters: Arc<IoCounters>,
 }
 
 impl Dialer {
     /// The way to the same upstream, at this one of the addresses that its name has.
-    #[expect(dead_code, reason = "names are resolved at each connect so far")]
     pub(crate) fn at(&self, ip: SocketAddr) -> Self {
         Self { ip: Some(ip), ..self.clone() }
     }
@@ -99,6 +102,11 @@ impl Dialer {
     }
 
     async fn socket(&self) -> io::Result<Socket> {
+        let socket = self.counters.count_error(self.dial().await)?;
+        Ok(socket.counted(self.counters.count_open()))
+    }
+
+    async fn dial(&self) -> io::Result<Socket> {
         match (self.kind, self.ip) {
             (Kind::Unix, _) => Ok(UnixStream::connect(&*self.addr).await?.into()),
             (_, Some(ip)) => Ok(TcpStream::connect(ip).await?.into()),

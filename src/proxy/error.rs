@@ -11,39 +11,72 @@ use crate::proto::{ErrorKind, SendError, Stranger};
 #[derive(Debug)]
 pub(crate) enum UpstreamError {
     /// It did not come in time.
-    Timeout(&'static str),
+    Timeout { what: &'static str, delivered: Delivered },
     /// There is no connection to be had.
     Unreachable(String),
     /// The connection broke, or what came over it is no HTTP.
-    Broken(String),
+    Broken { why: String, delivered: Delivered },
     /// A response came that is not passed on.
     Response(String),
     /// The request was not sent, by this side's own decision.
     NotSent(StatusCode, String),
 }
 
+/// How far a request came that got no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    /// It surely did not reach the upstream.
+    No,
+    /// It may have, and nothing of a response has come.
+    Maybe,
+    /// A response had begun.
+    Answered,
+}
+
+impl From<bool> for Delivered {
+    fn from(maybe: bool) -> Self {
+        if maybe { Self::Maybe } else { Self::No }
+    }
+}
+
 impl UpstreamError {
     /// The status that the caller gets.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Unreachable(_) | Self::Broken(_) | Self::Response(_) => StatusCode::BAD_GATEWAY,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unreachable(_) | Self::Broken { .. } | Self::Response(_) => StatusCode::BAD_GATEWAY,
             Self::NotSent(status, _) => *status,
         }
     }
 
-    /// Whether the next request is likely to meet the same.
+    /// Whether the next request is likely to meet the same. A response that is none is that response's fault.
     pub(crate) fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Broken(_))
+        matches!(self, Self::Unreachable(_) | Self::Broken { delivered: Delivered::No | Delivered::Maybe, .. })
+    }
+
+    /// How far the request came.
+    pub(crate) fn delivered(&self) -> Delivered {
+        match self {
+            Self::Timeout { delivered, .. } | Self::Broken { delivered, .. } => *delivered,
+            Self::Unreachable(_) | Self::NotSent(..) => Delivered::No,
+            Self::Response(_) => Delivered::Answered,
+        }
+    }
+
+    /// Whether any upstream would get the same request no better.
+    pub(crate) fn is_callers_fault(&self) -> bool {
+        matches!(self, Self::NotSent(status, _) if *status != StatusCode::SERVICE_UNAVAILABLE)
     }
 }
 
 impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Timeout(what) => f.write_str(what),
-            Self::Unreachable(why) => write!(f, "cannot connect: {why}"),
-            Self::Broken(why) | Self::Response(why) | Self::NotSent(_, why) => f.write_str(why),
+            Self::Timeout { what, .. } => f.write_str(what),
+            Self::Unreachable(why) => {
+                write!(f, "cannot connect: {why}; see that it runs and that --out has its address")
+            }
+            Self::Broken { why, .. } | Self::Response(why) | Self::NotSent(_, why) => f.write_str(why),
         }
     }
 }
@@ -52,12 +85,17 @@ impl From<ClientError> for UpstreamError {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Send(error) => Self::NotSent(send_status(&error), error.to_string()),
-            ClientError::Timeout { .. } => Self::Timeout("no response in time (--out-timeout)"),
+            ClientError::Timeout { maybe_delivered } => {
+                Self::Timeout { what: "no response in time (--out-timeout)", delivered: maybe_delivered.into() }
+            }
             ClientError::Connect { error, .. } => Self::Unreachable(error.to_string()),
             ClientError::Link { error: ref link, .. } if *link.kind() == ErrorKind::HelloMagic(Stranger::Http) => {
-                Self::Broken(format!("{error}; to send it plain HTTP use --out-type http"))
+                let delivered = error.maybe_delivered().into();
+                Self::Broken { why: format!("{error}; to send it plain HTTP use --out-type http"), delivered }
             }
-            ClientError::Link { .. } => Self::Broken(format!("the link broke: {error}")),
+            ClientError::Link { .. } => {
+                Self::Broken { why: format!("the link broke: {error}"), delivered: error.maybe_delivered().into() }
+            }
             ClientError::Response(_) => Self::Response(error.to_string()),
             ClientError::Closed => {
                 Self::NotSent(StatusCode::SERVICE_UNAVAILABLE, "the proxy is shutting down".to_owned())

@@ -4,8 +4,8 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -15,16 +15,19 @@ use smol::Timer;
 use smol::future::FutureExt;
 use tracing::debug;
 
+use super::access_log::{self, AccessLine};
 use super::body::{CollectError, collect};
 use super::config::ProxyConfig;
 use super::error::UpstreamError;
 use super::fields;
-use super::upstream::Upstream;
+use super::metrics::Counters;
+use super::time_left;
+use super::upstream::{Failure, Sent, Upstream, Upstreams};
 
 /// Takes requests from a listener and answers every one of them.
 #[derive(Debug)]
 pub(crate) struct Handler {
-    upstream: Upstream,
+    upstreams: Arc<Upstreams>,
     /// The `Host` of an HTTP/1.0 request that names none: the address it was sent to.
     default_host: HeaderValue,
     max_request_body: usize,
@@ -33,18 +36,11 @@ pub(crate) struct Handler {
     get_only: bool,
     concurrency: usize,
     in_flight: AtomicUsize,
+    /// Requests come by links.
+    by_links: bool,
+    access_log: bool,
+    make_traceparent: bool,
     pub(crate) counters: Counters,
-}
-
-/// What became of the requests so far.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) connections: AtomicU64,
-    pub(crate) requests: AtomicU64,
-    pub(crate) responses: AtomicU64,
-    pub(crate) refused: AtomicU64,
-    pub(crate) timeouts: AtomicU64,
-    pub(crate) upstream_errors: AtomicU64,
 }
 
 /// Why a request is answered by the proxy itself.
@@ -52,14 +48,21 @@ pub(crate) struct Counters {
 struct Refusal {
     status: StatusCode,
     reason: String,
+    /// Who did not answer.
+    upstream: Option<Arc<Upstream>>,
     /// The body of the request is left unread, so the connection cannot go on.
     closes: bool,
 }
 
 impl Handler {
-    pub(crate) fn new(config: &ProxyConfig, upstream: Upstream, default_host: HeaderValue) -> Self {
+    pub(crate) fn new(
+        config: &ProxyConfig,
+        upstreams: Arc<Upstreams>,
+        counters: Counters,
+        default_host: HeaderValue,
+    ) -> Self {
         Self {
-            upstream,
+            upstreams,
             default_host,
             max_request_body: config.inbound.max_body_bytes,
             body_timeout: config.inbound.body_timeout,
@@ -67,12 +70,15 @@ impl Handler {
             get_only: config.inbound.get_only,
             concurrency: config.concurrency,
             in_flight: AtomicUsize::new(0),
-            counters: Counters::default(),
+            by_links: config.inbound.kind.is_link(),
+            access_log: config.seeing.access_log,
+            make_traceparent: config.seeing.make_traceparent,
+            counters,
         }
     }
 
-    pub(crate) fn upstream(&self) -> &Upstream {
-        &self.upstream
+    pub(crate) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
     }
 
     /// Requests whose answer has not left yet.
@@ -87,45 +93,70 @@ impl Handler {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Error,
     {
-        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-        count(&self.counters.requests);
+        let began = Instant::now();
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let mut request = request;
+        if self.make_traceparent {
+            access_log::make_traceparent(request.headers_mut());
+        }
+        let line = self.access_log.then(|| AccessLine::of(&request, began));
         let (outcome, slot) = match self.admit(request.body().is_end_stream()) {
-            Ok(slot) => (self.forward(request).await, Some(slot)),
+            Ok(slot) => (self.forward(request, began).await, Some(slot)),
             Err(refusal) => (Err(refusal), None),
         };
-        count(match &outcome {
-            Ok(_) => &self.counters.responses,
-            Err(refusal) if refusal.status == StatusCode::GATEWAY_TIMEOUT => &self.counters.timeouts,
-            Err(refusal) if refusal.status == StatusCode::BAD_GATEWAY => &self.counters.upstream_errors,
-            Err(_) => &self.counters.refused,
-        });
-        let response = outcome.unwrap_or_else(|refusal| {
-            debug!("answered {}: {}", refusal.status.as_u16(), refusal.reason);
-            refusal.into_response()
-        });
+        let (response, upstream, reason) = match outcome {
+            Ok((response, upstream)) => {
+                self.counters.responses.fetch_add(1, Ordering::Relaxed);
+                (response, Some(upstream), None)
+            }
+            Err(mut refusal) => {
+                self.counters.count_refusal(refusal.status);
+                debug!("answered {}: {}", refusal.status.as_u16(), refusal.reason);
+                let upstream = refusal.upstream.take();
+                let reason = line.is_some().then(|| refusal.reason.clone());
+                (refusal.into_response(), upstream, reason)
+            }
+        };
+        if let Some(line) = line {
+            line.log(response.status(), response.body().len(), upstream.as_deref(), reason.as_deref());
+        }
         (response, slot)
     }
 
-    async fn forward<B>(&self, request: Request<B>) -> Result<Response<Bytes>, Refusal>
+    async fn forward<B>(&self, request: Request<B>, began: Instant) -> Result<(Response<Bytes>, Arc<Upstream>), Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Error,
     {
-        let request = self.receive(request).await?;
+        let mut request = self.receive(request).await?;
+        // Only another proxy can say so; whoever else does is not passed on.
+        let time_left = time_left::take(request.headers_mut()).filter(|_| self.by_links);
+        let deadline = time_left.and_then(|time_left| began.checked_add(time_left));
+        self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
+        let result = self.exchange(request, deadline).await;
+        self.counters.latency.note(began.elapsed());
+        self.counters.count_forwarded(result.as_ref().map(|(response, _)| response.status()).map_err(|r| r.status));
+        result
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<(Response<Bytes>, Arc<Upstream>), Refusal> {
         let method = request.method().clone();
-        let refuse =
-            |error: UpstreamError| Refusal::new(error.status(), format!("upstream {}: {error}", self.upstream.addr()));
-        let mut response = self.upstream.send(request).await.map_err(refuse)?;
+        let sent = self.upstreams.send(request, deadline).await;
+        let Sent { mut response, upstream } =
+            sent.map_err(|Failure { error, upstream }| Refusal::of(&error, upstream))?;
         if response.body().len() > self.max_response_body {
             let limit = self.max_response_body;
-            return Err(refuse(UpstreamError::Response(format!(
-                "the response body is larger than the limit of {limit} bytes (--out-max-body-size)"
-            ))));
+            let why = format!("the response body is larger than the limit of {limit} bytes (--out-max-body-size)");
+            return Err(Refusal::of(&UpstreamError::Response(why), Some(upstream)));
         }
         let status = response.status();
         fields::strip_hop_by_hop(response.headers_mut());
         fields::settle_response_length(&method, status, response.headers_mut());
-        Ok(response)
+        Ok((response, upstream))
     }
 
     /// A place among the requests at once.
@@ -217,7 +248,16 @@ impl Handler {
 
 impl Refusal {
     fn new(status: StatusCode, reason: impl fmt::Display) -> Self {
-        Self { status, reason: reason.to_string(), closes: false }
+        Self { status, reason: reason.to_string(), upstream: None, closes: false }
+    }
+
+    /// What the caller is told when there is no response: why, and which upstream it was that was tried last.
+    fn of(error: &UpstreamError, upstream: Option<Arc<Upstream>>) -> Self {
+        let reason = match &upstream {
+            Some(upstream) => format!("upstream {upstream}: {error}"),
+            None => error.to_string(),
+        };
+        Self { upstream, ..Self::new(error.status(), reason) }
     }
 
     fn closing(self) -> Self {

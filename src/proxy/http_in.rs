@@ -1,43 +1,56 @@
-//! The HTTP listener: hyper's server on each connection, and an orderly end.
+//! The HTTP listener: hyper's server on each connection, HTTP/1 or inside TLS also HTTP/2, and an orderly end.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_rustls::{TlsAcceptor, TlsStream};
-use hyper::server::conn::http1::Builder;
+use bytes::Bytes;
+use futures_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsStream, server};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Executor, Timer};
 use smol_hyper::rt::FuturesIo;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use super::access::Introduction;
+use super::acme::Acme;
 use super::activity::{Activity, Busy, Patience};
 use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
 use super::handler::Handler;
-use super::listen::Listener;
+use super::listen::{self, Listener};
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
 use super::tls::ServerTls;
 use crate::driver::PeerAddr;
 
-/// The pause after a failed accept, which mostly means that there are no more file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a closed connection is read on, so that the last answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take if the certificate has to be made first.
+const ISSUE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
+/// HTTP/2: most requests at once on one connection.
+const MAX_STREAMS: u32 = 250;
+/// HTTP/2: how much of request bodies may be on its way to this side, for one request and for all of a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// An HTTP listener.
 pub(crate) struct HttpIn {
@@ -48,9 +61,12 @@ pub(crate) struct HttpIn {
 
 /// What all connections share.
 struct Shared {
-    tls: Option<TlsAcceptor>,
-    http: Builder,
+    tls: Option<ServerTls>,
+    http1: http1::Builder,
+    http2: http2::Builder<Tasks>,
     idle_timeout: Duration,
+    max_head_bytes: usize,
+    introduction: Introduction,
     handler: Arc<Handler>,
     strangers: Strangers,
 }
@@ -74,15 +90,27 @@ impl HttpIn {
         handler: Arc<Handler>,
         executor: Arc<Executor<'static>>,
     ) -> Self {
-        let mut http = Builder::new();
-        http.half_close(true)
+        let mut http1 = http1::Builder::new();
+        http1
+            .half_close(true)
             .max_buf_size(config.max_head_bytes.max(MIN_BUFFER))
             .max_header_size(config.max_head_bytes)
             .max_headers(MAX_HEADER_COUNT);
+        let mut http2 = http2::Builder::new(Tasks(Arc::downgrade(&executor)));
+        http2
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            // What is longer hyper refuses in a way that has callers try again. So it lets pass somewhat more, for which
+            // there is an answer here.
+            .max_header_list_size(u32::try_from(config.max_head_bytes.saturating_mul(2)).unwrap_or(u32::MAX));
         let shared = Shared {
-            tls: tls.map(|tls| TlsAcceptor::from(tls.config.clone())),
-            http,
+            tls: tls.cloned(),
+            http1,
+            http2,
             idle_timeout: config.idle_timeout,
+            max_head_bytes: config.max_head_bytes,
+            introduction: Introduction::new(config),
             handler,
             strangers: Strangers::default(),
         };
@@ -113,22 +141,26 @@ impl HttpIn {
     async fn accept(&self, signals: &Signals) {
         loop {
             match self.listener.accept().await {
-                Ok((socket, peer)) => {
+                Ok(arrival) => {
                     let (shared, signals) = (self.connection.clone(), signals.clone());
                     shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
                     let run = async move {
-                        if let Some(stream) = shared.open(socket, &peer, &signals).await {
+                        let stopped = async {
+                            // Nobody has asked for anything yet.
+                            let _ = signals.finish.recv().await;
+                            None
+                        };
+                        let open = async {
+                            let (socket, peer) = arrival.open().await?;
+                            Some((shared.secure(socket, &peer).await?, peer))
+                        };
+                        if let Some((stream, peer)) = open.or(stopped).await {
                             shared.serve(stream, peer, signals).await;
                         }
                     };
                     self.executor.spawn(run).detach();
                 }
-                // The peer gave up before it was accepted.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    warn!("cannot accept a connection: {error} (out of file descriptors? see ulimit -n)");
-                    Timer::after(ACCEPT_PAUSE).await;
-                }
+                Err(error) => listen::pause(&error).await,
             }
         }
     }
@@ -136,20 +168,21 @@ impl HttpIn {
 
 impl Shared {
     /// What HTTP is spoken on: the connection itself, or TLS on it.
-    async fn open(&self, socket: Socket, peer: &PeerAddr, signals: &Signals) -> Option<Stream> {
-        let Some(acceptor) = &self.tls else { return Some(Stream::Plain(socket)) };
-        let stopped = async {
-            // Nobody has asked for anything yet.
-            let _ = signals.finish.recv().await;
-            None
-        };
+    async fn secure(&self, socket: Socket, peer: &PeerAddr) -> Option<Stream> {
+        let Some(tls) = &self.tls else { return Some(Stream::Plain(socket)) };
+        let timeout = if tls.acme.is_some() { ISSUE_TIMEOUT } else { HANDSHAKE_TIMEOUT };
         let limit = async {
-            Timer::after(HANDSHAKE_TIMEOUT.min(self.idle_timeout)).await;
-            Some(Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come in time")))
+            Timer::after(timeout.min(self.idle_timeout)).await;
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))
         };
-        let handshake = async { Some(acceptor.accept(socket).await) };
-        match handshake.or(limit).or(stopped).await? {
-            Ok(stream) => Some(Stream::Tls(Box::new(TlsStream::Server(stream)))),
+        let handshake = async {
+            match &tls.acme {
+                None => TlsAcceptor::from(tls.config.clone()).accept(socket).await.map(Some),
+                Some(acme) => accept_on_demand(acme, &tls.config, socket).await,
+            }
+        };
+        match handshake.or(limit).await {
+            Ok(stream) => Some(Stream::Tls(Box::new(TlsStream::Server(stream?)))),
             Err(error) => {
                 self.strangers.note_on_https(peer, &error);
                 None
@@ -157,26 +190,157 @@ impl Shared {
         }
     }
 
-    async fn serve(&self, stream: Stream, peer: PeerAddr, signals: Signals) {
+    async fn serve(self: Arc<Self>, stream: Stream, peer: PeerAddr, signals: Signals) {
+        let is_http2 = stream.protocol() == Some(b"h2");
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
-        let service = service_fn(|request| async {
-            let busy = Busy::begin(&activity);
-            let (response, slot) = self.handler.handle(request).await;
-            Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
-        });
-        let mut connection = self.http.serve_connection(FuturesIo::new(Counted::new(stream, counts.clone())), service);
-        let mut finish = pin!(signals.finish.recv());
-        let mut abort = pin!(signals.abort.recv());
+        let io = FuturesIo::new(Counted::new(stream, counts.clone()));
+        let service = {
+            let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
+            service_fn(move |request| {
+                let (shared, busy) = (shared.clone(), Busy::begin(&activity));
+                let refusal = shared.refuse_large(&request);
+                let request = shared.introduce(request, &peer);
+                async move {
+                    let (response, slot) = match refusal {
+                        Some(refusal) => (refusal, None),
+                        None => shared.handler.handle(request).await,
+                    };
+                    Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
+                }
+            })
+        };
+        let watch = Watch { signals, idle_timeout: self.idle_timeout, says_goodbye: is_http2, activity, counts };
+        if is_http2 {
+            let connection = pin!(self.http2.serve_connection(io, service));
+            let finish = http2::Connection::graceful_shutdown;
+            if let End::Over(Err(error)) = watch.run(connection, finish).await {
+                debug!("caller {peer}: {error}");
+            }
+            return;
+        }
+        let mut connection = self.http1.serve_connection(io, service);
+        let finish = http1::Connection::graceful_shutdown;
+        if let End::Over(result) = watch.run(Pin::new(&mut connection), finish).await {
+            let parts = connection.into_parts();
+            if let Err(error) = result {
+                debug!("caller {peer}: {error}");
+                self.strangers.note_on_http(&peer, &parts.read_buf);
+            }
+            linger(parts.io.into_inner().into_inner()).await;
+        }
+    }
+
+    /// The answer to a head that is too large. Of HTTP/1 hyper has given it.
+    fn refuse_large(&self, request: &Request<Incoming>) -> Option<Response<Bytes>> {
+        let is_large = || head_bytes(request) > self.max_head_bytes || request.headers().len() > MAX_HEADER_COUNT;
+        if request.version() != Version::HTTP_2 || !is_large() {
+            return None;
+        }
+        let limit = self.max_head_bytes;
+        let mut refusal = Response::new(Bytes::from(format!(
+            "httptp: the request has a head larger than {limit} bytes (--in-max-header-size) or more than {MAX_HEADER_COUNT} fields\n"
+        )));
+        *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Some(refusal)
+    }
+
+    /// Has the request say who sent it, and say in HTTP/1's way what HTTP/2 says in its own.
+    fn introduce(&self, mut request: Request<Incoming>, peer: &PeerAddr) -> Request<Incoming> {
+        if request.version() == Version::HTTP_2 {
+            join_cookies(request.headers_mut());
+        }
+        self.introduction.add_to(request.headers_mut(), peer);
+        request
+    }
+}
+
+/// How large the head of a request is in HTTP/1.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let target = request.uri().path_and_query().map_or(1, |target| target.as_str().len());
+    let host = request.uri().authority().map_or(0, |host| "host: \r\n".len() + host.as_str().len());
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    let fields: usize = request.headers().iter().map(field).sum();
+    request.method().as_str().len() + target + "  HTTP/1.1\r\n".len() + host + fields + "\r\n".len()
+}
+
+/// A handshake for which the certificate may have to be made. None if it was one of the authority that makes it.
+async fn accept_on_demand(
+    acme: &Arc<Acme>,
+    config: &Arc<ServerConfig>,
+    socket: Socket,
+) -> io::Result<Option<server::TlsStream<Socket>>> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    let hello = start.client_hello();
+    let name = hello.server_name().map(str::to_ascii_lowercase);
+    let name =
+        name.ok_or_else(|| io::Error::other("it asked for no name, and certificates are made for names only"))?;
+    if Acme::is_challenge(&hello) {
+        let shown = acme.challenge(&name);
+        let shown =
+            shown.ok_or_else(|| io::Error::other("an authority looked for a name that it was not asked about"))?;
+        start.into_stream(shown).await?.close().await?;
+        return Ok(None);
+    }
+    acme.prepare(&name).await.map_err(io::Error::other)?;
+    start.into_stream(config.clone()).await.map(Some)
+}
+
+/// HTTP/2 may send a cookie field in pieces (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // Values that were valid, joined, are valid.
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Runs what HTTP/2 does beside the connection. Those tasks must not hold the executor that holds them.
+#[derive(Clone)]
+struct Tasks(Weak<Executor<'static>>);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        if let Some(executor) = self.0.upgrade() {
+            executor.spawn(task).detach();
+        }
+    }
+}
+
+/// What a connection is ended by, besides its peer.
+struct Watch {
+    signals: Signals,
+    idle_timeout: Duration,
+    /// An idle connection is told first, and closed an idle time-out later: HTTP/2 can tell which requests still count.
+    says_goodbye: bool,
+    activity: Arc<Activity>,
+    counts: Arc<Counts>,
+}
+
+impl Watch {
+    /// Carries a connection to its end. `finish` has it end after what is in hand.
+    async fn run<C>(self, mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>)) -> End
+    where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let mut finish_signal = pin!(self.signals.finish.recv());
+        let mut abort = pin!(self.signals.abort.recv());
         let mut tick = Timer::after(self.idle_timeout);
         let mut is_finishing = false;
         let mut patience = Patience::new(self.idle_timeout);
-        let end = poll_fn(|cx| {
-            if !is_finishing && finish.as_mut().poll(cx).is_ready() {
+        poll_fn(|cx| {
+            if !is_finishing && finish_signal.as_mut().poll(cx).is_ready() {
                 is_finishing = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                finish(connection.as_mut());
             }
-            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(End::Over(result));
             }
             if is_finishing && abort.as_mut().poll(cx).is_ready() {
@@ -186,21 +350,19 @@ impl Shared {
                 // A new timer, not an interval: after a pause of the whole process a caller has its time again.
                 tick.set_after(self.idle_timeout);
                 let _ = Pin::new(&mut tick).poll(cx);
-                if patience.ends(&activity, counts.sent()) {
-                    return Poll::Ready(End::Cut);
+                if patience.ends(&self.activity, self.counts.sent()) {
+                    if is_finishing || !self.says_goodbye {
+                        return Poll::Ready(End::Cut);
+                    }
+                    is_finishing = true;
+                    finish(connection.as_mut());
+                    // It has to be polled to be told.
+                    cx.waker().wake_by_ref();
                 }
             }
             Poll::Pending
         })
-        .await;
-        if let End::Over(result) = end {
-            let parts = connection.into_parts();
-            if let Err(error) = result {
-                debug!("caller {peer}: {error}");
-                self.strangers.note_on_http(&peer, &parts.read_buf);
-            }
-            linger(parts.io.into_inner().into_inner()).await;
-        }
+        .await
     }
 }
 

@@ -24,7 +24,7 @@ use super::config::MAX_HEADER_COUNT;
 use super::config::Outbound;
 use super::counted::{Counted, Counts};
 use super::dial::Dialer;
-use super::error::UpstreamError;
+use super::error::{Delivered, UpstreamError};
 use super::fields;
 
 /// How long an unused connection is kept.
@@ -45,6 +45,7 @@ struct Inner {
     dialer: Dialer,
     executor: Arc<smol::Executor<'static>>,
     http: Builder,
+    connect_timeout: Option<Duration>,
     max_body_bytes: usize,
     /// The last one used is the last one here and the first one used again.
     idle: Mutex<Vec<Idle>>,
@@ -78,6 +79,7 @@ impl Pool {
             dialer,
             executor,
             http,
+            connect_timeout: config.connect_timeout(),
             max_body_bytes: config.max_body_bytes,
             idle: Mutex::default(),
             is_swept: AtomicBool::new(false),
@@ -96,16 +98,25 @@ impl Pool {
             Attempt::Answered(answer) => answer,
             Attempt::Failed(error) => return Err(error),
             Attempt::Unsent(request) => {
-                let late = UpstreamError::Timeout("cannot connect in time (--out-timeout)");
-                let mut conn = before(deadline, self.connect(), late).await?;
+                let mut conn = self.connect_before(deadline).await?;
                 conn.to_send = conn.counts.sent() + length(&request);
-                let exchange =
-                    async { conn.sender.try_send_request(request).await.map_err(|e| broken(&e.into_error())) };
-                let response = before(deadline, exchange, no_response()).await?;
+                let exchange = async { Ok(conn.sender.try_send_request(request).await) };
+                let response = before(deadline, exchange, no_response()).await?.map_err(|mut error| {
+                    let delivered = match error.take_message() {
+                        Some(_) => Delivered::No,
+                        None if conn.counts.received() == 0 => Delivered::Maybe,
+                        None => Delivered::Answered,
+                    };
+                    broken(&error.into_error(), delivered)
+                })?;
                 (conn, response)
             }
         };
-        let response = before(deadline, self.collect(&method, response), no_response()).await?;
+        let cut = UpstreamError::Timeout {
+            what: "the response did not end in time (--out-timeout)",
+            delivered: Delivered::Answered,
+        };
+        let response = before(deadline, self.collect(&method, response), cut).await?;
         self.check_in(conn);
         Ok(response)
     }
@@ -137,7 +148,8 @@ impl Pool {
                     let is_silent = conn.counts.received() == received;
                     return match spare {
                         Some(spare) if is_silent => Attempt::Unsent(spare),
-                        _ => Attempt::Failed(broken(&error.into_error())),
+                        None if is_silent => Attempt::Failed(broken(&error.into_error(), Delivered::Maybe)),
+                        _ => Attempt::Failed(broken(&error.into_error(), Delivered::Answered)),
                     };
                 }
             }
@@ -173,12 +185,20 @@ impl Pool {
         }
     }
 
+    /// Connects in the time that a connection may take, which leaves some of the request's own for another upstream.
+    async fn connect_before(&self, deadline: Option<Instant>) -> Result<Conn, UpstreamError> {
+        let own = self.0.connect_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let what = "cannot connect in time (--out-connect-timeout, --out-timeout)";
+        let late = UpstreamError::Timeout { what, delivered: Delivered::No };
+        before(deadline.into_iter().chain(own).min(), self.connect(), late).await
+    }
+
     async fn connect(&self) -> Result<Conn, UpstreamError> {
         let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
         let stream = self.0.dialer.connect().await.map_err(unreachable)?;
         let counts = Arc::new(Counts::default());
         let io = FuturesIo::new(Counted::new(stream, counts.clone()));
-        let (sender, connection) = self.0.http.handshake(io).await.map_err(|error| broken(&error))?;
+        let (sender, connection) = self.0.http.handshake(io).await.map_err(|error| broken(&error, Delivered::No))?;
         let task = async move {
             // Its errors reach the request that meets them.
             let _ = connection.await;
@@ -201,7 +221,9 @@ impl Pool {
                 "the response body is larger than the limit of {} bytes (--out-max-body-size)",
                 self.0.max_body_bytes
             )),
-            CollectError::Broken(why) => UpstreamError::Broken(format!("the response broke off: {why}")),
+            CollectError::Broken(why) => {
+                UpstreamError::Broken { why: format!("the response broke off: {why}"), delivered: Delivered::Answered }
+            }
         })?;
         fields::strip_hop_by_hop(&mut parts.headers);
         fields::settle_response_length(method, parts.status, &mut parts.headers);
@@ -271,14 +293,15 @@ async fn before<T>(
 }
 
 fn no_response() -> UpstreamError {
-    UpstreamError::Timeout("no response in time (--out-timeout)")
+    UpstreamError::Timeout { what: "no response in time (--out-timeout)", delivered: Delivered::Maybe }
 }
 
-fn broken(error: &hyper::Error) -> UpstreamError {
+fn broken(error: &hyper::Error, delivered: Delivered) -> UpstreamError {
     let hint = if error.is_parse_too_large() {
-        return UpstreamError::Broken(format!(
+        let why = format!(
             "its response has a head that is too large (--out-max-header-size) or more than {MAX_HEADER_COUNT} fields"
-        ));
+        );
+        return UpstreamError::Broken { why, delivered };
     } else if error.is_parse() {
         "what it answers is no HTTP/1: "
     } else if error.is_incomplete_message() {
@@ -286,5 +309,5 @@ fn broken(error: &hyper::Error) -> UpstreamError {
     } else {
         ""
     };
-    UpstreamError::Broken(format!("{hint}{}", causes(error)))
+    UpstreamError::Broken { why: format!("{hint}{}", causes(error)), delivered }
 }

@@ -7,17 +7,30 @@ use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use smol::channel::Receiver;
+use smol::future::FutureExt;
 use smol::net::TcpListener;
 use smol::net::unix::UnixListener;
+use smol::{Executor, Task, Timer};
 use socket2::{Domain, Protocol, Type};
+use tracing::warn;
 
 use super::StartError;
+use super::access::Gate;
 use super::config::Inbound;
+use super::metrics::IoCounters;
+use super::proxy_header::{self, HeaderError};
 use super::stream::Socket;
 use crate::driver::PeerAddr;
 use crate::driver::smol::Listener as LinkListener;
 
+/// The pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a header of the PROXY protocol may take.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -54,6 +67,10 @@ impl fmt::Display for ListenAddr {
 pub(crate) struct Listener {
     socket: Listening,
     addr: ListenAddr,
+    gate: Arc<Gate>,
+    has_headers: bool,
+    /// Counts its connections.
+    counters: Arc<IoCounters>,
 }
 
 #[derive(Debug)]
@@ -64,11 +81,13 @@ enum Listening {
 
 impl Listener {
     /// Listens as `config` says.
-    pub(crate) async fn bind(config: &Inbound) -> Result<Self, StartError> {
+    pub(crate) async fn bind(config: &Inbound, counters: Arc<IoCounters>) -> Result<Self, StartError> {
         let config = config.clone();
         smol::unblock(move || {
-            let socket = if config.kind.is_unix() { listen_unix(&config.addr) } else { listen_tcp(&config) };
-            socket.map_err(|error| StartError::Listen { addr: config.addr, error })
+            let bound = if config.kind.is_unix() { listen_unix(&config.addr) } else { listen_tcp(&config) };
+            let (socket, addr) = bound.map_err(|error| StartError::Listen { addr: config.addr.clone(), error })?;
+            let gate = Arc::new(Gate::new(&config));
+            Ok(Self { socket, addr, gate, has_headers: config.proxy_protocol, counters })
         })
         .await
     }
@@ -77,31 +96,129 @@ impl Listener {
         &self.addr
     }
 
-    /// The next connection, and who made it.
-    pub(crate) async fn accept(&self) -> io::Result<(Socket, PeerAddr)> {
-        match &self.socket {
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The next connection that may be.
+    pub(crate) async fn accept(&self) -> io::Result<Arrival> {
+        loop {
+            let (socket, peer) = self.counters.count_error(self.accept_any().await)?;
+            if let Some(place) = self.gate.admit(&peer) {
+                let gate = self.has_headers.then(|| self.gate.clone());
+                let socket = socket.with_place(place).counted(self.counters.count_open());
+                return Ok(Arrival { socket, peer, gate });
+            }
+        }
+    }
+
+    async fn accept_any(&self) -> io::Result<(Socket, PeerAddr)> {
+        Ok(match &self.socket {
             Listening::Tcp(listener) => {
                 let (stream, addr) = listener.accept().await?;
-                Ok((stream.into(), addr.into()))
+                (stream.into(), addr.into())
             }
-            Listening::Unix(listener, _) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((stream.into(), PeerAddr::Unix))
+            Listening::Unix(listener, _) => (listener.accept().await?.0.into(), PeerAddr::Unix),
+        })
+    }
+
+    /// What teleport's server accepts from. Where connections begin with headers, those are awaited by tasks of
+    /// `executor`, so that nobody waits for a slow one.
+    pub(crate) fn into_links(self, executor: &Executor<'static>) -> Links {
+        if !self.has_headers {
+            return Links::Direct(self);
+        }
+        let (ready, arrived) = smol::channel::bounded(1);
+        // Its tasks must not hold the executor that holds them.
+        let tasks = Arc::new(Executor::new());
+        let accept = {
+            let tasks = tasks.clone();
+            async move {
+                loop {
+                    match self.accept().await {
+                        Ok(arrival) => {
+                            let ready = ready.clone();
+                            let open = async move {
+                                if let Some(link) = arrival.open().await {
+                                    // If nobody takes it any more, it is closed.
+                                    let _ = ready.send(link).await;
+                                }
+                            };
+                            tasks.spawn(open).detach();
+                        }
+                        Err(error) => pause(&error).await,
+                    }
+                }
+            }
+        };
+        let run = async move { tasks.run(accept).await };
+        Links::Announced { arrived, _task: executor.spawn(run) }
+    }
+}
+
+/// Waits after a failed accept, which mostly means that there are no more file descriptors.
+pub(crate) async fn pause(error: &io::Error) {
+    // That peer gave up before it was accepted.
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        warn!("cannot accept a connection: {error} (out of file descriptors? see ulimit -n)");
+        Timer::after(ACCEPT_PAUSE).await;
+    }
+}
+
+/// A connection that was accepted and of which nothing was read.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    socket: Socket,
+    peer: PeerAddr,
+    /// Set if a header comes first.
+    gate: Option<Arc<Gate>>,
+}
+
+impl Arrival {
+    /// The connection, past its header if it has one, and who is at its far end. None if it was closed for want of one.
+    pub(crate) async fn open(mut self) -> Option<(Socket, PeerAddr)> {
+        let Some(gate) = self.gate else { return Some((self.socket, self.peer)) };
+        let limit = async {
+            Timer::after(HEADER_TIMEOUT).await;
+            Err(HeaderError::Io(io::Error::new(io::ErrorKind::TimedOut, "it took too long")))
+        };
+        match proxy_header::read(&mut self.socket).or(limit).await {
+            Ok(Some(client)) => Some((self.socket, client.into())),
+            Ok(None) => Some((self.socket, self.peer)),
+            Err(error) => {
+                gate.note_headerless(&self.peer, &error);
+                None
             }
         }
     }
 }
 
-impl LinkListener for Listener {
+/// A listener as teleport's server wants it.
+pub(crate) enum Links {
+    Direct(Listener),
+    Announced { arrived: Receiver<(Socket, PeerAddr)>, _task: Task<()> },
+}
+
+impl LinkListener for Links {
     type Stream = Socket;
 
     async fn accept(&self) -> io::Result<(Socket, PeerAddr)> {
-        Self::accept(self).await
+        match self {
+            Self::Direct(listener) => loop {
+                match listener.accept().await {
+                    Ok(Arrival { socket, peer, .. }) => return Ok((socket, peer)),
+                    Err(error) => pause(&error).await,
+                }
+            },
+            Self::Announced { arrived, .. } => {
+                arrived.recv().await.map_err(|_| io::Error::other("the listener is gone"))
+            }
+        }
     }
 }
 
 /// Listens on `HOST:PORT` or, as in Go, on `:PORT` for all IPv4 addresses.
-fn listen_tcp(config: &Inbound) -> io::Result<Listener> {
+fn listen_tcp(config: &Inbound) -> io::Result<(Listening, ListenAddr)> {
     let full = match config.addr.strip_prefix(':') {
         Some(port) => format!("{}:{port}", Ipv4Addr::UNSPECIFIED),
         None => config.addr.clone(),
@@ -111,7 +228,7 @@ fn listen_tcp(config: &Inbound) -> io::Result<Listener> {
         match bind_tcp(addr, config.reuse_port) {
             Ok(listener) => {
                 let local = listener.local_addr()?;
-                return Ok(Listener { socket: Listening::Tcp(listener), addr: ListenAddr::Tcp(local) });
+                return Ok((Listening::Tcp(listener), ListenAddr::Tcp(local)));
             }
             Err(error) => last = Some(error),
         }
@@ -133,14 +250,14 @@ fn bind_tcp(addr: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
 }
 
 /// Listens on the unix socket of this path. One that a dead process has left behind is replaced.
-fn listen_unix(path: &str) -> io::Result<Listener> {
+fn listen_unix(path: &str) -> io::Result<(Listening, ListenAddr)> {
     let path = Path::new(path);
     remove_stale(path)?;
     let listener = StdUnixListener::bind(path)?;
     let file = SocketFile::of(path)?;
     listener.set_nonblocking(true)?;
     let socket = Listening::Unix(UnixListener::try_from(listener)?, file);
-    Ok(Listener { socket, addr: ListenAddr::Unix(path.to_owned()) })
+    Ok((socket, ListenAddr::Unix(path.to_owned())))
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {
@@ -154,7 +271,10 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
     match StdUnixStream::connect(path) {
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Ok(_) => {
+            let message = "the path is in use; stop what listens there, or choose another";
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+        }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) => Err(error),
     }

@@ -1,11 +1,11 @@
 //! The proxy: HTTP in one end, HTTP out of the other, and mostly a link in between.
 //!
-//! A [`Proxy`] is one listener and one upstream, each of which speaks plain HTTP or teleport. Two of them make the
+//! A [`Proxy`] is one listener and its upstreams, each side of which speaks plain HTTP or teleport. Two of them make the
 //! usual pair: the near one (HTTP in, teleport out) beside the callers, the far one (teleport in, HTTP out) beside the
 //! origin.
 //!
 //! ```text
-//! listener (http_in | driver::smol::Server) -> Handler -> Upstream (http_out | driver::smol::Client)
+//! listener (http_in | driver::smol::Server) -> Handler -> Upstreams (http_out | driver::smol::Client)
 //! ```
 //!
 //! Both listeners hand whole requests to one handler, which keeps the limits and answers every request: with the
@@ -17,6 +17,9 @@
 // This is the shell: it lives in real time and on real sockets.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod access;
+mod access_log;
+mod acme;
 mod activity;
 mod body;
 pub mod cli;
@@ -30,43 +33,52 @@ mod handler;
 mod http_in;
 mod http_out;
 mod listen;
+mod metrics;
 mod process;
+mod proxy_header;
 mod stranger;
 mod stream;
+mod time_left;
 mod tls;
 mod upstream;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Full;
 use smol::Executor;
 use smol::future::FutureExt;
 use tracing::{info, warn};
 
-pub use config::{Inbound, Kind, Outbound, ProxyConfig};
+pub use access::Forwarded;
+pub use acme::Autocert;
+pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
 pub use listen::ListenAddr;
 pub use tls::{InboundTls, OutboundTls};
+pub use upstream::HealthCheck;
 
 use crate::driver::Peer;
 use crate::driver::smol::Server;
 use crate::driver::tls::TlsServer;
 use crate::proto::{Compression, Stats};
+use access::Gate;
+use acme::Acme;
 use handler::Handler;
 use http_in::HttpIn;
-use listen::Listener;
+use listen::{Links, Listener};
+use metrics::{Counters, Identity, IoCounters, MetricsListener};
 use stranger::Strangers;
 use tls::ServerTls;
-use upstream::Upstream;
+use upstream::{Upstream, Upstreams, View};
 
 /// How long requests in hand may take to end once a proxy stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,7 +105,29 @@ pub struct Proxy {
     tls: Option<ServerTls>,
     handler: Arc<Handler>,
     server: Option<Server>,
+    metrics: Option<MetricsListener>,
     executor: Arc<Executor<'static>>,
+}
+
+/// TLS of a listener that speaks it: with the certificates given, or for HTTPS with such as are made on demand.
+fn load_tls(inbound: &Inbound, executor: &Arc<Executor<'static>>) -> Result<ServerTls, String> {
+    let files = &inbound.tls;
+    let has_none = files.certs.is_empty() && files.keys.is_empty();
+    let acme = (has_none && inbound.kind == Kind::Https).then(|| Acme::new(&files.autocert, executor)).transpose()?;
+    if acme.is_some() {
+        info!(
+            "certificates are had from {} for names that match {}, and kept in {}",
+            files.autocert.directory,
+            files.autocert.host_regexp,
+            files.autocert.cache_dir.display()
+        );
+    }
+    ServerTls::load(files, acme, protocols(inbound.kind))
+}
+
+/// What can be spoken inside the TLS of a listener (ALPN). An original near proxy knows of no such thing.
+const fn protocols(kind: Kind) -> &'static [&'static [u8]] {
+    if kind.is_link() { &[] } else { &[b"h2", b"http/1.1"] }
 }
 
 impl Proxy {
@@ -106,12 +140,12 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig, executor: Arc<Executor<'static>>) -> Result<Self, StartError> {
         check(&config)?;
         let inbound = &config.inbound;
-        let tls =
-            inbound.kind.is_tls().then(|| ServerTls::load(&inbound.tls, &[])).transpose().map_err(StartError::Tls)?;
-        let upstream = Upstream::new(&executor, &config)?;
-        let listener = Listener::bind(inbound).await?;
-        if is_own_upstream(&config, listener.addr()) {
-            return Err(StartError::Loop { addr: config.outbound.addr });
+        let tls = inbound.kind.is_tls().then(|| load_tls(inbound, &executor)).transpose().map_err(StartError::Tls)?;
+        let (inward, outward) = (Arc::<IoCounters>::default(), Arc::<IoCounters>::default());
+        let upstreams = Upstreams::start(&executor, &config, outward.clone()).await?;
+        let listener = Listener::bind(inbound, inward.clone()).await?;
+        if let Some(addr) = config.outbound.addrs().find(|addr| is_own_upstream(&config, addr, listener.addr())) {
+            return Err(StartError::Loop { addr: addr.to_owned() });
         }
         let default_host = match listener.addr() {
             // An address is always a valid field value.
@@ -119,7 +153,7 @@ impl Proxy {
             ListenAddr::Unix(_) => None,
         };
         let default_host = default_host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-        let handler = Arc::new(Handler::new(&config, upstream, default_host));
+        let handler = Arc::new(Handler::new(&config, upstreams, Counters::new(inward, outward), default_host));
         let server = inbound.kind.is_link().then(|| {
             let options = config.server_options();
             let options = match &tls {
@@ -128,7 +162,8 @@ impl Proxy {
             };
             Server::new(executor.clone(), options)
         });
-        Ok(Self { config, listener, tls, handler, server, executor })
+        let metrics = listen_for_metrics(&config.seeing).await?;
+        Ok(Self { config, listener, tls, handler, server, metrics, executor })
     }
 
     /// Where it listens.
@@ -136,9 +171,14 @@ impl Proxy {
         self.listener.addr()
     }
 
+    /// Where its figures are, if it shows any.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(MetricsListener::local_addr)
+    }
+
     /// Reads this proxy's figures, also while it runs.
     pub fn stats(&self) -> StatsReader {
-        StatsReader { handler: self.handler.clone(), server: self.server.clone() }
+        StatsReader { handler: self.handler.clone(), server: self.server.clone(), gate: self.listener.gate().clone() }
     }
 
     /// Reads files again, also while it runs.
@@ -152,24 +192,56 @@ impl Proxy {
     ///
     /// The listener failed for good.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { config, listener, tls, handler, server, executor } = self;
-        info!("{}", start_line(&config, listener.addr()));
+        let reader = self.stats();
+        let Self { config, listener, tls, handler, server, metrics, executor } = self;
+        let line = start_line(&config, listener.addr());
+        info!("{line}");
+        if config.outbound.tls.insecure {
+            warn!(
+                "--out-tls-insecure: whoever is on the way to {} can read and change everything",
+                config.outbound.addr
+            );
+        }
+        if tls.is_none() && !config.inbound.tls.certs.is_empty() {
+            warn!("--in-tls-cert is not used: {} is spoken without TLS", config.inbound.kind);
+        }
+        let showing = metrics.map(|metrics| {
+            info!("figures at http://{}/", metrics.local_addr());
+            let identity = Identity { line, started: Instant::now(), started_at: SystemTime::now() };
+            executor.spawn(metrics.run(reader, Arc::new(identity)))
+        });
         let result = match server {
             None => {
                 let http = HttpIn::new(listener, tls.as_ref(), &config.inbound, handler.clone(), executor);
                 http.run(shutdown, DRAIN_TIMEOUT).await;
                 Ok(())
             }
-            Some(server) => serve_links(server, listener, handler.clone(), shutdown).await,
+            Some(server) => serve_links(server, listener.into_links(&executor), handler.clone(), shutdown).await,
         };
-        handler.upstream().close(Instant::now() + Duration::from_secs(1)).await;
+        handler.upstreams().close(Instant::now() + Duration::from_secs(1)).await;
+        if let Some(showing) = showing {
+            showing.cancel().await;
+        }
         result
+    }
+}
+
+/// Listens for those who want to see figures, if that is wanted.
+async fn listen_for_metrics(seeing: &Seeing) -> Result<Option<MetricsListener>, StartError> {
+    let Some(addr) = &seeing.metrics_addr else { return Ok(None) };
+    match MetricsListener::bind(addr).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if seeing.metrics_optional && error.kind() == io::ErrorKind::AddrInUse => {
+            warn!("no figures are shown: {addr} is in use; give another address with --expvar-addr");
+            Ok(None)
+        }
+        Err(error) => Err(StartError::Metrics { addr: addr.clone(), error }),
     }
 }
 
 async fn serve_links(
     server: Server,
-    listener: Listener,
+    listener: Links,
     handler: Arc<Handler>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -212,8 +284,8 @@ impl Reloader {
     /// Reads the listener's certificates and keys again, for connections to come, and says in the log how that went.
     /// If anything is wrong with them, all of the old ones stay in use. Returns whether nothing was wrong.
     pub fn reload(&self) -> bool {
-        let Some(tls) = &self.tls else {
-            info!("there are no files to read again");
+        let Some(tls) = self.tls.as_ref().filter(|tls| tls.acme.is_none()) else {
+            info!("there are no certificates to read again");
             return true;
         };
         match tls.reload() {
@@ -232,6 +304,7 @@ impl Reloader {
 pub struct StatsReader {
     handler: Arc<Handler>,
     server: Option<Server>,
+    gate: Arc<Gate>,
 }
 
 impl StatsReader {
@@ -241,6 +314,9 @@ impl StatsReader {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         ProxyStats {
             connections: load(&counters.connections),
+            forbidden_connections: load(&self.gate.forbidden),
+            excess_connections: load(&self.gate.excess),
+            headerless_connections: load(&self.gate.headerless),
             requests: load(&counters.requests),
             responses: load(&counters.responses),
             refused: load(&counters.refused),
@@ -248,9 +324,52 @@ impl StatsReader {
             upstream_errors: load(&counters.upstream_errors),
             in_flight: self.handler.in_flight(),
             in_links: self.server.as_ref().map(Server::stats),
-            out_links: self.handler.upstream().link_stats(),
+            out_links: self.handler.upstreams().link_stats(),
         }
     }
+
+    /// Each upstream now.
+    pub fn upstreams(&self) -> Vec<UpstreamStats> {
+        let stats = |view: View<Arc<Upstream>>| UpstreamStats {
+            name: view.what.name().to_owned(),
+            addr: view.what.addr(),
+            state: view.state.name(),
+            pending: view.pending,
+            requests: view.what.tally.requests.load(Ordering::Relaxed),
+            failures: view.what.tally.failures.load(Ordering::Relaxed),
+            latency: view.latency,
+            failure_share: view.failure_share,
+            ejections: view.ejections,
+            links: view.what.links(),
+        };
+        self.handler.upstreams().view().into_iter().map(stats).collect()
+    }
+}
+
+/// One upstream at one moment.
+#[derive(Clone, Debug)]
+pub struct UpstreamStats {
+    /// As configured.
+    pub name: String,
+    /// `HOST:PORT`, with the address that was found for a name.
+    pub addr: String,
+    /// `up`, `starting` (it comes back, or is new, and gets less than its share), `ejected`, `unhealthy` (by active
+    /// checks) or `leaving` (its name does not stand for it any more).
+    pub state: &'static str,
+    /// Requests in hand there.
+    pub pending: u32,
+    /// Requests sent there, repeated ones included.
+    pub requests: u64,
+    /// Those of them that were not answered, or with 502, 503 or 504.
+    pub failures: u64,
+    /// The moving mean of its latency.
+    pub latency: Option<Duration>,
+    /// The share of failures among its last answers, from 0 to 1.
+    pub failure_share: f64,
+    /// How often it was ejected.
+    pub ejections: u64,
+    /// What each link to it has carried; empty if requests go by HTTP.
+    pub links: Vec<Stats>,
 }
 
 /// What a proxy has done so far.
@@ -258,6 +377,12 @@ impl StatsReader {
 pub struct ProxyStats {
     /// HTTP connections accepted.
     pub connections: u64,
+    /// Connections closed because their address is not allowed.
+    pub forbidden_connections: u64,
+    /// Connections closed because too many were open.
+    pub excess_connections: u64,
+    /// Connections closed because they had to begin with a header of the PROXY protocol and did not.
+    pub headerless_connections: u64,
     /// Requests begun.
     pub requests: u64,
     /// Requests answered with the upstream's response.
@@ -296,8 +421,17 @@ pub enum StartError {
         /// What would be one, for people.
         wanted: &'static str,
     },
+    /// What it is told contradicts itself, in words.
+    Contradiction(&'static str),
     /// TLS cannot be spoken as told, in words.
     Tls(String),
+    /// The address for metrics cannot be used.
+    Metrics {
+        /// As configured.
+        addr: String,
+        /// Why.
+        error: io::Error,
+    },
     /// It would send requests to itself, for ever.
     Loop {
         /// Where it would send them.
@@ -308,10 +442,10 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen { addr, error } if error.kind() == io::ErrorKind::AddrInUse => {
-                let what = if addr.contains('/') { "the path" } else { "the port" };
-                write!(f, "cannot listen on {addr}: {what} is in use; stop what listens there, or choose another")
-            }
+            Self::Listen { addr, error } if error.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {addr}: the port is in use; stop what listens there, or choose another port"
+            ),
             Self::Listen { addr, error } if error.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
                     f,
@@ -320,7 +454,12 @@ impl fmt::Display for StartError {
             }
             Self::Listen { addr, error } => write!(f, "cannot listen on {addr}: {error}"),
             Self::Address { addr, role, wanted } => write!(f, "{role} {addr:?} is not {wanted}"),
+            Self::Contradiction(why) => f.write_str(why),
             Self::Tls(why) => f.write_str(why),
+            Self::Metrics { addr, error } => write!(
+                f,
+                "cannot show figures at {addr}: {error}; give another address with --expvar-addr, or an empty one for none"
+            ),
             Self::Loop { addr } => write!(
                 f,
                 "it would send requests to itself, at {addr}: give the address of the next hop with --out and what is spoken there with --out-type"
@@ -332,8 +471,8 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Listen { error, .. } => Some(error),
-            Self::Address { .. } | Self::Tls(_) | Self::Loop { .. } => None,
+            Self::Listen { error, .. } | Self::Metrics { error, .. } => Some(error),
+            Self::Address { .. } | Self::Contradiction(_) | Self::Tls(_) | Self::Loop { .. } => None,
         }
     }
 }
@@ -342,6 +481,31 @@ impl std::error::Error for StartError {
 fn check(config: &ProxyConfig) -> Result<(), StartError> {
     let wrong = |addr: &str, role, wanted| Err(StartError::Address { addr: addr.to_owned(), role, wanted });
     let (inbound, out) = (&config.inbound, &config.outbound);
+    if inbound.kind.is_unix() && !inbound.allow_ip.is_empty() {
+        return Err(StartError::Contradiction(
+            "a unix socket has no addresses to allow (--in-allow-ip): limit who may use it by the permissions of its directory",
+        ));
+    }
+    let is_the_same = |name: &HeaderName| match inbound.forwarded {
+        Forwarded::Off => false,
+        Forwarded::XForwardedFor => name == "x-forwarded-for",
+        Forwarded::Forwarded => *name == header::FORWARDED,
+    };
+    if inbound.client_ip_header.as_ref().is_some_and(is_the_same) {
+        return Err(StartError::Contradiction(
+            "--client-ip-header replaces the field that --forwarded appends to: leave one of them out",
+        ));
+    }
+    if inbound.tls.client_ca.is_some() && !inbound.kind.is_tls() {
+        return Err(StartError::Contradiction(
+            "--in-tls-client-ca asks callers for certificates, which takes TLS: use --in-type https or teleports",
+        ));
+    }
+    if out.tls != OutboundTls::default() && !out.kind.is_tls() {
+        return Err(StartError::Contradiction(
+            "--out-tls-... take TLS: use --out-type https or teleports, or leave them out",
+        ));
+    }
     let listens_on = "the address to listen on (--in)";
     if inbound.kind.is_unix() && inbound.addr.is_empty() {
         return wrong(&inbound.addr, listens_on, A_PATH);
@@ -350,13 +514,15 @@ fn check(config: &ProxyConfig) -> Result<(), StartError> {
         return wrong(&inbound.addr, listens_on, HOST_PORT);
     }
     let sends_to = "the address to send to (--out)";
-    if out.kind.is_unix() {
-        return if out.addr.is_empty() { wrong(&out.addr, sends_to, A_PATH) } else { Ok(()) };
+    for addr in out.addrs() {
+        let is_host_port = split_port(addr).is_some_and(|(host, port)| !host.is_empty() && port != 0);
+        match out.kind.is_unix() {
+            true if addr.is_empty() => return wrong(addr, sends_to, A_PATH),
+            false if !is_host_port => return wrong(addr, sends_to, HOST_PORT),
+            _ => {}
+        }
     }
-    match split_port(&out.addr) {
-        Some((host, port)) if !host.is_empty() && port != 0 => Ok(()),
-        _ => wrong(&out.addr, sends_to, HOST_PORT),
-    }
+    Ok(())
 }
 
 const HOST_PORT: &str = "HOST:PORT, such as 127.0.0.1:8043 or far.example:8043";
@@ -372,12 +538,12 @@ fn split_port(addr: &str) -> Option<(&str, u16)> {
 }
 
 /// Whether requests would come in again where they go out. A loop over other hosts is not seen here.
-fn is_own_upstream(config: &ProxyConfig, local: &ListenAddr) -> bool {
+fn is_own_upstream(config: &ProxyConfig, out: &str, local: &ListenAddr) -> bool {
     let local = match local {
         ListenAddr::Tcp(addr) => addr,
-        ListenAddr::Unix(path) => return config.outbound.kind.is_unix() && *path == Path::new(&config.outbound.addr),
+        ListenAddr::Unix(path) => return config.outbound.kind.is_unix() && *path == Path::new(out),
     };
-    let Some((host, port)) = split_port(&config.outbound.addr) else { return false };
+    let Some((host, port)) = split_port(out) else { return false };
     let ip = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(ip) => ip,
         Err(_) if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
@@ -389,18 +555,23 @@ fn is_own_upstream(config: &ProxyConfig, local: &ListenAddr) -> bool {
 
 fn start_line(config: &ProxyConfig, local_addr: &ListenAddr) -> String {
     let (inbound, out) = (&config.inbound, &config.outbound);
-    let sends = |kind: Kind, what, compression, delay: Duration| match kind.is_link() {
-        false => String::new(),
-        true if delay.is_zero() => format!(" ({what} {})", name(compression)),
-        true => format!(" ({what} {}, batched for {delay:?})", name(compression)),
+    let how = |compression, prefers_zstd| match prefers_zstd {
+        true => format!("zstd where the peer knows it, else {}", name(compression)),
+        false => name(compression).to_owned(),
     };
+    let sends = |kind: Kind, what, how: String, delay: Duration| match kind.is_link() {
+        false => String::new(),
+        true if delay.is_zero() => format!(" ({what} {how})"),
+        true => format!(" ({what} {how}, batched for {delay:?})"),
+    };
+    let (inward, outward) = (how(inbound.compression, inbound.prefer_zstd), how(out.compression, out.prefer_zstd));
     format!(
         "listening on {local_addr} for {}{}, sending to {} at {}{}",
         inbound.kind,
-        sends(inbound.kind, "responses compressed with", inbound.compression, inbound.batch_delay),
+        sends(inbound.kind, "responses compressed with", inward, inbound.batch_delay),
         out.kind,
-        out.addr,
-        sends(out.kind, "requests compressed with", out.compression, out.batch_delay),
+        out.addrs().collect::<Vec<_>>().join(", "),
+        sends(out.kind, "requests compressed with", outward, out.batch_delay),
     )
 }
 
@@ -410,6 +581,7 @@ fn name(compression: Compression) -> &'static str {
         Compression::Deflate => "flate",
         Compression::None => "none",
         Compression::Snappy => "snappy",
+        Compression::Zstd => "zstd",
     }
 }
 
@@ -432,15 +604,16 @@ mod tests {
         assert!(sending_to("h:1").is_ok());
         assert!(sending_to(":80").is_err());
         assert!(sending_to("h:0").is_err());
+        assert!(sending_to("h:1, 10.0.0.1:2,[::1]:3").is_ok());
+        assert!(sending_to("h:1,").is_err());
     }
 
     #[test]
     fn a_proxy_is_not_its_own_upstream() {
         let own = |kind, out: &str, local: &str| {
             let inbound = Inbound { kind, ..Inbound::default() };
-            let outbound = Outbound { addr: out.to_owned(), ..Outbound::default() };
             let local = ListenAddr::Tcp(local.parse().unwrap());
-            is_own_upstream(&ProxyConfig { inbound, outbound, ..ProxyConfig::default() }, &local)
+            is_own_upstream(&ProxyConfig { inbound, ..ProxyConfig::default() }, out, &local)
         };
         assert!(own(Kind::Teleport, "127.0.0.1:8043", "127.0.0.1:8043"));
         assert!(own(Kind::Teleport, "localhost:8043", "0.0.0.0:8043"));
@@ -464,6 +637,11 @@ mod tests {
         assert_eq!(
             start_line(&config, &addr),
             "listening on 127.0.0.1:8080 for teleport (responses compressed with snappy, batched for 2ms), sending to http at 127.0.0.1:8043"
+        );
+        config.outbound = Outbound { prefer_zstd: true, ..Outbound::default() };
+        assert!(
+            start_line(&config, &addr)
+                .ends_with(" (requests compressed with zstd where the peer knows it, else flate)")
         );
     }
 }

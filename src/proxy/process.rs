@@ -90,13 +90,33 @@ impl Hangups {
     }
 }
 
-/// Logs to stderr, one line per thing, for people.
-pub(crate) fn log_to_stderr(level: Level) {
-    // It fails if somebody has already set up logging, who then gets the lines.
-    let _ = tracing_subscriber::fmt()
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Log {
+    /// What is logged, and what is more important.
+    pub(crate) level: Level,
+    pub(crate) format: LogFormat,
+}
+
+/// What a line of the log looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Text.
+    Human,
+    /// A JSON object.
+    Json,
+}
+
+/// Logs to stderr, one line per thing.
+pub(crate) fn log_to_stderr(log: Log) {
+    let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_max_level(level)
-        .with_target(false)
-        .try_init();
+        .with_max_level(log.level)
+        .with_target(false);
+    // It fails if somebody has already set up logging, who then gets the lines.
+    let _ = match log.format {
+        LogFormat::Human => subscriber.try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+    };
 }

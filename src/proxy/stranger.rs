@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustls::InvalidMessage;
 use tracing::{debug, info, warn};
 
 use crate::driver::PeerAddr;
@@ -16,15 +17,18 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Warns about strangers and broken links, not too often.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
-    /// When each kind of stranger was last warned about. There are few kinds of error.
-    last: Mutex<Vec<(String, Instant)>>,
+    /// When each kind of stranger was last warned about. There are few: no kind holds anything that a peer has chosen.
+    last: Mutex<Vec<(Kind, Instant)>>,
 }
+
+/// What tells one kind of warning from another: what happened, and what is advised.
+type Kind = (&'static str, &'static str);
 
 impl Strangers {
     /// A connection to an HTTP port ended with an error; `unread` is what of its bytes was not understood.
     pub(crate) fn note_on_http(&self, peer: &PeerAddr, unread: &[u8]) {
         let Some(advice) = on_http(unread) else { return };
-        self.warn(advice, format_args!("caller {peer}: {advice}"));
+        self.warn(("http", advice), format_args!("caller {peer}: {advice}"));
     }
 
     /// The TLS handshake of a connection to an HTTPS port has failed.
@@ -34,13 +38,17 @@ impl Strangers {
             debug!("caller {peer}: closed before TLS was there");
             return;
         }
-        self.warn(&error.to_string(), format_args!("caller {peer}: no TLS: {error}"));
+        let is_clear = error.get_ref().and_then(|why| why.downcast_ref()).is_some_and(|why: &rustls::Error| {
+            matches!(why, rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType))
+        });
+        let advice = if is_clear { "; does it speak in clear? then have it use https://" } else { "" };
+        self.warn(("https", ""), format_args!("caller {peer}: no TLS: {error}{advice}"));
     }
 
     /// A link to a teleport port is up.
     pub(crate) fn note_link(&self, peer: &PeerAddr, compression: &str) {
         let line = format_args!("link from {peer}: up, requests compressed with {compression}");
-        if self.is_news("up", Instant::now()) { info!("{line}") } else { debug!("{line}") }
+        if self.is_news(("up", ""), Instant::now()) { info!("{line}") } else { debug!("{line}") }
     }
 
     /// A link to a teleport port ended.
@@ -57,18 +65,19 @@ impl Strangers {
                 debug!("link from {peer}: {error}");
             }
             Some(error) => {
-                let advice =
-                    transport.map_or_else(|| teleport_advice(error.kind()).to_owned(), |why| format!(": {why}"));
-                self.warn(&error.kind().to_string(), format_args!("link from {peer}: {error}{advice}"));
+                let advice = teleport_advice(error.kind());
+                let why = transport.map_or_else(|| advice.to_owned(), |why| format!(": {why}"));
+                self.warn((error.kind().code(), advice), format_args!("link from {peer}: {error}{why}"));
             }
         }
     }
 
-    fn warn(&self, kind: &str, line: fmt::Arguments<'_>) {
+    /// A warning, unless there was one of this kind a short while ago.
+    pub(crate) fn warn(&self, kind: Kind, line: fmt::Arguments<'_>) {
         if self.is_news(kind, Instant::now()) { warn!("{line}") } else { debug!("{line}") }
     }
 
-    fn is_news(&self, kind: &str, now: Instant) -> bool {
+    fn is_news(&self, kind: Kind, now: Instant) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match last.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, then)) if now.duration_since(*then) < QUIET => false,
@@ -77,7 +86,7 @@ impl Strangers {
                 true
             }
             None => {
-                last.push((kind.to_owned(), now));
+                last.push((kind, now));
                 true
             }
         }
@@ -126,10 +135,25 @@ mod tests {
     fn each_kind_is_news_once_a_minute() {
         let strangers = Strangers::default();
         let start = Instant::now();
-        assert!(strangers.is_news("a", start));
-        assert!(strangers.is_news("b", start));
-        assert!(!strangers.is_news("a", start + QUIET / 2));
-        assert!(strangers.is_news("a", start + QUIET));
-        assert!(!strangers.is_news("a", start + QUIET));
+        let (a, b) = (("a", ""), ("b", ""));
+        assert!(strangers.is_news(a, start));
+        assert!(strangers.is_news(b, start));
+        assert!(!strangers.is_news(a, start + QUIET / 2));
+        assert!(strangers.is_news(a, start + QUIET));
+        assert!(!strangers.is_news(a, start + QUIET));
+    }
+
+    #[test]
+    fn a_peer_cannot_make_kinds_of_its_own() {
+        let strangers = Strangers::default();
+        let peer = PeerAddr::Unix;
+        for number in 0..1_000 {
+            for kind in [ErrorKind::SnappyChunkLength(number), ErrorKind::HelloCompression(number as u8)] {
+                strangers.note_on_teleport(&peer, Some(&ConnectionError::nowhere(kind)), None);
+            }
+            let error = io::Error::other(format!("alert {number}"));
+            strangers.note_on_https(&peer, &error);
+        }
+        assert_eq!(strangers.last.lock().unwrap().len(), 3);
     }
 }

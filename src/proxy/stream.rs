@@ -9,25 +9,46 @@ use smol::io::{AsyncRead, AsyncWrite};
 use smol::net::TcpStream;
 use smol::net::unix::UnixStream;
 
+use super::access::Place;
+use super::metrics::Counted;
 use crate::driver::set_up;
 
 /// A connection as the system gives it. `poll_close` ends the sending side only.
 #[derive(Debug)]
-pub(crate) enum Socket {
+pub(crate) struct Socket {
+    io: Io,
+    /// Its place among the connections at once, if it came in.
+    _place: Option<Place>,
+    /// Counts what it carries.
+    counted: Option<Counted>,
+}
+
+#[derive(Debug)]
+enum Io {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Socket {
+    pub(crate) fn with_place(self, place: Place) -> Self {
+        Self { _place: Some(place), ..self }
+    }
+
+    pub(crate) fn counted(self, counted: Counted) -> Self {
+        Self { counted: Some(counted), ..self }
+    }
 }
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
         set_up(&stream);
-        Self::Tcp(stream)
+        Self { io: Io::Tcp(stream), _place: None, counted: None }
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
-        Self::Unix(stream)
+        Self { io: Io::Unix(stream), _place: None, counted: None }
     }
 }
 
@@ -38,24 +59,40 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<Socket>>),
 }
 
+impl Stream {
+    /// What both ends have agreed to speak inside TLS.
+    pub(crate) fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+}
+
 /// Calls the same method on whatever it is.
 macro_rules! each {
-    ($stream:expr, $($kind:ident)|+, $inner:ident => $call:expr) => {
-        match $stream.get_mut() {
-            $(Self::$kind($inner) => $call,)+
+    ($stream:expr, $type:ident::{$($kind:ident),+}, $inner:ident => $call:expr) => {
+        match $stream {
+            $($type::$kind($inner) => $call,)+
         }
     };
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        each!(self, Tcp | Unix, stream => Pin::new(stream).poll_read(cx, buf))
+        let this = self.get_mut();
+        let done = each!(&mut this.io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_read(cx, buf));
+        this.counted.iter().for_each(|counted| counted.note_read(&done));
+        done
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, Tcp | Unix, stream => Pin::new(stream).poll_write(cx, buf))
+        let this = self.get_mut();
+        let done = each!(&mut this.io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_write(cx, buf));
+        this.counted.iter().for_each(|counted| counted.note_written(&done));
+        done
     }
 
     fn poll_write_vectored(
@@ -63,27 +100,30 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, Tcp | Unix, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        let this = self.get_mut();
+        let done = each!(&mut this.io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
+        this.counted.iter().for_each(|counted| counted.note_written(&done));
+        done
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, Tcp | Unix, stream => Pin::new(stream).poll_flush(cx))
+        each!(&mut self.get_mut().io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, Tcp | Unix, stream => Pin::new(stream).poll_close(cx))
+        each!(&mut self.get_mut().io, Io::{Tcp, Unix}, stream => Pin::new(stream).poll_close(cx))
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        each!(self, Plain | Tls, stream => Pin::new(stream).poll_read(cx, buf))
+        each!(self.get_mut(), Stream::{Plain, Tls}, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, Plain | Tls, stream => Pin::new(stream).poll_write(cx, buf))
+        each!(self.get_mut(), Stream::{Plain, Tls}, stream => Pin::new(stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -91,14 +131,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, Plain | Tls, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        each!(self.get_mut(), Stream::{Plain, Tls}, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, Plain | Tls, stream => Pin::new(stream).poll_flush(cx))
+        each!(self.get_mut(), Stream::{Plain, Tls}, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, Plain | Tls, stream => Pin::new(stream).poll_close(cx))
+        each!(self.get_mut(), Stream::{Plain, Tls}, stream => Pin::new(stream).poll_close(cx))
     }
 }

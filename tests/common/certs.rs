@@ -96,3 +96,27 @@ impl Authority {
         &self.file
     }
 }
+
+/// A certificate that signs itself, as PEM.
+#[derive(Clone, Debug)]
+pub struct SelfSigned {
+    pub cert: String,
+    pub key: String,
+}
+
+impl SelfSigned {
+    /// `is_authority` marks it as the tools do that people make such certificates with.
+    pub fn new(names: &[&str], is_authority: bool, is_expired: bool) -> Self {
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        if is_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        if is_expired {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        Self { cert: cert.pem(), key: key.serialize_pem() }
+    }
+}

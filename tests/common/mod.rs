@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use httpteleport::proxy::{
-    Inbound, Kind, ListenAddr, Outbound, Proxy, ProxyConfig, ProxyStats, StartError, StatsReader,
+    Inbound, Kind, ListenAddr, Outbound, Proxy, ProxyConfig, ProxyStats, Reloader, StartError, StatsReader,
+    UpstreamStats,
 };
 use smol::Executor;
 
@@ -40,7 +41,9 @@ pub fn http_proxy(upstream: SocketAddr) -> Running {
 /// A proxy that runs on threads of its own until dropped.
 pub struct Running {
     addr: ListenAddr,
+    metrics: Option<SocketAddr>,
     stats: StatsReader,
+    reloader: Reloader,
     stop: Option<smol::channel::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -53,7 +56,8 @@ impl Running {
     pub fn try_start(config: ProxyConfig) -> Result<Self, StartError> {
         let executor = Arc::new(Executor::new());
         let proxy = smol::block_on(Proxy::bind(config, executor.clone()))?;
-        let (addr, stats) = (proxy.local_addr().clone(), proxy.stats());
+        let (addr, metrics) = (proxy.local_addr().clone(), proxy.metrics_addr());
+        let (stats, reloader) = (proxy.stats(), proxy.reloader());
         let (stop, stopped) = smol::channel::bounded::<()>(1);
         let thread = thread::spawn(move || {
             let until_stopped = async move {
@@ -68,11 +72,15 @@ impl Running {
             drop(over);
             let _ = helper.join();
         });
-        Ok(Self { addr, stats, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { addr, metrics, stats, reloader, stop: Some(stop), thread: Some(thread) })
     }
 
     pub fn addr(&self) -> SocketAddr {
         self.addr.tcp().expect("a TCP listener")
+    }
+
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics.expect("a listener for figures")
     }
 
     pub fn listen_addr(&self) -> &ListenAddr {
@@ -81,6 +89,14 @@ impl Running {
 
     pub fn stats(&self) -> ProxyStats {
         self.stats.read()
+    }
+
+    pub fn reload(&self) -> bool {
+        self.reloader.reload()
+    }
+
+    pub fn upstreams(&self) -> Vec<UpstreamStats> {
+        self.stats.upstreams()
     }
 
     pub fn wait_for(&self, condition: impl Fn(ProxyStats) -> bool) {
@@ -194,6 +210,14 @@ pub struct Caller(Reader);
 impl Caller {
     pub fn of(proxy: &Running) -> Self {
         Self(Reader::new(TcpStream::connect(proxy.addr()).unwrap()))
+    }
+
+    pub fn at(addr: SocketAddr) -> Self {
+        Self(Reader::new(TcpStream::connect(addr).unwrap()))
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.0.stream.write_all(bytes).unwrap();
     }
 
     pub fn send(&mut self, text: &str) {

@@ -195,7 +195,11 @@ fn end(text: &mut String, code: Option<&str>) {
 /// A script against the original's server, whose handler answered `METHOD TARGET "BODY"`.
 fn server(script: &Value, id: &str, (name, rules, outcome, code): Row) -> Result<String, String> {
     let mut text = header(id, text_of(script, "about")?, "server", rules, text_of(script, "server_compress")?);
-    let fed = chunks(script, "client_chunks_hex")?;
+    let mut fed = chunks(script, "client_chunks_hex")?;
+    if name == "unknown-compression" && fed[13] == 3 {
+        // It has been registered since; the next number is as unknown as it was then.
+        fed[13] = 4;
+    }
     let answered = unhex(text_of(script, "server_bytes_hex")?)?;
     // Most scripts begin with a hello; it stands alone, for the reader.
     let (hello, rest) = fed.split_at(fed.len().min(15));

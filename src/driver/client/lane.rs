@@ -12,7 +12,7 @@ use super::super::mailbox::{Mailbox, lock};
 use super::super::options::ClientOptions;
 use super::queue::{Command, Queue, cannot_connect};
 use super::session::Session;
-use crate::proto::Stats;
+use crate::proto::{ClientConfig, Stats};
 
 /// What a lane's driver is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,9 @@ pub(in super::super) enum Step {
     /// Nothing more: no request will come.
     End,
 }
+
+/// Until when the server is taken for one that does not know zstd: all lanes of a client share what one of them learned.
+pub(super) type NoZstd = Arc<Mutex<Option<Instant>>>;
 
 /// How a lane is doing, for who chooses one.
 #[derive(Debug, Default)]
@@ -60,6 +63,7 @@ pub(in super::super) struct Lane {
     /// Carries HEAD requests only.
     pub(super) for_head: bool,
     pub(super) stats: Arc<Mutex<Stats>>,
+    no_zstd: NoZstd,
     condition: Arc<Condition>,
     /// The next pause.
     pause: Duration,
@@ -76,7 +80,7 @@ impl Lane {
         options: Arc<ClientOptions>,
         mailbox: Arc<Mailbox<Command>>,
         condition: Arc<Condition>,
-        stats: Arc<Mutex<Stats>>,
+        (stats, no_zstd): (Arc<Mutex<Stats>>, NoZstd),
         for_head: bool,
         member: Member,
     ) -> Self {
@@ -89,6 +93,7 @@ impl Lane {
             end_at: None,
             for_head,
             stats,
+            no_zstd,
             pause: options.reconnect_pause.0,
             condition,
             paused: None,
@@ -103,8 +108,8 @@ impl Lane {
     }
 
     pub(in super::super) fn patience(&self) -> Patience {
-        let ClientOptions { read_timeout, write_timeout, read_buffer, .. } = *self.options;
-        Patience { read_timeout, write_timeout, read_buffer }
+        let ClientOptions { read_timeout, write_timeout, read_buffer, max_compress_share, .. } = *self.options;
+        Patience { read_timeout, write_timeout, read_buffer, max_compress_share }
     }
 
     /// Takes what callers want. Ready if there was anything.
@@ -120,7 +125,7 @@ impl Lane {
             ready = true;
             for command in self.commands.drain(..) {
                 match command {
-                    Command::Send(job) => self.queue.push(*job),
+                    Command::Send(job) => self.queue.push(job),
                     Command::Cancel(ticket) if self.queue.give_up(ticket) => {}
                     Command::Cancel(ticket) => cancel(ticket),
                     Command::Close(deadline) => {
@@ -195,6 +200,25 @@ impl Lane {
         self.paused = now.checked_add(pause).map(|until| (until, error));
         self.condition.set(self.paused.as_ref().map(|(until, _)| *until), false);
         self.pause = (self.pause * 2).min(self.options.reconnect_pause.1.max(self.options.reconnect_pause.0));
+    }
+
+    /// What the next connection is told.
+    pub(super) fn connection(&self, now: Instant) -> ClientConfig {
+        let mut connection = self.options.connection();
+        if lock(&self.no_zstd).is_some_and(|until| now < until) {
+            connection.config.avoid_zstd();
+        }
+        connection
+    }
+
+    /// The server does not know zstd (R-zstd-fallback).
+    pub(super) fn note_zstd_refused(&mut self, now: Instant) {
+        #[cfg(feature = "zstd")]
+        let after = self.options.zstd_retry;
+        #[cfg(not(feature = "zstd"))]
+        let after = Duration::MAX;
+        // As long as time can tell, if it is for ever.
+        *lock(&self.no_zstd) = now.checked_add(after).or_else(|| now.checked_add(Duration::from_secs(1 << 30)));
     }
 
     /// A hello was complete.

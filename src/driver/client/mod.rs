@@ -27,6 +27,7 @@ use super::error::ClientError;
 use super::mailbox::{Mailbox, lock};
 use super::options::{ClientOptions, Deadline};
 use crate::proto::Stats;
+use lane::NoZstd;
 pub(super) use queue::dial_panicked;
 use queue::{Command, Job};
 
@@ -47,6 +48,7 @@ pub(super) struct Callers {
     pending: AtomicUsize,
     closed: AtomicBool,
     stats: Arc<Mutex<Stats>>,
+    no_zstd: NoZstd,
     /// The lanes that were started.
     running: Crowd,
 }
@@ -92,6 +94,7 @@ impl Callers {
             pending: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             stats: Arc::default(),
+            no_zstd: Arc::default(),
             running: Crowd::default(),
             options: Arc::new(options),
         }
@@ -150,7 +153,7 @@ impl Callers {
             self.options.clone(),
             entrance.mailbox.clone(),
             entrance.condition.clone(),
-            self.stats.clone(),
+            (self.stats.clone(), self.no_zstd.clone()),
             for_head,
             self.running.enter(),
         );

@@ -39,19 +39,21 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn end(self, outcome: Result<Response<Bytes>, ClientError>) {
-        let outcome = outcome.map_err(|error| match self.earlier {
+    pub(super) fn end(self: Box<Self>, outcome: Result<Response<Bytes>, ClientError>) {
+        let Self { earlier, reply, .. } = *self;
+        let outcome = outcome.map_err(|error| match earlier {
             Some(earlier) => error.after(earlier),
             None => error,
         });
         // A caller that has gone wants no outcome.
-        let _ = self.reply.send(outcome);
+        let _ = reply.send(outcome);
     }
 }
 
-/// Jobs that wait for a connection, in order.
+/// Jobs that wait for a connection, in order. A job stays where its caller has put it: it is long, and goes through many
+/// hands.
 pub(super) struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Box<Job>>,
     /// When to look for jobs whose deadline has come: not before the earliest deadline.
     sweep_at: Option<Instant>,
     /// Most jobs, and which one loses when there are more.
@@ -65,7 +67,7 @@ impl Queue {
     }
 
     /// Takes a job in.
-    pub(super) fn push(&mut self, job: Job) {
+    pub(super) fn push(&mut self, job: Box<Job>) {
         self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
         self.jobs.push_back(job);
         if self.jobs.len() > self.limit {
@@ -85,7 +87,7 @@ impl Queue {
     }
 
     /// Puts jobs back in front, in their order: they were here before.
-    pub(super) fn put_back(&mut self, jobs: impl DoubleEndedIterator<Item = Job>) {
+    pub(super) fn put_back(&mut self, jobs: impl DoubleEndedIterator<Item = Box<Job>>) {
         for job in jobs.rev() {
             self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
             self.jobs.push_front(job);
@@ -93,10 +95,10 @@ impl Queue {
     }
 
     pub(super) fn front(&self) -> Option<&Job> {
-        self.jobs.front()
+        self.jobs.front().map(|job| &**job)
     }
 
-    pub(super) fn pop(&mut self) -> Option<Job> {
+    pub(super) fn pop(&mut self) -> Option<Box<Job>> {
         self.jobs.pop_front()
     }
 

@@ -1,6 +1,6 @@
 //! One connection of a lane: requests in, outcomes out.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use super::super::options::Overflow;
 use super::lane::Lane;
 use super::queue::Job;
 use crate::proto::{
-    ClientConnection, ClientEvent, ConnectionError, ErrorKind, RequestError, RequestId, SendError, Stats,
+    ClientConnection, ClientEvent, ConnectionError, ErrorKind, IdMap, RequestError, RequestId, SendError, Stats,
 };
 
 /// How often a request that was not delivered, or may be repeated, is given to another connection.
@@ -27,8 +27,8 @@ const PROVEN: Duration = Duration::from_secs(1);
 pub(in super::super) struct Session<'a> {
     connection: ClientConnection,
     lane: &'a mut Lane,
-    waiting: HashMap<RequestId, Job>,
-    tickets: HashMap<u64, RequestId>,
+    waiting: IdMap<RequestId, Box<Job>>,
+    tickets: IdMap<u64, RequestId>,
     /// What of the connection's figures the client's already have.
     counted: Stats,
     /// When its hello was complete.
@@ -38,9 +38,9 @@ pub(in super::super) struct Session<'a> {
     /// This side closes it.
     is_closing: bool,
     /// Jobs for the next connection, in order.
-    again: Vec<Job>,
+    again: VecDeque<Box<Job>>,
     /// Jobs that may have been delivered and must not be repeated.
-    broken: Vec<(Job, ConnectionError)>,
+    broken: Vec<(Box<Job>, ConnectionError)>,
     /// The last event, when it has come.
     end: Option<Option<ConnectionError>>,
 }
@@ -48,15 +48,15 @@ pub(in super::super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(lane: &'a mut Lane, now: Instant) -> Self {
         Self {
-            connection: ClientConnection::new(lane.options.connection(), now),
+            connection: ClientConnection::new(lane.connection(now), now),
             lane,
-            waiting: HashMap::new(),
-            tickets: HashMap::new(),
+            waiting: IdMap::default(),
+            tickets: IdMap::default(),
             counted: Stats::default(),
             connected_at: None,
             was_answered: false,
             is_closing: false,
-            again: Vec::new(),
+            again: VecDeque::new(),
             broken: Vec::new(),
             end: None,
         }
@@ -79,9 +79,15 @@ impl<'a> Session<'a> {
                 return;
             }
         };
+        if *error.kind() == ErrorKind::ZstdRefused {
+            // No failure, but an answer: the next connection does without.
+            lane.note_zstd_refused(now);
+            lane.queue.put_back(again.into_iter());
+            return;
+        }
         let error = ClientError::Link { error, transport, maybe_delivered: false };
         let most = if lane.options.wait_for_link { u32::MAX } else { MAX_TRIES };
-        let (lost, again) = again.into_iter().partition::<Vec<_>, _>(|job| job.tries >= most);
+        let (lost, again) = again.into_iter().partition::<VecDeque<_>, _>(|job| job.tries >= most);
         for job in lost {
             job.end(Err(error.clone()));
         }
@@ -92,7 +98,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn take(&mut self, id: RequestId) -> Option<Job> {
+    fn take(&mut self, id: RequestId) -> Option<Box<Job>> {
         let job = self.waiting.remove(&id)?;
         self.tickets.remove(&job.ticket);
         Some(job)
@@ -119,7 +125,7 @@ impl<'a> Session<'a> {
         {}
     }
 
-    fn send(&mut self, job: Job, now: Instant) {
+    fn send(&mut self, job: Box<Job>, now: Instant) {
         if job.is_oneway {
             match self.connection.send_oneway(now, &job.request) {
                 Ok(()) => job.end(Ok(http::Response::default())),
@@ -140,7 +146,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn refuse(&mut self, job: Job, error: SendError) {
+    fn refuse(&mut self, job: Box<Job>, error: SendError) {
         match error {
             SendError::Closing => self.try_again(job),
             error => job.end(Err(ClientError::Send(error))),
@@ -161,9 +167,9 @@ impl<'a> Session<'a> {
         true
     }
 
-    fn try_again(&mut self, mut job: Job) {
+    fn try_again(&mut self, mut job: Box<Job>) {
         job.tries += 1;
-        self.again.push(job);
+        self.again.push_back(job);
     }
 
     fn fail(&mut self, id: RequestId, error: RequestError) {
@@ -171,6 +177,7 @@ impl<'a> Session<'a> {
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
             RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
+            RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push_back(job),
             RequestError::Link { maybe_delivered: false, .. } => self.try_again(job),
             RequestError::Link { error, maybe_delivered: true } => {
                 let may_repeat = match &self.lane.options.retry_if {

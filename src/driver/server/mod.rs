@@ -101,8 +101,8 @@ impl Shared {
     }
 
     pub(super) fn patience(&self) -> Patience {
-        let ServerOptions { read_timeout, write_timeout, read_buffer, .. } = self.options;
-        Patience { read_timeout, write_timeout, read_buffer }
+        let ServerOptions { read_timeout, write_timeout, read_buffer, max_compress_share, .. } = self.options;
+        Patience { read_timeout, write_timeout, read_buffer, max_compress_share }
     }
 
     /// A place among the links; none if there are too many, or the server shuts down.

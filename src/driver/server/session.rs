@@ -1,6 +1,6 @@
 //! One link of a server: requests to handlers, responses back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 #[cfg(feature = "tls")]
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::super::mailbox::{lock, unharmed};
 use super::reply::{Call, Command, Reply};
 use super::waiting::{Waiting, overloaded, weight};
 use super::{Admitted, Dispatch};
-use crate::proto::{Compression, ConnectionError, ResponseToken, ServerConnection, ServerEvent, Stats};
+use crate::proto::{Compression, ConnectionError, IdMap, ResponseToken, ServerConnection, ServerEvent, Stats};
 
 /// One link of a server.
 pub(in super::super) struct Session {
@@ -25,7 +25,7 @@ pub(in super::super) struct Session {
     dispatch: Dispatch,
     commands: Vec<Command>,
     /// Requests in handlers that are not answered for, by their numbers; oneways without tokens.
-    running: HashMap<u64, Option<ResponseToken>>,
+    running: IdMap<u64, Option<ResponseToken>>,
     last_number: u64,
     /// When handlers have taken too long, in order.
     limits: VecDeque<(Instant, u64)>,
@@ -49,7 +49,7 @@ impl Session {
             place,
             dispatch,
             commands: Vec::new(),
-            running: HashMap::new(),
+            running: IdMap::default(),
             last_number: 0,
             limits: VecDeque::new(),
             line: VecDeque::new(),
@@ -211,7 +211,8 @@ impl Endpoint for Session {
 
     fn take_commands(&mut self, now: Instant) {
         self.waiting.send(now, &mut self.connection);
-        for command in std::mem::take(&mut self.commands) {
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
             match command {
                 Command::Ended(call, response) => self.handle_end(now, call, response),
                 Command::Close(deadline) => {
@@ -220,6 +221,8 @@ impl Endpoint for Session {
                 }
             }
         }
+        // Their memory is for the next ones.
+        self.commands = commands;
         self.advance(now);
     }
 

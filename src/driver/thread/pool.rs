@@ -24,6 +24,9 @@ struct Inner {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// A worker was called and has not come yet. Whoever comes calls the next one if there is more to do: short jobs are
+    /// done by few, without a switch of threads for each, and long ones by as many as there are.
+    is_called: bool,
 }
 
 impl Pool {
@@ -35,27 +38,40 @@ impl Pool {
     pub(super) fn run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
         let mut inner = lock(&self.inner);
         inner.jobs.push_back(Box::new(job));
-        if inner.idle >= inner.jobs.len() {
+        self.call(&mut inner);
+        if inner.threads == 0 {
+            let lost = std::mem::take(&mut inner.jobs);
+            drop(inner);
+            drop(lost);
+        }
+    }
+
+    /// Has one more worker come, unless one is on its way.
+    fn call(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.is_called {
+            return;
+        }
+        if inner.idle > 0 {
+            inner.is_called = true;
             self.has_jobs.notify_one();
         } else if inner.threads < self.limit {
-            inner.threads += 1;
             let pool = self.clone();
             let worker = std::thread::Builder::new().name("teleport-worker".into()).spawn(move || pool.work());
-            if worker.is_err() {
-                inner.threads -= 1;
-                if inner.threads == 0 {
-                    let lost = std::mem::take(&mut inner.jobs);
-                    drop(inner);
-                    drop(lost);
-                }
+            if worker.is_ok() {
+                inner.threads += 1;
+                inner.is_called = true;
             }
         }
     }
 
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
         let mut inner = lock(&self.inner);
+        inner.is_called = false;
         loop {
             if let Some(job) = inner.jobs.pop_front() {
+                if !inner.jobs.is_empty() {
+                    self.call(&mut inner);
+                }
                 drop(inner);
                 // A handler that panics is answered for where its reply is dropped.
                 let _ = catch_unwind(AssertUnwindSafe(job));
@@ -66,6 +82,7 @@ impl Pool {
             let waited = self.has_jobs.wait_timeout(inner, IDLE).unwrap_or_else(PoisonError::into_inner);
             inner = waited.0;
             inner.idle -= 1;
+            inner.is_called = false;
             if waited.1.timed_out() && inner.jobs.is_empty() {
                 inner.threads -= 1;
                 return;

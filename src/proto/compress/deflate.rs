@@ -15,8 +15,16 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn new() -> Self {
-        Self { deflater: Compress::new(flate2::Compression::default(), false) }
+    pub(super) fn new(level: u8) -> Self {
+        Self { deflater: Compress::new(flate2::Compression::new(u32::from(level)), false) }
+    }
+
+    pub(super) fn set_level(&mut self, level: u8) {
+        // Refused where the new level works in another way than the old one. Behind a sync flush another deflater can go
+        // on just as well: it only has no history to refer to.
+        if self.deflater.set_level(flate2::Compression::new(u32::from(level))).is_err() {
+            *self = Self::new(level);
+        }
     }
 
     pub(super) fn encode(&mut self, mut batch: &[u8], wire: &mut Vec<u8>) {
@@ -93,7 +101,7 @@ mod tests {
     #[test]
     fn a_batch_ends_with_a_sync_flush_on_a_byte_boundary() {
         // R-deflate-sync-flush
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::new(6);
         for n in [1, 10, 1000, 70_000, 1_000_000] {
             let batch: Vec<u8> = (0..n).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
             let mut wire = Vec::new();
@@ -106,7 +114,7 @@ mod tests {
     fn a_final_block_ends_the_stream_after_its_content() {
         // R-deflate-no-final: `03 00` is an empty final block.
         let mut wire = Vec::new();
-        Encoder::new().encode(b"hello", &mut wire);
+        Encoder::new(6).encode(b"hello", &mut wire);
         wire.extend([0x03, 0x00, 0xaa]);
         for cut in [1, 2, 3, 1000] {
             let (plain, error) = decode_cut(Compression::Deflate, &wire, std::iter::repeat_n(cut, wire.len()));

@@ -5,6 +5,8 @@
 
 mod deflate;
 mod snappy;
+#[cfg(feature = "zstd")]
+mod zstd;
 
 use bytes::BytesMut;
 
@@ -20,14 +22,31 @@ pub(crate) enum Encoder {
     None,
     Deflate(deflate::Encoder),
     Snappy(Box<snappy::Encoder>),
+    #[cfg(feature = "zstd")]
+    Zstd(zstd::Encoder),
 }
 
 impl Encoder {
-    pub(crate) fn new(compression: Compression) -> Self {
+    /// `level` counts if the compression has levels.
+    pub(crate) fn new(compression: Compression, level: Option<u8>) -> Self {
+        let level = effective_level(compression, level).unwrap_or_default();
         match compression {
             Compression::None => Self::None,
-            Compression::Deflate => Self::Deflate(deflate::Encoder::new()),
+            Compression::Deflate => Self::Deflate(deflate::Encoder::new(level)),
             Compression::Snappy => Self::Snappy(Box::new(snappy::Encoder::new())),
+            #[cfg(feature = "zstd")]
+            Compression::Zstd => Self::Zstd(zstd::Encoder::new(level)),
+        }
+    }
+
+    /// Changes the level, if there is one, from the next batch.
+    pub(crate) fn set_level(&mut self, level: u8) {
+        let level = level.clamp(LEVELS.0, LEVELS.1);
+        match self {
+            Self::None | Self::Snappy(_) => {}
+            Self::Deflate(encoder) => encoder.set_level(level),
+            #[cfg(feature = "zstd")]
+            Self::Zstd(encoder) => encoder.set_level(level),
         }
     }
 
@@ -37,8 +56,18 @@ impl Encoder {
             Self::None => wire.extend_from_slice(batch),
             Self::Deflate(encoder) => encoder.encode(batch, wire),
             Self::Snappy(encoder) => encoder.encode(batch, wire),
+            #[cfg(feature = "zstd")]
+            Self::Zstd(encoder) => encoder.encode(batch, wire),
         }
     }
+}
+
+/// The first and the last level.
+const LEVELS: (u8, u8) = (1, 9);
+
+/// The level of a compression if this is wished for; `None` if it has none.
+pub(crate) fn effective_level(compression: Compression, level: Option<u8>) -> Option<u8> {
+    compression.default_level().map(|default| level.unwrap_or(default).clamp(LEVELS.0, LEVELS.1))
 }
 
 /// The receiving side of a direction.
@@ -46,6 +75,8 @@ pub(crate) enum Decoder {
     None,
     Deflate(deflate::Decoder),
     Snappy(snappy::Decoder),
+    #[cfg(feature = "zstd")]
+    Zstd(zstd::Decoder),
 }
 
 impl Decoder {
@@ -54,6 +85,8 @@ impl Decoder {
             Compression::None => Self::None,
             Compression::Deflate => Self::Deflate(deflate::Decoder::new()),
             Compression::Snappy => Self::Snappy(snappy::Decoder::new()),
+            #[cfg(feature = "zstd")]
+            Compression::Zstd => Self::Zstd(zstd::Decoder::new()),
         }
     }
 
@@ -70,15 +103,20 @@ impl Decoder {
             }
             Self::Deflate(decoder) => decoder.decode(wire, plain),
             Self::Snappy(decoder) => decoder.decode(wire, plain),
+            #[cfg(feature = "zstd")]
+            Self::Zstd(decoder) => decoder.decode(wire, plain),
         }
     }
 
-    /// Whether the wire so far ends where no sender ends it: inside a snappy chunk, or between two flush points.
+    /// Whether the wire so far ends where no sender ends it: inside a snappy chunk or a unit of a zstd stream, or between
+    /// two flush points.
     pub(crate) fn is_inside_unit(&self) -> bool {
         match self {
             Self::None => false,
             Self::Deflate(decoder) => decoder.is_between_flushes(),
             Self::Snappy(decoder) => decoder.is_inside_chunk(),
+            #[cfg(feature = "zstd")]
+            Self::Zstd(decoder) => decoder.is_inside_unit(),
         }
     }
 }
@@ -119,7 +157,7 @@ pub(crate) mod tests {
     }
 
     fn encode(compression: Compression, batches: &[Vec<u8>]) -> Vec<u8> {
-        let mut encoder = Encoder::new(compression);
+        let mut encoder = Encoder::new(compression, None);
         let mut wire = Vec::new();
         for batch in batches {
             encoder.encode(batch, &mut wire);
@@ -161,7 +199,7 @@ pub(crate) mod tests {
             batches in proptest::collection::vec(any_batch(), 1..5),
         ) {
             // R-flush-boundary
-            let mut encoder = Encoder::new(compression);
+            let mut encoder = Encoder::new(compression, None);
             let mut decoder = Decoder::new(compression);
             let mut plain = BytesMut::new();
             for batch in &batches {

@@ -27,12 +27,27 @@ impl<'a> FramingFields<'a> {
     /// Notes one field, with all that stands between its colon and its line end.
     pub(crate) fn see(&mut self, name: &[u8], value: &'a [u8]) {
         if name.eq_ignore_ascii_case(b"content-length") {
-            self.lengths += 1;
-            self.length = trim_spaces(value);
+            self.see_length(value);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            self.codings += 1;
-            self.coding = trim_spaces(value);
+            self.see_coding(value);
         }
+    }
+
+    /// Notes a Content-Length.
+    pub(crate) fn see_length(&mut self, value: &'a [u8]) {
+        self.lengths += 1;
+        self.length = trim_spaces(value);
+    }
+
+    /// Notes a Transfer-Encoding.
+    pub(crate) fn see_coding(&mut self, value: &'a [u8]) {
+        self.codings += 1;
+        self.coding = trim_spaces(value);
+    }
+
+    /// Whether there was a Transfer-Encoding.
+    pub(crate) fn has_coding(&self) -> bool {
+        self.codings > 0
     }
 
     /// The one reading of the fields seen, or the first error in the order of R-read-judge-order. `bodiless`: the

@@ -5,8 +5,9 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use memchr::memchr;
 
 use super::framing::{FramingFields, Length, decimal, plain_decimal};
 use super::{HEAD_LENGTH_FIELD, HEAD_LENGTH_UNKNOWN};
@@ -16,7 +17,7 @@ use crate::proto::error::{ErrorKind, MessageError};
 /// A head whose message's end is known.
 #[derive(Debug)]
 pub(crate) struct ParsedHead<H> {
-    /// The head, or why the message is refused once it has been passed over.
+    /// The head, with an empty body, or why the message is refused once it has been passed over.
     pub(crate) head: Result<H, MessageError>,
     /// What delimits the body: here `Unstated` means that there is none.
     pub(crate) length: Length,
@@ -37,7 +38,7 @@ pub(crate) enum Then {
 }
 
 /// Parses the head of a request, from its start line to its empty line.
-pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<()>>, ErrorKind> {
+pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
     let mut room = [const { MaybeUninit::uninit() }; Limits::MAX_HEADER_COUNT];
     let room = &mut room[..limits.header_count.min(Limits::MAX_HEADER_COUNT)];
     let mut parsed = httparse::Request::new(&mut []);
@@ -46,12 +47,17 @@ pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<
     };
     let http11 = parsed.version == Some(1);
     let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
-    let length = framing(head, parsed.headers).resolve(http11, is_bodiless(method.as_bytes()))?;
-    let request = request(head, method, target, http11, parsed.headers, length);
+    let special = Special::find(head, parsed.headers);
+    let length = special.framing.resolve(http11, is_bodiless(method.as_bytes()))?;
+    let request = request(head, method, target, http11, parsed.headers, &special, length);
     Ok(request_head(request, length, method.as_bytes()))
 }
 
-fn request_head(head: Result<Request<()>, MessageError>, length: Length, method: &[u8]) -> ParsedHead<Request<()>> {
+fn request_head(
+    head: Result<Request<Bytes>, MessageError>,
+    length: Length,
+    method: &[u8],
+) -> ParsedHead<Request<Bytes>> {
     let length = if is_bodiless(method) { Length::Unstated } else { length };
     ParsedHead { head, length, is_head: method == b"HEAD", then: Then::NextFrame }
 }
@@ -64,7 +70,7 @@ fn is_bodiless(method: &[u8]) -> bool {
 /// The head of a response, and whether its sender has shown that it keeps R-head-response.
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
-    pub(crate) response: Response<()>,
+    pub(crate) response: Response<Bytes>,
     pub(crate) keeps_head_rule: bool,
 }
 
@@ -84,13 +90,18 @@ pub(crate) fn parse_response(
     };
     let http11 = parsed.version == Some(1);
     let code = parsed.code.unwrap_or_default();
-    let stated = framing(head, parsed.headers).resolve(http11, false)?;
-    response_head(response(head, code, http11, parsed.headers), code, stated, to_head)
+    let special = Special::find(head, parsed.headers);
+    let stated = special.framing.resolve(http11, false)?;
+    let response = response(head, code, http11, parsed.headers).map(|mut response| {
+        let keeps_head_rule = tell_length(response.headers_mut(), &special, code, stated, to_head);
+        ResponseHead { response, keeps_head_rule }
+    });
+    response_head(response, code, stated, to_head)
 }
 
 /// Decides what delimits a response and what follows it (spec/05-messages.md, 5.4).
 fn response_head(
-    head: Result<Response<()>, MessageError>,
+    head: Result<ResponseHead, MessageError>,
     code: u16,
     stated: Length,
     to_head: bool,
@@ -103,26 +114,22 @@ fn response_head(
         (_, Length::Unstated) => return Err(ErrorKind::LengthRequired),
         (_, stated) => (stated, Then::NextFrame),
     };
-    let head = head.and_then(|mut response| match code {
-        101..=199 => Err(MessageError::InterimResponse),
-        _ => {
-            let keeps_head_rule = tell_length(response.headers_mut(), code, stated, to_head);
-            Ok(ResponseHead { response, keeps_head_rule })
-        }
-    });
+    let head = match code {
+        101..=199 => head.and(Err(MessageError::InterimResponse)),
+        _ => head,
+    };
     Ok(ParsedHead { head, length, is_head: false, then })
 }
 
 /// Leaves in the head the length that its reader should see: of the body that came or, where none may come, of the
 /// one that a GET would have had. Returns whether a response to HEAD carried that (R-head-response).
-fn tell_length(headers: &mut HeaderMap, code: u16, stated: Length, to_head: bool) -> bool {
-    let mut told = headers.get_all(HEAD_LENGTH_FIELD).iter();
-    let told = told.next().filter(|_| told.next().is_none()).cloned();
-    headers.remove(HEAD_LENGTH_FIELD);
-    headers.remove(TRANSFER_ENCODING);
+fn tell_length(headers: &mut HeaderMap, special: &Special<'_>, code: u16, stated: Length, to_head: bool) -> bool {
     if code == 204 {
         headers.remove(CONTENT_LENGTH);
     }
+    // One that came twice tells nothing.
+    let told = if special.head_lengths == 1 { headers.remove(HEAD_LENGTH_FIELD) } else { None };
+    special.remove_from(headers);
     // In 204 and 304 the rule has no place, and with a length of its own a response does not keep it.
     match told {
         Some(told) if to_head && stated == Length::Fixed(0) && !matches!(code, 204 | 304) => {
@@ -140,17 +147,50 @@ fn tell_length(headers: &mut HeaderMap, code: u16, stated: Length, to_head: bool
     }
 }
 
-/// The framing fields of a head that `httparse` took, which has no malformed line.
-fn framing<'a>(head: &'a [u8], fields: &[httparse::Header<'a>]) -> FramingFields<'a> {
-    let mut seen = FramingFields::default();
-    for field in fields.iter().filter(|field| concerns_framing(field.name.as_bytes())) {
-        // The parser takes off tabs, which count here.
-        let after_name = field.name.as_ptr() as usize - head.as_ptr() as usize + field.name.len();
-        let rest = &head[after_name + 1..];
-        let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
-        seen.see(field.name.as_bytes(), line.strip_suffix(b"\r").unwrap_or(line));
+/// The fields that mean something here, of a head that `httparse` took, which has no malformed line. They are looked for
+/// once: a map is slow to search for what most heads have not.
+#[derive(Default)]
+struct Special<'a> {
+    framing: FramingFields<'a>,
+    hosts: usize,
+    head_lengths: usize,
+}
+
+impl<'a> Special<'a> {
+    fn find(head: &'a [u8], fields: &[httparse::Header<'a>]) -> Self {
+        let mut special = Self::default();
+        for field in fields {
+            let name = field.name;
+            if name.eq_ignore_ascii_case("host") {
+                special.hosts += 1;
+            } else if name.eq_ignore_ascii_case("content-length") {
+                special.framing.see_length(whole_value(head, name));
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                special.framing.see_coding(whole_value(head, name));
+            } else if name.eq_ignore_ascii_case(HEAD_LENGTH_FIELD) {
+                special.head_lengths += 1;
+            }
+        }
+        special
     }
-    seen
+
+    /// Takes out of the map what concerns this hop alone.
+    fn remove_from(&self, headers: &mut HeaderMap) {
+        if self.head_lengths > 0 {
+            headers.remove(HEAD_LENGTH_FIELD);
+        }
+        if self.framing.has_coding() {
+            headers.remove(TRANSFER_ENCODING);
+        }
+    }
+}
+
+/// All that stands between a field's colon and its line end: the parser takes off tabs, which count in a framing field.
+fn whole_value<'a>(head: &'a [u8], name: &'a str) -> &'a [u8] {
+    let after_name = name.as_ptr() as usize - head.as_ptr() as usize + name.len();
+    let rest = &head[after_name + 1..];
+    let line = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 fn request(
@@ -159,35 +199,35 @@ fn request(
     target: &str,
     http11: bool,
     fields: &[httparse::Header<'_>],
+    special: &Special<'_>,
     length: Length,
-) -> Result<Request<()>, MessageError> {
+) -> Result<Request<Bytes>, MessageError> {
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| MessageError::Method)?;
     if method == Method::CONNECT {
         return Err(MessageError::MethodConnect);
     }
-    let mut request = Request::new(());
+    let mut request = Request::new(Bytes::new());
     *request.method_mut() = method;
     *request.uri_mut() = uri(head, target)?;
     *request.version_mut() = version(http11);
-    *request.headers_mut() = header_map(head, fields)?;
-    let headers = request.headers_mut();
-    if headers.get_all(HOST).iter().nth(1).is_some() {
+    let mut headers = header_map(head, fields)?;
+    if special.hosts > 1 {
         return Err(MessageError::Field);
     }
-    headers.remove(HEAD_LENGTH_FIELD);
-    headers.remove(TRANSFER_ENCODING);
-    if length == Length::Unstated || is_bodiless(request.method().as_str().as_bytes()) {
-        request.headers_mut().remove(CONTENT_LENGTH);
+    special.remove_from(&mut headers);
+    if matches!(length, Length::Fixed(_)) && is_bodiless(request.method().as_str().as_bytes()) {
+        headers.remove(CONTENT_LENGTH);
     }
+    *request.headers_mut() = headers;
     Ok(request)
 }
 
 /// The target as a URI. The bytes that a [`Uri`] does not take, though HTTP does, are percent-encoded (R-read-target).
 fn uri(head: &Bytes, target: &str) -> Result<Uri, MessageError> {
+    let awkward = |b: u8| matches!(b, b'"' | b'<' | b'>' | b'`');
     if !is_target(target.as_bytes()) {
         return Err(MessageError::Target);
     }
-    let awkward = |b: u8| matches!(b, b'"' | b'<' | b'>' | b'`');
     let target = if target.bytes().any(awkward) {
         let encode = |b: u8| {
             if awkward(b) { format!("%{b:02X}") } else { char::from(b).to_string() }
@@ -204,8 +244,8 @@ fn response(
     code: u16,
     http11: bool,
     fields: &[httparse::Header<'_>],
-) -> Result<Response<()>, MessageError> {
-    let mut response = Response::new(());
+) -> Result<Response<Bytes>, MessageError> {
+    let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::from_u16(code).map_err(|_| MessageError::Status)?;
     *response.version_mut() = version(http11);
     *response.headers_mut() = header_map(head, fields)?;
@@ -232,7 +272,7 @@ fn header_map(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap
 }
 
 /// The second look at a request that `httparse` did not take.
-fn refuse_request(head: &[u8], limits: &Limits) -> Result<ParsedHead<Request<()>>, ErrorKind> {
+fn refuse_request(head: &[u8], limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
     let (line, fields) = split_start_line(head);
     let method_end = line.iter().position(|b| *b == b' ').ok_or(ErrorKind::StartLine)?;
     let target_end = line.iter().rposition(|b| *b == b' ').ok_or(ErrorKind::StartLine)?;

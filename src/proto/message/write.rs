@@ -78,8 +78,10 @@ pub(crate) fn write_response(
         if to_head && !bodiless {
             // A body that was given and may not be sent still tells its length.
             let body = Some(response.body().len() as u64).filter(|length| *length > 0);
-            let told = stated.or(body).map_or_else(|| HEAD_LENGTH_UNKNOWN.to_owned(), |length| length.to_string());
-            head.field(HEAD_LENGTH_FIELD, told.as_bytes());
+            match stated.or(body) {
+                Some(length) => head.field(HEAD_LENGTH_FIELD, Decimal::new(length).digits()),
+                None => head.field(HEAD_LENGTH_FIELD, HEAD_LENGTH_UNKNOWN.as_bytes()),
+            }
         }
     })
 }
@@ -149,7 +151,7 @@ impl Head<'_> {
     }
 
     fn length(&mut self, length: u64) {
-        self.field("content-length", length.to_string().as_bytes());
+        self.field("content-length", Decimal::new(length).digits());
     }
 
     /// Writes all fields but those that belong to one hop or to framing, those that Connection names
@@ -161,7 +163,7 @@ impl Head<'_> {
                 .flat_map(|value| value.as_bytes().split(|b| *b == b','))
                 .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
         };
-        let names_some = fields.contains_key(CONNECTION);
+        let names_some = !fields.is_empty() && fields.contains_key(CONNECTION);
         for (name, value) in fields {
             let stays_behind = is_of_one_hop(name) || left_out(name) || (names_some && is_named(name));
             if !stays_behind {
@@ -171,7 +173,43 @@ impl Head<'_> {
     }
 }
 
+/// A number as text, without an allocation.
+struct Decimal {
+    digits: [u8; 20],
+    begin: usize,
+}
+
+impl Decimal {
+    fn new(mut number: u64) -> Self {
+        let mut decimal = Self { digits: [0; 20], begin: 20 };
+        loop {
+            decimal.begin -= 1;
+            decimal.digits[decimal.begin] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return decimal;
+            }
+        }
+    }
+
+    fn digits(&self) -> &[u8] {
+        &self.digits[self.begin..]
+    }
+}
+
 fn is_of_one_hop(name: &HeaderName) -> bool {
     matches!(*name, CONNECTION | CONTENT_LENGTH | TE | TRAILER | TRANSFER_ENCODING | UPGRADE)
         || matches!(name.as_str(), "keep-alive" | "proxy-connection" | HEAD_LENGTH_FIELD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_everybody_writes_them() {
+        for number in [0, 1, 9, 10, 261, 65_535, 1_000_000, u64::from(u32::MAX), u64::MAX] {
+            assert_eq!(Decimal::new(number).digits(), number.to_string().as_bytes());
+        }
+    }
 }

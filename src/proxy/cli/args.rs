@@ -5,9 +5,13 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use super::args_tls::{InTlsArgs, OutTlsArgs};
+use super::args_access::AccessArgs;
+use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs};
+use super::balancing::BalancingArgs;
 use super::duration;
+use super::seeing::SeeingArgs;
 use crate::proto::Compression;
+use crate::proxy::process::Log;
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
 
 const STYLES: Styles = Styles::styled()
@@ -36,8 +40,6 @@ Examples:
       httptp --out far.example:8043 --out-compress snappy
 
 The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
-Not here yet (they say so and exit with 2): several --out addresses, -clientIPHeader, -inAllowIP,
--expvarAddr, -inTLSSessionTicketKey, -autocert...
 A link of type teleport is not encrypted: between networks that you do not trust use teleports.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
@@ -45,14 +47,13 @@ A link of type teleport is not encrypted: between networks that you do not trust
 /// One httptp stands beside the callers (HTTP in, teleport out), another beside the origin (teleport in, HTTP out).
 /// Each side chooses how it compresses what it sends.
 #[derive(Debug, Parser)]
-#[command(name = "httptp", version, styles = STYLES, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "httptp", version, styles = STYLES, after_help = EXAMPLES, args_conflicts_with_subcommands = true,
+    args_override_self = true)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
     #[command(flatten)]
     pub(super) proxy: ProxyArgs,
-    #[command(flatten)]
-    pub(super) later: Later,
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,8 +75,14 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TYPE", default_value = "http", help_heading = "Where requests come in")]
     in_type: Type,
     /// Teleport: how responses are compressed
-    #[arg(long, value_name = "HOW", default_value = "flate", help_heading = "Where requests come in")]
+    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Where requests come in")]
     in_compress: Compress,
+    /// Teleport: how hard zstd and flate compress responses, from 1 to 9 [default: zstd 3, flate 6]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests come in")]
+    in_level: Option<u8>,
+    /// Teleport: most of the time that compressing may take on a link; above it the level falls [default: no limit]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Where requests come in")]
+    in_max_compress_cpu: Option<u8>,
     /// Teleport: how long a response may wait for others to share its batch, such as 500us or 2ms
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests come in")]
     in_delay: Duration,
@@ -94,16 +101,23 @@ pub(super) struct ProxyArgs {
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "Where requests come in")]
     reuse_port: bool,
 
-    /// HOST:PORT to send requests to; for unix the path of the socket
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8043", help_heading = "Where requests go")]
+    /// HOST:PORT to send requests to, or for unix the path of the socket; of several, with commas between, each request
+    /// goes to the least loaded one
+    #[arg(long, value_name = "ADDR,...", default_value = "127.0.0.1:8043", help_heading = "Where requests go")]
     out: String,
     /// What is spoken there: teleport or teleports (inside TLS) with a far proxy; http, https or unix (HTTP over a unix
     /// socket) with the origin
     #[arg(long, value_name = "TYPE", default_value = "teleport", help_heading = "Where requests go")]
     out_type: Type,
     /// Teleport: how requests are compressed
-    #[arg(long, value_name = "HOW", default_value = "flate", help_heading = "Where requests go")]
+    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Where requests go")]
     out_compress: Compress,
+    /// Teleport: how hard zstd and flate compress requests, from 1 to 9 [default: zstd 3, flate 6]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests go")]
+    out_level: Option<u8>,
+    /// Teleport: most of the time that compressing may take on a link; above it the level falls [default: no limit]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Where requests go")]
+    out_max_compress_cpu: Option<u8>,
     /// Teleport: how long a request may wait for others to share its batch, such as 500us or 2ms
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests go")]
     out_delay: Duration,
@@ -116,14 +130,22 @@ pub(super) struct ProxyArgs {
     /// Longest response body, in bytes; above it the answer is 502
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
     out_max_body_size: usize,
-    /// Teleport: how many links; more than one only if compressing one takes a whole core
+    /// Teleport: how many links to each upstream; more than one only if compressing one takes a whole core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to::<1024>, help_heading = "Where requests go")]
     out_conns_per_addr: usize,
+    #[command(flatten)]
+    balancing: BalancingArgs,
 
+    #[command(flatten)]
+    access: AccessArgs,
     #[command(flatten)]
     in_tls: InTlsArgs,
     #[command(flatten)]
+    autocert: AutocertArgs,
+    #[command(flatten)]
     out_tls: OutTlsArgs,
+    #[command(flatten)]
+    seeing: SeeingArgs,
 
     /// Most requests at once; above it the answer is 429
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
@@ -135,23 +157,6 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "The process")]
     log_all_errors: bool,
-}
-
-/// Flags of the original that this version accepts only with the value that changes nothing.
-#[derive(Debug, Args)]
-pub(super) struct Later {
-    #[arg(long, hide = true)]
-    in_allow_ip: Option<String>,
-    #[arg(long, hide = true)]
-    in_tls_session_ticket_key: Option<String>,
-    #[arg(long, hide = true)]
-    autocert_cache_dir: Option<String>,
-    #[arg(long, hide = true)]
-    autocert_host_regexp: Option<String>,
-    #[arg(long, hide = true)]
-    client_ip_header: Option<String>,
-    #[arg(long, hide = true)]
-    expvar_addr: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -187,7 +192,11 @@ impl From<DemoArgs> for demo::Options {
         Self {
             seconds: args.seconds,
             json: args.json,
-            compression: args.compress.into(),
+            compression: match args.compress {
+                // Both proxies are this program.
+                Compress::Auto => Compression::Zstd,
+                other => other.into(),
+            },
             delay: args.delay,
             callers: args.callers,
             seed: args.seed,
@@ -208,7 +217,11 @@ pub(super) enum Type {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compress {
-    /// fewest bytes
+    /// zstd with a peer that knows it, else flate
+    Auto,
+    /// fewest bytes; a peer that does not know it, such as the original, closes the link
+    Zstd,
+    /// few bytes, known to every peer
     Flate,
     /// least CPU
     None,
@@ -219,7 +232,9 @@ pub(crate) enum Compress {
 impl From<Compress> for Compression {
     fn from(compress: Compress) -> Self {
         match compress {
-            Compress::Flate => Self::Deflate,
+            // What is sent to a peer that does not know zstd.
+            Compress::Auto | Compress::Flate => Self::Deflate,
+            Compress::Zstd => Self::Zstd,
             Compress::None => Self::None,
             Compress::Snappy => Self::Snappy,
         }
@@ -227,33 +242,41 @@ impl From<Compress> for Compression {
 }
 
 impl ProxyArgs {
+    /// How to log.
+    pub(super) fn log(&self) -> Log {
+        self.seeing.log()
+    }
+
     /// What the proxy is to do.
     ///
     /// # Errors
     ///
     /// One line about what this version does not do yet.
     pub(super) fn config(self) -> Result<ProxyConfig, String> {
-        if self.out.contains(',') {
-            return Err(later("several addresses in --out", "give one"));
-        }
         let in_kind = Kind::from(self.in_type);
         Ok(ProxyConfig {
-            inbound: Inbound {
+            inbound: self.access.apply_to(Inbound {
                 kind: in_kind,
                 addr: self.inbound,
                 compression: self.in_compress.into(),
+                prefer_zstd: self.in_compress == Compress::Auto,
+                level: self.in_level,
+                max_compress_share: self.in_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.in_delay,
                 max_head_bytes: self.in_max_header_size,
                 max_body_bytes: self.in_max_body_size.unwrap_or(Inbound::max_body_bytes_of(in_kind)),
                 get_only: self.in_get_only,
                 reuse_port: self.reuse_port,
-                tls: self.in_tls.tls(),
+                tls: self.in_tls.tls(self.autocert),
                 ..Inbound::default()
-            },
-            outbound: Outbound {
+            }),
+            outbound: self.balancing.apply(Outbound {
                 kind: self.out_type.into(),
                 addr: self.out,
                 compression: self.out_compress.into(),
+                prefer_zstd: self.out_compress == Compress::Auto,
+                level: self.out_level,
+                max_compress_share: self.out_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.out_delay,
                 max_head_bytes: self.out_max_header_size,
                 max_body_bytes: self.out_max_body_size,
@@ -261,9 +284,10 @@ impl ProxyArgs {
                 links: self.out_conns_per_addr,
                 tls: self.out_tls.tls(),
                 ..Outbound::default()
-            },
+            }),
             concurrency: self.concurrency,
             log_all_errors: self.log_all_errors,
+            seeing: self.seeing.seeing(),
         })
     }
 }
@@ -280,33 +304,6 @@ impl From<Type> for Kind {
     }
 }
 
-impl Later {
-    /// # Errors
-    ///
-    /// One line about the first flag that asks for what this version does not do yet.
-    pub(super) fn check(&self) -> Result<(), String> {
-        // Each with the values that ask for nothing: the original's default.
-        let flags = [
-            ("--in-allow-ip", &self.in_allow_ip, "", "filter callers in a firewall"),
-            ("--in-tls-session-ticket-key", &self.in_tls_session_ticket_key, "", "leave it out"),
-            ("--autocert-cache-dir", &self.autocert_cache_dir, "autocert-cache", "give --in-tls-cert and --in-tls-key"),
-            ("--autocert-host-regexp", &self.autocert_host_regexp, "^.*$", "give --in-tls-cert and --in-tls-key"),
-            ("--client-ip-header", &self.client_ip_header, "", "leave it out"),
-            ("--expvar-addr", &self.expvar_addr, "localhost:8040", "this version exports no metrics"),
-        ];
-        for (flag, value, default, instead) in flags {
-            if value.as_ref().is_some_and(|value| !value.is_empty() && value != default) {
-                return Err(later(flag, instead));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn later(what: &str, instead: &str) -> String {
-    format!("not in this version yet: {what}; {instead}")
-}
-
 /// The spellings that Go takes.
 pub(super) fn go_bool(text: &str) -> Result<bool, String> {
     match text {
@@ -320,12 +317,12 @@ fn bytes(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "write whole bytes, such as 65536".to_owned())
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     up_to::<{ usize::MAX }>(text)
 }
 
 /// A number from 1 to `MAX`: more threads, links or callers are a slip of the finger.
-fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
+pub(super) fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least 1".to_owned()),
         Ok(n) if n > MAX => Err(format!("at most {MAX}")),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::args::go_bool;
-use crate::proxy::{InboundTls, OutboundTls};
+use crate::proxy::{Autocert, InboundTls, OutboundTls};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "TLS where requests come in (https, teleports)")]
@@ -20,6 +20,45 @@ pub(super) struct InTlsArgs {
     /// Take only clients with a certificate by an authority in this PEM file
     #[arg(long, value_name = "FILE")]
     in_tls_client_ca: Option<PathBuf>,
+    /// Secrets, of which the first seals session tickets and all open them: instances that share them resume each other's
+    /// sessions. Without it each has one of its own, made at random
+    #[arg(long, value_name = "LIST", hide_default_value = true)]
+    in_tls_session_ticket_key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Certificates on demand (https without --in-tls-cert)")]
+pub(super) struct AutocertArgs {
+    /// Where certificates and the account at the authority are kept
+    #[arg(long, value_name = "DIR", default_value = "autocert-cache")]
+    autocert_cache_dir: PathBuf,
+    /// Have certificates made only for names that match; limit it to yours, lest strangers use up what the authority
+    /// grants you
+    #[arg(long, value_name = "REGEXP", default_value = "^.*$")]
+    autocert_host_regexp: String,
+    /// Directory of the ACME authority, whose terms of service you agree to [default: Let's Encrypt]
+    #[arg(long, value_name = "URL")]
+    autocert_directory: Option<String>,
+    /// PEM file with the authorities that the authority's own server is believed by, in place of those of the system
+    #[arg(long, value_name = "FILE")]
+    autocert_ca: Option<PathBuf>,
+    /// Where the authority can write to
+    #[arg(long, value_name = "ADDRESS")]
+    autocert_email: Option<String>,
+}
+
+impl AutocertArgs {
+    fn autocert(self) -> Autocert {
+        let defaults = Autocert::default();
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Autocert {
+            cache_dir: self.autocert_cache_dir,
+            host_regexp: self.autocert_host_regexp,
+            directory: filled(self.autocert_directory).unwrap_or(defaults.directory),
+            ca: given(self.autocert_ca),
+            email: filled(self.autocert_email),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -44,11 +83,13 @@ pub(super) struct OutTlsArgs {
 }
 
 impl InTlsArgs {
-    pub(super) fn tls(self) -> InboundTls {
+    pub(super) fn tls(self, autocert: AutocertArgs) -> InboundTls {
         InboundTls {
             certs: list(self.in_tls_cert),
             keys: list(self.in_tls_key),
             client_ca: given(self.in_tls_client_ca),
+            ticket_secrets: list(self.in_tls_session_ticket_key),
+            autocert: autocert.autocert(),
         }
     }
 }
@@ -70,6 +111,7 @@ fn given(path: Option<PathBuf>) -> Option<PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty())
 }
 
-fn list(files: Option<String>) -> Vec<PathBuf> {
-    files.iter().flat_map(|files| files.split(',')).filter(|file| !file.is_empty()).map(PathBuf::from).collect()
+fn list<T: From<String>>(values: Option<String>) -> Vec<T> {
+    let values = values.unwrap_or_default();
+    values.split(',').filter(|value| !value.is_empty()).map(|value| value.to_owned().into()).collect()
 }

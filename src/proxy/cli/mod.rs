@@ -1,8 +1,11 @@
 //! The program `httptp`: arguments in, exit code out.
 
 mod args;
+mod args_access;
 mod args_tls;
+mod balancing;
 mod duration;
+mod seeing;
 mod spelling;
 
 use std::ffi::OsString;
@@ -11,8 +14,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 use smol::Executor;
-use tracing::{Level, info};
+use tracing::info;
 
+use super::process::Log;
 use args::{Cli, Command};
 
 use super::{Proxy, ProxyConfig, check, demo, process};
@@ -26,7 +30,7 @@ const USAGE: u8 = 2;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<_> = args.into_iter().collect();
     let is_bare = args.len() < 2;
-    let (command, config, threads) = match parse(args) {
+    let Parsed { command, config, threads, log } = match parse(args) {
         Ok(parsed) => parsed,
         Err(Stop::Clap(error)) => {
             // Where help and complaints cannot be written, the exit code still tells.
@@ -40,7 +44,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match command {
         Some(Command::Demo(args)) => demo::main(args.into()),
-        None => serve(config, threads, is_bare),
+        None => serve(config, threads, log, is_bare),
     };
     result.unwrap_or_else(|line| {
         eprintln!("httptp: {line}");
@@ -57,20 +61,28 @@ enum Stop {
     Line(String),
 }
 
-fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Option<Command>, ProxyConfig, Option<usize>), Stop> {
+/// What the command line says.
+#[derive(Debug)]
+struct Parsed {
+    command: Option<Command>,
+    config: ProxyConfig,
+    threads: Option<usize>,
+    log: Log,
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Stop> {
     let mut args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned());
     let program = args.next().unwrap_or_else(|| "httptp".to_owned());
     let normal = spelling::normalise(args);
     let cli = Cli::try_parse_from([program].into_iter().chain(normal)).map_err(Stop::Clap)?;
-    cli.later.check().map_err(Stop::Line)?;
-    let threads = cli.proxy.threads;
+    let (threads, log) = (cli.proxy.threads, cli.proxy.log());
     let config = cli.proxy.config().map_err(Stop::Line)?;
     check(&config).map_err(|error| Stop::Line(error.to_string()))?;
-    Ok((cli.command, config, threads))
+    Ok(Parsed { command: cli.command, config, threads, log })
 }
 
-fn serve(config: ProxyConfig, threads: Option<usize>, is_bare: bool) -> Result<ExitCode, String> {
-    process::log_to_stderr(Level::INFO);
+fn serve(config: ProxyConfig, threads: Option<usize>, log: Log, is_bare: bool) -> Result<ExitCode, String> {
+    process::log_to_stderr(log);
     if is_bare {
         info!("no flags given: this is a near proxy with the defaults; --help tells more, and `httptp demo` shows it");
     }

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::proto::Compression;
-use crate::proxy::Kind;
+use crate::proxy::process::LogFormat;
+use crate::proxy::{HealthCheck, Inbound, Kind, Outbound, Retry, Seeing};
 
 fn parse_line(line: &str) -> Result<ProxyConfig, String> {
     parse_args(line.split_whitespace())
@@ -10,7 +11,7 @@ fn parse_line(line: &str) -> Result<ProxyConfig, String> {
 
 fn parse_args<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<ProxyConfig, String> {
     let args = ["httptp"].into_iter().chain(args).map(OsString::from);
-    parse(args).map(|(_, config, _)| config).map_err(|stop| match stop {
+    parse(args).map(|parsed| parsed.config).map_err(|stop| match stop {
         Stop::Clap(error) => {
             assert_eq!(error.exit_code(), 2);
             error.to_string()
@@ -30,7 +31,12 @@ fn defaults() {
     let config = parse_line("").unwrap();
     assert_eq!((config.inbound.addr.as_str(), config.inbound.kind), ("127.0.0.1:8080", Kind::Http));
     assert_eq!((config.outbound.addr.as_str(), config.outbound.kind), ("127.0.0.1:8043", Kind::Teleport));
-    assert_eq!(format!("{config:?}"), format!("{:?}", ProxyConfig::default()));
+    assert_eq!(config.seeing.metrics_addr.as_deref(), Some("localhost:8040"));
+    let config = ProxyConfig { seeing: Seeing::default(), ..config };
+    let inbound = Inbound { prefer_zstd: true, ..Inbound::default() };
+    let outbound = Outbound { prefer_zstd: true, ..Outbound::default() };
+    let defaults = ProxyConfig { inbound, outbound, ..ProxyConfig::default() };
+    assert_eq!(format!("{config:?}"), format!("{defaults:?}"), "those of the library but for zstd");
 }
 
 #[test]
@@ -54,21 +60,36 @@ fn the_originals_command_line_with_every_flag() {
 }
 
 #[test]
-fn what_comes_later_says_so_in_one_line() {
-    for line in [
-        "-inAllowIP=10.0.0.1",
-        "-inTLSSessionTicketKey=x",
-        "-autocertCacheDir=/tmp/x",
-        "-autocertHostRegexp=^a$",
-        "-clientIPHeader=X-Forwarded-For",
-        "-expvarAddr=:9000",
-        "-out=a:1,b:2",
-    ] {
-        let error = parse_line(line).unwrap_err();
-        assert!(error.contains("not in this version yet"), "{line}: {error}");
-        assert!(!error.contains('\n'), "{line}: {error}");
-    }
-    assert!(parse_args(["-inAllowIP", "", "-inTLSCert", ""]).is_ok());
+fn several_upstreams_and_how_they_are_balanced() {
+    let out = parse_line("-out=a:1,b:2").unwrap().outbound;
+    assert_eq!((out.addr.as_str(), out.health_check), ("a:1,b:2", None));
+    let out = parse_line(
+        "--out a:1,b:2 --out-retry all --out-connect-timeout 1s --out-resolve-interval 1m --out-slow-start 0 --out-pass-time-left \
+         --out-health-check /up --out-health-interval 2s --out-health-rise 1 --out-health-fall 4",
+    )
+    .unwrap()
+    .outbound;
+    assert_eq!((out.retry, out.connect_timeout), (Retry::All, Some(Duration::from_secs(1))));
+    assert!(out.pass_time_left);
+    assert_eq!((out.resolve_interval, out.slow_start), (Duration::from_secs(60), Duration::ZERO));
+    let check = HealthCheck { path: "/up".into(), interval: Duration::from_secs(2), rise: 1, fall: 4 };
+    assert_eq!(out.health_check, Some(check));
+    assert!(parse_line("--out-health-check up").unwrap_err().contains("/"));
+    assert!(parse_line("--out-health-interval 2s").unwrap_err().contains("--out-health-check"));
+    assert!(parse_line("--out a:1,,b:2").unwrap_err().contains("HOST:PORT"));
+}
+
+#[test]
+fn figures_and_the_log() {
+    let seeing = |line| parse_line(line).unwrap().seeing;
+    assert!(seeing("").metrics_optional, "two proxies on one machine start without flags");
+    let asked = seeing("-expvarAddr=localhost:8040 --access-log --make-traceparent=true");
+    assert_eq!((asked.metrics_addr.as_deref(), asked.metrics_optional), (Some("localhost:8040"), false));
+    assert!(asked.access_log && asked.make_traceparent);
+    assert_eq!(parse_args(["-expvarAddr", ""]).unwrap().seeing.metrics_addr, None);
+    let Parsed { log, .. } =
+        parse("httptp --log-format json --log-level debug".split(' ').map(OsString::from)).unwrap();
+    assert_eq!((log.format, log.level), (LogFormat::Json, tracing::Level::DEBUG));
 }
 
 #[test]
@@ -91,7 +112,7 @@ fn mistakes_are_named() {
 #[test]
 fn the_demo_has_its_own_flags() {
     let args = "httptp demo --seconds 2 --json --compress snappy --delay 1ms --callers 8 --seed 7";
-    let (command, _, _) = parse(args.split(' ').map(OsString::from)).unwrap();
+    let Parsed { command, .. } = parse(args.split(' ').map(OsString::from)).unwrap();
     let Some(Command::Demo(args)) = command else { panic!("no demo") };
     assert_eq!((args.seconds, args.json, args.callers, args.seed), (Some(2), true, 8, 7));
     assert_eq!(args.delay, Duration::from_millis(1));

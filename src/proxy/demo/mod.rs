@@ -18,6 +18,7 @@ use smol::future::FutureExt;
 use smol::{Executor, Task, Timer};
 use tracing::Level;
 
+use super::process::{Log, LogFormat};
 use super::{Inbound, Kind, Outbound, Proxy, ProxyConfig, StatsReader, name, process};
 use crate::proto::Compression;
 use load::{Figures, Load};
@@ -49,7 +50,7 @@ pub(crate) struct Options {
 
 /// Runs the demo. The exit code says whether every request was answered rightly.
 pub(crate) fn main(args: Options) -> Result<ExitCode, String> {
-    process::log_to_stderr(Level::WARN);
+    process::log_to_stderr(Log { level: Level::WARN, format: LogFormat::Human });
     let signal = process::until_signal()?;
     let executor = Arc::new(Executor::new());
     let threads = args.threads;
@@ -210,6 +211,7 @@ impl World {
                 addr: loopback(0),
                 kind: Kind::Teleport,
                 compression,
+                prefer_zstd: false,
                 batch_delay: args.delay,
                 ..Inbound::default()
             },
@@ -222,6 +224,7 @@ impl World {
             outbound: Outbound {
                 addr: far.local_addr().to_string(),
                 compression,
+                prefer_zstd: false,
                 batch_delay: args.delay,
                 ..Outbound::default()
             },

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::{OutboundTls, files, provider};
 
@@ -28,7 +29,7 @@ impl ClientTls {
         let builder = if files.insecure {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous(provider())))
         } else {
-            builder.with_root_certificates(roots(files)?)
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(files)?))
         };
         let mut config = match (&files.cert, &files.key) {
             (None, None) => builder.with_no_client_auth(),
@@ -48,15 +49,86 @@ impl ClientTls {
     }
 }
 
-fn roots(files: &OutboundTls) -> Result<Arc<RootCertStore>, String> {
-    if let Some(path) = &files.ca {
-        return files::authorities(path, "--out-tls-ca");
+/// Believes certificates by authorities; and those that are listed beside the authorities themselves.
+///
+/// A server's certificate that signs itself is often marked as an authority's, which it is listed as here. No other
+/// verifier minds, only that of rustls: an authority's certificate is no server's. This one lets it pass if it is listed,
+/// to the byte.
+#[derive(Debug)]
+struct Verifier {
+    by_authority: Arc<WebPkiServerVerifier>,
+    listed: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    fn new(files: &OutboundTls) -> Result<Self, String> {
+        let (roots, listed) = match &files.ca {
+            Some(path) => {
+                let flag = "--out-tls-ca";
+                (files::authorities(path, flag)?, files::certificates(path, flag)?)
+            }
+            None => system_authorities()?,
+        };
+        let by_authority = WebPkiServerVerifier::builder_with_provider(roots, provider()).build();
+        Ok(Self { by_authority: by_authority.map_err(|error| error.to_string())?, listed })
     }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let result = self.by_authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match result {
+            // Its validity was looked at before that.
+            Err(error) if is_ca_as_end_entity(&error) && self.listed.contains(end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_authority.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_authority.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_authority.supported_verify_schemes()
+    }
+}
+
+fn is_ca_as_end_entity(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(why)) = error else { return false };
+    matches!(why.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+/// The authorities that the system believes, and the certificates that it lists.
+fn system_authorities() -> Result<(Arc<RootCertStore>, Vec<CertificateDer<'static>>), String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    let (usable, _) = roots.add_parsable_certificates(found.certs.iter().cloned());
     if usable > 0 {
-        return Ok(Arc::new(roots));
+        return Ok((Arc::new(roots), found.certs));
     }
     let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
     Err(format!(

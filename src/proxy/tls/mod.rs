@@ -3,6 +3,7 @@
 mod client;
 mod files;
 mod server;
+mod ticket;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,19 +11,26 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
+use super::acme::Autocert;
 pub(crate) use client::ClientTls;
-pub(crate) use server::ServerTls;
+pub(crate) use server::{ServerTls, is_for_host};
 
 /// TLS of a listener.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct InboundTls {
-    /// PEM files, each with a certificate and those between it and its authority. The first that suits the name that a
+    /// PEM files, each with a certificate and those between it and its authority. Without any, HTTPS has certificates
+    /// made on demand, see [`autocert`](Self::autocert). The first that suits the name that a
     /// client asks for (SNI) is shown, the first of all if none does.
     pub certs: Vec<PathBuf>,
     /// PEM files with the private keys, in the same order.
     pub keys: Vec<PathBuf>,
     /// A PEM file with authorities: clients must show a certificate by one of them. Default: they need none.
     pub client_ca: Option<PathBuf>,
+    /// Secrets of any length: instances that share the first one resume each other's sessions. Those after it only open
+    /// what they have sealed before, so that the secret can change. Default: one of its own, made at random.
+    pub ticket_secrets: Vec<String>,
+    /// HTTPS: the authority that makes certificates, if none are given.
+    pub autocert: Autocert,
 }
 
 impl fmt::Debug for InboundTls {
@@ -31,6 +39,7 @@ impl fmt::Debug for InboundTls {
             .field("certs", &self.certs)
             .field("keys", &self.keys)
             .field("client_ca", &self.client_ca)
+            .field("autocert", &self.autocert)
             .finish_non_exhaustive()
     }
 }
@@ -51,6 +60,6 @@ pub struct OutboundTls {
 }
 
 /// The cryptography in use, whatever other crates of the process choose.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

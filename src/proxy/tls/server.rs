@@ -1,35 +1,55 @@
 //! TLS of a listener.
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::verify_server_name;
+use rustls::crypto::ring::Ticketer;
 use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme};
 
+use super::super::acme::Acme;
+use super::ticket::SharedTickets;
 use super::{InboundTls, files, provider};
 
 /// TLS of a listener, of which the certificates can be read again.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerTls {
     files: Arc<InboundTls>,
-    certificates: Arc<Certificates>,
+    /// None if they are made on demand.
+    certificates: Option<Arc<Certificates>>,
     pub(crate) config: Arc<ServerConfig>,
+    /// Makes them.
+    pub(crate) acme: Option<Arc<Acme>>,
 }
 
 impl ServerTls {
-    /// Reads all files. `protocols` is what can be spoken inside (ALPN), the preferred one first.
-    pub(crate) fn load(files: &InboundTls, protocols: &[&[u8]]) -> Result<Self, String> {
-        let certificates = Arc::new(Certificates(RwLock::new(read(files)?)));
+    /// Reads all files. Without any for certificates, `acme` makes them. `protocols` is what can be spoken inside (ALPN),
+    /// the preferred one first.
+    pub(crate) fn load(files: &InboundTls, acme: Option<Acme>, protocols: &[&[u8]]) -> Result<Self, String> {
+        let acme = acme.map(Arc::new);
+        let certificates = match acme {
+            Some(_) => None,
+            None => Some(Arc::new(Certificates(RwLock::new(read(files)?)))),
+        };
+        let resolver: Arc<dyn ResolvesServerCert> = match (&certificates, &acme) {
+            (Some(certificates), _) => certificates.clone(),
+            (None, Some(acme)) => acme.clone(),
+            (None, None) => return Err(NO_CERTIFICATE.to_owned()),
+        };
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
+        // What a session that is resumed was checked by.
+        let mut checked_by = Vec::new();
         let builder = match &files.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
+                checked_by =
+                    files::certificates(path, "--in-tls-client-ca")?.iter().flat_map(|der| der.to_vec()).collect();
                 let roots = files::authorities(path, "--in-tls-client-ca")?;
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
                     .build()
@@ -37,18 +57,26 @@ impl ServerTls {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder.with_cert_resolver(certificates.clone());
+        let mut config = builder.with_cert_resolver(resolver);
+        config.ticketer = if files.ticket_secrets.is_empty() {
+            Ticketer::new().map_err(|error| format!("no key for session tickets: {error}"))?
+        } else {
+            Arc::new(SharedTickets::new(&files.ticket_secrets, &checked_by))
+        };
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        Ok(Self { files: Arc::new(files.clone()), certificates, config: Arc::new(config) })
+        Ok(Self { files: Arc::new(files.clone()), certificates, config: Arc::new(config), acme })
     }
 
     /// Reads certificates and keys again, for connections to come. If anything is wrong with them, the old ones stay.
     pub(crate) fn reload(&self) -> Result<(), String> {
+        let Some(certificates) = &self.certificates else { return Ok(()) };
         let fresh = read(&self.files)?;
-        *self.certificates.0.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *certificates.0.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 }
+
+const NO_CERTIFICATE: &str = "TLS needs a certificate: give --in-tls-cert and --in-tls-key";
 
 /// The certificates, the default first.
 type Chain = Arc<[Arc<CertifiedKey>]>;
@@ -63,10 +91,10 @@ fn read(files: &InboundTls) -> Result<Chain, String> {
         ));
     }
     if certs.is_empty() {
-        return Err("TLS needs a certificate: give --in-tls-cert and --in-tls-key".to_owned());
+        return Err(NO_CERTIFICATE.to_owned());
     }
-    let read = |(cert, key): (&std::path::PathBuf, &std::path::PathBuf)| {
-        let key = files::certified_key((Path::new(cert), "--in-tls-cert"), (Path::new(key), "--in-tls-key"))?;
+    let read = |(cert, key): (&PathBuf, &PathBuf)| {
+        let key = files::certified_key((cert, "--in-tls-cert"), (key, "--in-tls-key"))?;
         Ok(Arc::new(key))
     };
     certs.iter().zip(keys).map(read).collect()
@@ -94,6 +122,11 @@ impl Certificates {
         let named = name.and_then(|name| usable().find(|key| is_for(key, &name)));
         named.or_else(|| usable().next()).cloned()
     }
+}
+
+/// Whether a certificate is for the host of this name.
+pub(crate) fn is_for_host(key: &CertifiedKey, name: &str) -> bool {
+    ServerName::try_from(name).is_ok_and(|name| is_for(key, &name))
 }
 
 fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {

@@ -91,11 +91,16 @@ pub(crate) fn config(setup: &Setup) -> Result<Config, String> {
         "none" => Compression::None,
         "deflate" => Compression::Deflate,
         "snappy" => Compression::Snappy,
+        "zstd" => Compression::Zstd,
+        // What is sent to a peer that does not know zstd.
+        "auto" => Compression::Deflate,
         other => return Err(format!("no compression {other:?}")),
     };
     let limits = &setup.limits;
     Ok(Config {
         compression,
+        prefer_zstd: setup.compression == "auto",
+        level: None,
         max_batch_delay: Duration::from_micros(setup.max_batch_delay),
         // The suite has no setting for it.
         batch_bytes: Config::default().batch_bytes,

@@ -80,8 +80,8 @@ fn answer(line: &str, mutant: Option<&'static str>, connection: &mut Option<Conn
                 "version": env!("CARGO_PKG_VERSION"),
                 "profile": "core",
                 "can": [
-                    "client", "server", "none", "deflate", "snappy", "tls", "limits", "cancel", "idle", "batch-delay",
-                    "next-id", "frames",
+                    "client", "server", "none", "deflate", "snappy", "zstd", "zstd-auto", "tls", "limits", "cancel",
+                    "idle", "batch-delay", "next-id", "frames",
                 ],
             });
         }

@@ -11,7 +11,7 @@ use crate::rewrite;
 
 /// Every fault, and what it does.
 #[rustfmt::skip]
-pub(crate) const MUTANTS: [(&str, &str); 51] = [
+pub(crate) const MUTANTS: [(&str, &str); 57] = [
     ("id-big-endian", "writes request ids most significant byte first"),
     ("no-sync-flush", "leaves 00 00 ff ff away at the end of a deflate flush"),
     ("second-hello", "sends its hello twice"),
@@ -51,6 +51,12 @@ pub(crate) const MUTANTS: [(&str, &str); 51] = [
     ("snappy-checksum-unchecked", "does not check snappy checksums"),
     ("snappy-stream-id-missing", "sends no snappy stream identifier"),
     ("snappy-padding-is-an-error", "does not skip snappy padding"),
+    ("zstd-auto-is-always", "sends zstd to every peer, and does not wait whether a server closes"),
+    ("zstd-auto-is-never", "does not try zstd"),
+    ("zstd-dictionary-ignored", "ignores the dictionary id of a zstd frame"),
+    ("zstd-skippable-is-an-error", "does not skip skippable frames"),
+    ("zstd-window-unchecked", "takes a window that is too large for the largest"),
+    ("zstd-window-of-4-mib", "writes a larger window than it may"),
     ("never-maybe-delivered", "says that no failed request was delivered"),
     ("always-maybe-delivered", "says that every failed request may have been delivered"),
     ("cancel-answered", "tells the caller about its own cancellation"),
@@ -136,6 +142,8 @@ impl Mutant {
             "abandoned-limit-off-by-one" => limits.abandoned += 1,
             "hello-timeout-4s" => setup.hello_timeout += 1_000_000,
             "idle-not-reset" => setup.idle_timeout = None,
+            "zstd-auto-is-always" if setup.compression == "auto" => setup.compression = "zstd".into(),
+            "zstd-auto-is-never" if setup.compression == "auto" => setup.compression = "deflate".into(),
             "batch-delay-ignored" => setup.max_batch_delay = 0,
             "batch-deadline-moved" if setup.max_batch_delay > 0 => setup.max_batch_delay = FAR,
             _ => {}
@@ -275,8 +283,9 @@ impl Mutant {
             // Sent with the first answer, the hello is not sent again.
             if self.fed == 0 && self.gone == 0 {
                 let code = match self.setup.compression.as_str() {
-                    "deflate" => 0,
+                    "deflate" | "auto" => 0,
                     "snappy" => 2,
+                    "zstd" => 3,
                     _ => 1,
                 };
                 answer.out = [b"httpteleport\0".as_slice(), &[code, 0]].concat();

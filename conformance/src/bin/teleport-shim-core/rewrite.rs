@@ -8,7 +8,7 @@ pub(crate) fn input(mutant: &str, data: &mut [u8], before: usize) {
     match mutant {
         "magic-half-checked" if is_hello && data.starts_with(b"httptele") => data[8..12].copy_from_slice(b"port"),
         "version-unchecked" if is_hello => data[12] = 0,
-        "compression-unchecked" if is_hello && data[13] > 2 => data[13] = 1,
+        "compression-unchecked" if is_hello && data[13] > 3 => data[13] = 1,
         "get-length-accepted" => {
             // Only in the head of the GET.
             let (begin, head) = (rfind(data, b"GET "), b"\r\n\r\n");
@@ -48,7 +48,32 @@ pub(crate) fn input(mutant: &str, data: &mut [u8], before: usize) {
                 *kind = 2;
             }
         }),
+        "zstd-skippable-is-an-error" => zstd_headers(data, b"\x2a\x4d\x18", |header| header[2] = 0),
+        "zstd-window-unchecked" => zstd_headers(data, b"\x28\xb5\x2f\xfd", |header| match header {
+            // A single segment of one byte more than may be.
+            [_, _, _, _, 0xa0, low, _, high, ..] if *high >= 0x20 => *low = 0,
+            [_, _, _, _, descriptor, window, ..] if *descriptor & 0x20 == 0 && *window > 0x58 => *window = 0x58,
+            _ => {}
+        }),
+        "zstd-dictionary-ignored" => zstd_headers(data, b"\x28\xb5\x2f\xfd", |header| {
+            if let [_, _, _, _, descriptor, _, rest @ ..] = header
+                && *descriptor & 0x20 == 0
+            {
+                let length = [0, 1, 2, 4][usize::from(*descriptor & 3)];
+                rest.iter_mut().take(length).for_each(|byte| *byte = 0);
+            }
+        }),
         _ => {}
+    }
+}
+
+/// Goes over what looks like headers of Zstandard frames.
+fn zstd_headers(data: &mut [u8], magic: &[u8], mut change: impl FnMut(&mut [u8])) {
+    for at in 0..data.len() {
+        if data[at..].starts_with(magic) {
+            let end = data.len().min(at + 10);
+            change(&mut data[at..end]);
+        }
     }
 }
 
@@ -58,6 +83,11 @@ pub(crate) fn output(mutant: &str, out: &mut Vec<u8>, is_first: bool) {
         "no-sync-flush" if out.ends_with(&[0, 0, 0xff, 0xff]) => out.truncate(out.len() - 4),
         "second-hello" if is_first => out.extend_from_within(..15),
         "tls-byte-2" if is_first && out[14] == 1 => out[14] = 2,
+        "zstd-window-of-4-mib" => zstd_headers(out, b"\x28\xb5\x2f\xfd", |header| {
+            if let [_, _, _, _, 0, window, ..] = header {
+                *window = 0x60;
+            }
+        }),
         "snappy-stream-id-missing" => {
             if let Some(at) = find(out, STREAM_ID) {
                 out.drain(at..at + STREAM_ID.len());

@@ -153,7 +153,7 @@ async fn carry_out(
                 "version": env!("CARGO_PKG_VERSION"),
                 "profile": "tcp",
                 "can": [
-                    "client", "server", "none", "deflate", "snappy", "limits", "cancel", "idle", "batch-delay",
+                    "client", "server", "none", "deflate", "snappy", "zstd", "limits", "cancel", "idle", "batch-delay",
                     "close", "frames", "oneway", "server-close-codes",
                 ],
             }));

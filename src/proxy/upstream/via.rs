@@ -1,0 +1,259 @@
+//! One upstream: one interface over an HTTP server and over links.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use smol::Executor;
+use tracing::{debug, info, warn};
+
+use super::super::config::ProxyConfig;
+use super::super::dial::Dialer;
+use super::super::error::UpstreamError;
+use super::super::http_out::Pool;
+use crate::driver::smol::Client;
+use crate::proto::Stats;
+
+/// An upstream. It connects when a request needs it, so that a proxy starts before its upstreams.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    name: String,
+    /// Which of the addresses that the name stands for.
+    ip: Option<SocketAddr>,
+    via: Via,
+    log_all_errors: bool,
+    outage: Outage,
+    pub(crate) tally: Tally,
+    /// What the links of upstreams that have gone had carried.
+    gone: Arc<Mutex<Stats>>,
+}
+
+/// What an upstream has done so far.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Requests sent there, repeated ones included.
+    pub(crate) requests: AtomicU64,
+    /// Those that were not answered, or only to say that it cannot.
+    pub(crate) failures: AtomicU64,
+}
+
+/// Whether the last thing heard was an outage: the next one is no news, the next success is. One that comes and goes
+/// all the time is news once in a while.
+#[derive(Debug, Default)]
+struct Outage {
+    is_down: AtomicBool,
+    /// When an outage was told last, and whether that one lasts.
+    told: Mutex<(Option<Instant>, bool)>,
+}
+
+impl Outage {
+    /// Between two outages that are told.
+    const QUIET: Duration = Duration::from_secs(60);
+
+    /// An outage; whether it is to be told.
+    fn begins(&self, now: Instant) -> bool {
+        if self.is_down.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = told.0.is_none_or(|at| now.saturating_duration_since(at) >= Self::QUIET);
+        *told = if is_news { (Some(now), true) } else { (told.0, false) };
+        is_news
+    }
+
+    /// A success; whether its being one is to be told: if the outage before was.
+    fn ends(&self) -> bool {
+        if !self.is_down.load(Ordering::Relaxed) || !self.is_down.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+}
+
+#[derive(Debug)]
+enum Via {
+    Http(Pool),
+    Teleport(Links),
+}
+
+/// Links to one far proxy, each with a compression context and a task of its own.
+#[derive(Debug)]
+struct Links {
+    clients: Vec<Client>,
+    turn: AtomicUsize,
+}
+
+impl Upstream {
+    /// `dialer` is the way to `ip`, which is one of the addresses that `name` stands for; or to the name, which is looked
+    /// up at each connect.
+    pub(super) fn new(
+        executor: &Arc<Executor<'static>>,
+        config: &ProxyConfig,
+        name: &str,
+        dialer: &Dialer,
+        ip: Option<SocketAddr>,
+        gone: Arc<Mutex<Stats>>,
+    ) -> Self {
+        let out = &config.outbound;
+        let dialer = ip.map_or_else(|| dialer.clone(), |ip| dialer.at(ip));
+        let via = if out.kind.is_link() {
+            let client = || dialer.client(executor.clone(), config.client_options());
+            Via::Teleport(Links::new(out.links, client))
+        } else {
+            Via::Http(Pool::new(executor.clone(), dialer, out))
+        };
+        Self {
+            name: name.to_owned(),
+            ip,
+            via,
+            log_all_errors: config.log_all_errors,
+            outage: Outage::default(),
+            tally: Tally::default(),
+            gone,
+        }
+    }
+
+    /// As configured.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is: `HOST:PORT` with the address that was found for a name.
+    pub(crate) fn addr(&self) -> String {
+        self.ip.map_or_else(|| self.name.clone(), |ip| ip.to_string())
+    }
+
+    /// Sends `request`, which is in origin-form with one `Host`, and waits for the whole response.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        self.tally.requests.fetch_add(1, Ordering::Relaxed);
+        let result = self.exchange(request, deadline).await;
+        self.note(result.as_ref().err());
+        result
+    }
+
+    /// The same for a request of the proxy's own.
+    pub(super) async fn ask(
+        &self,
+        request: Request<Bytes>,
+        deadline: Instant,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        self.exchange(request, Some(deadline)).await
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        match &self.via {
+            Via::Http(pool) => pool.send(request, deadline).await,
+            Via::Teleport(links) => {
+                links.pick(request.method()).request(request, deadline).await.map_err(UpstreamError::from)
+            }
+        }
+    }
+
+    /// What each link has carried, for a teleport upstream.
+    pub(crate) fn links(&self) -> Vec<Stats> {
+        match &self.via {
+            Via::Http(_) => Vec::new(),
+            Via::Teleport(links) => links.clients.iter().map(Client::stats).collect(),
+        }
+    }
+
+    /// What the links have carried together.
+    pub(crate) fn link_stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        self.links().into_iter().for_each(|link| sum.add(link, Stats::default()));
+        sum
+    }
+
+    /// Ends connections in order, at the latest at `deadline`.
+    pub(super) async fn close(&self, deadline: Instant) {
+        match &self.via {
+            Via::Http(pool) => pool.close(),
+            Via::Teleport(links) => {
+                for client in &links.clients {
+                    client.close(deadline).await;
+                }
+            }
+        }
+    }
+
+    /// One line when an outage begins and one when it ends; every error only if asked for.
+    fn note(&self, error: Option<&UpstreamError>) {
+        match error {
+            None => {
+                if self.outage.ends() {
+                    info!("upstream {self}: answers again");
+                }
+            }
+            Some(error) if error.is_outage() && self.outage.begins(Instant::now()) => {
+                warn!("upstream {self}: {error} (said once, until it answers again)");
+            }
+            Some(error) if self.log_all_errors => warn!("upstream {self}: {error}"),
+            Some(error) => debug!("upstream {self}: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.ip.map_or(Ok(()), |ip| write!(f, " at {}", ip.ip()))
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.add(self.link_stats(), Stats::default());
+    }
+}
+
+impl Links {
+    fn new(count: usize, client: impl Fn() -> Client) -> Self {
+        Self { clients: (0..count.max(1)).map(|_| client()).collect(), turn: AtomicUsize::new(0) }
+    }
+
+    /// The link with the fewest requests; equals take turns.
+    fn pick(&self, method: &Method) -> &Client {
+        let count = self.clients.len();
+        // HEAD requests may need a connection of their own (R-head-alone): one is enough.
+        if count == 1 || *method == Method::HEAD {
+            return &self.clients[0];
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let least =
+            (0..count).map(|n| turn.wrapping_add(n) % count).min_by_key(|n| self.clients[*n].pending_requests());
+        &self.clients[least.unwrap_or(0)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_once_and_one_that_flaps_once_a_minute() {
+        let (outage, start) = (Outage::default(), Instant::now());
+        assert!(!outage.ends(), "it was never down");
+        assert!(outage.begins(start));
+        assert!(!outage.begins(start));
+        assert!(outage.ends());
+        for n in 1..60 {
+            assert!(!outage.begins(start + Duration::from_secs(n)));
+            assert!(!outage.ends());
+        }
+        assert!(outage.begins(start + Outage::QUIET));
+        assert!(outage.ends());
+    }
+}
