@@ -4,6 +4,8 @@
 mod lane;
 mod queue;
 mod session;
+#[cfg(all(test, feature = "smol"))]
+mod simulation;
 
 use std::fmt;
 use std::io;

@@ -81,7 +81,7 @@ impl Session {
     /// none while more responses wait than should: whoever asks for more has to read what there is.
     fn advance(&mut self, now: Instant) {
         let (pipeline, limit) = (self.place.shared.options.pipeline, self.place.shared.options.waiting_bytes);
-        while !(pipeline && !self.running.is_empty())
+        while (!pipeline || self.running.is_empty())
             && !self.waiting.is_full(limit)
             && let Some((token, request)) = self.line.pop_front()
         {

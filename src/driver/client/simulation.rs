@@ -1,0 +1,294 @@
+//! Lanes, sessions and carriers as they are, over a network and beside a server that a seed determines, in virtual time:
+//! what they say of a request is what has become of it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use http::{Request, Response};
+
+use super::super::carrier::{Carrier, Endpoint};
+use super::super::options::Overflow;
+use super::*;
+use crate::proto::{Compression, Limits, ResponseToken, ServerConfig, ServerConnection, ServerEvent};
+
+const SEEDS: u64 = 2_000;
+const MS: Duration = Duration::from_millis(1);
+
+/// A request of the script, and what has become of it.
+struct Call {
+    begins: Instant,
+    deadline: Option<Instant>,
+    gives_up: Option<Instant>,
+    may_repeat: bool,
+    is_oneway: bool,
+    outcome: Option<Outcome>,
+    end: Option<Result<Response<Bytes>, ClientError>>,
+    /// How often the server has seen it.
+    runs: u32,
+}
+
+struct World {
+    rng: Rng,
+    now: Instant,
+    callers: Option<Arc<Callers>>,
+    calls: Vec<Call>,
+}
+
+fn earliest(times: impl IntoIterator<Item = Option<Instant>>) -> Option<Instant> {
+    times.into_iter().flatten().min()
+}
+
+impl World {
+    /// Lets callers do what they do now, and takes note of outcomes.
+    fn act(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        for (number, call) in self.calls.iter_mut().enumerate() {
+            if let Some(callers) = self.callers.as_ref().filter(|_| call.begins <= self.now)
+                && call.outcome.is_none()
+                && call.end.is_none()
+                && call.gives_up.is_none_or(|at| self.now < at)
+            {
+                let request = Request::post(format!("http://h/{}", if call.may_repeat { "again" } else { "once" }));
+                let request = request.header("number", number).body(Bytes::from(vec![b'x'; number * 50])).unwrap();
+                match callers.send(request, call.deadline.into(), call.is_oneway) {
+                    Ok(outcome) => call.outcome = Some(outcome),
+                    Err(error) => call.end = Some(Err(error)),
+                }
+            }
+            if let Some(Poll::Ready(end)) = call.outcome.as_mut().map(|outcome| Pin::new(outcome).poll(&mut context)) {
+                assert!(call.end.is_none(), "a second outcome");
+                (call.end, call.outcome) = (Some(end), None);
+            }
+            if call.gives_up.is_some_and(|at| at <= self.now) {
+                call.outcome = None;
+            }
+        }
+        let is_waited_for = |call: &Call| call.outcome.is_some() || (self.now < call.begins && call.end.is_none());
+        if !self.calls.iter().any(is_waited_for) {
+            self.callers = None;
+        }
+    }
+
+    /// When callers do something next.
+    fn next(&self) -> Option<Instant> {
+        let times = self.calls.iter().flat_map(|call| [Some(call.begins), call.gives_up]);
+        times.flatten().filter(|at| *at > self.now).min()
+    }
+
+    fn pass_until(&mut self, at: Option<Instant>) {
+        let next = earliest([at, self.next()]);
+        self.now = next.unwrap_or(self.now + MS).max(self.now + MS / 100);
+        self.act();
+    }
+
+    fn carry(&mut self, lane: &mut Lane) {
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            self.act();
+            let until = match lane.step(self.now) {
+                Step::End => return,
+                Step::Wait if lane.poll(&mut context).is_ready() => continue,
+                Step::Wait => None,
+                Step::Pause(_) if lane.poll(&mut context).is_ready() => continue,
+                Step::Pause(until) => earliest([Some(until), lane.poll_timeout()]),
+                Step::Dial => {
+                    let ends = self.now + MS * self.rng.u32(0..20);
+                    while self.now < ends && !lane.is_done() {
+                        self.pass_until(earliest([Some(ends), lane.poll_timeout()]));
+                        let _ = lane.poll(&mut context);
+                        lane.handle_timeout(self.now);
+                    }
+                    if self.rng.u8(0..10) == 0 {
+                        lane.handle_dial_error(self.now, io::ErrorKind::ConnectionRefused.into());
+                    } else {
+                        self.link(lane);
+                    }
+                    continue;
+                }
+            };
+            self.pass_until(until);
+        }
+    }
+
+    /// One link, to a server that may do anything to it.
+    fn link(&mut self, lane: &mut Lane) {
+        let mut context = Context::from_waker(Waker::noop());
+        let patience = lane.patience();
+        let mut carrier = Carrier::new(lane.begin(self.now), patience);
+        let mut server = ServerConnection::new(ServerConfig::default(), self.now);
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        let mut answers: Vec<(Instant, ResponseToken, String)> = Vec::new();
+        // How many bytes pass in either direction before it is cut.
+        let mut left = if self.rng.bool() { self.rng.usize(0..3_000) } else { usize::MAX };
+        loop {
+            while carrier.turn(self.now) {}
+            self.act();
+            if carrier.endpoint.poll_commands(&mut context).is_ready() {
+                continue;
+            }
+            if carrier.is_over() {
+                break;
+            }
+            let mut moved = false;
+            if left == 0 {
+                // Both ends, or one, notice.
+                match self.rng.bool() {
+                    true => carrier.fail(self.now, io::ErrorKind::ConnectionReset.into()),
+                    false if carrier.wants_read() => carrier.note_read(self.now, 0),
+                    false => carrier.fail(self.now, io::ErrorKind::BrokenPipe.into()),
+                }
+                left = usize::MAX;
+                continue;
+            }
+            let n = self.rng.usize(0..=carrier.output().len()).min(left);
+            if n > 0 {
+                up.extend_from_slice(&carrier.output()[..n]);
+                carrier.note_written(self.now, n);
+                left -= n;
+                moved = true;
+            }
+            let taken = server.handle_input(self.now, &up);
+            up.drain(..taken);
+            moved |= taken > 0;
+            while let Some(event) = server.poll_event() {
+                moved = true;
+                let (token, request) = match event {
+                    ServerEvent::Request { token, request } => (Some(token), request),
+                    ServerEvent::Oneway { request } => (None, request),
+                    _ => continue,
+                };
+                let number = request.headers()["number"].to_str().unwrap().to_owned();
+                self.calls[number.parse::<usize>().unwrap()].runs += 1;
+                if let Some(token) = token.filter(|_| self.rng.u8(0..10) > 0) {
+                    answers.push((self.now + MS * self.rng.u32(0..30), token, number));
+                }
+            }
+            let mut waiting = Vec::new();
+            for (at, token, number) in answers.drain(..) {
+                if at <= self.now {
+                    let _ = server.send_response(self.now, token, &Response::new(number.into()));
+                } else {
+                    waiting.push((at, token, number));
+                }
+            }
+            answers = waiting;
+            server.poll_transmit(self.now, &mut down);
+            let n = self.rng.usize(0..=down.len()).min(left);
+            if n > 0 && carrier.wants_read() {
+                let room = carrier.input_room();
+                let n = n.min(room.len());
+                room[..n].copy_from_slice(&down[..n]);
+                down.drain(..n);
+                carrier.note_read(self.now, n);
+                left -= n;
+                moved = true;
+            }
+            if !moved && carrier.output().is_empty() && down.is_empty() {
+                let next = answers.iter().map(|(at, ..)| *at).min();
+                let timers = [carrier.poll_timeout(), server.poll_timeout(), next];
+                if earliest(timers).is_none() && self.next().is_none() {
+                    // Nobody will do anything any more: the server's machine dies.
+                    left = 0;
+                    continue;
+                }
+                self.pass_until(earliest(timers));
+                carrier.handle_timeout(self.now);
+                server.handle_timeout(self.now);
+            }
+        }
+        let (session, error) = carrier.into_parts();
+        session.finish(self.now, error);
+        self.act();
+    }
+}
+
+fn run(seed: u64) -> (u32, u32, u32) {
+    fastrand::seed(seed);
+    let mut rng = Rng::with_seed(seed);
+    // Later than any real time that is asked for meanwhile.
+    let begin = Instant::now() + Duration::from_secs(3600);
+    let limits = Limits { output_bytes: 2_000, pending_requests: rng.usize(2..30), ..Limits::default() };
+    let compressions = Compression::ALL;
+    let options = ClientOptions::default()
+        .compression(compressions[rng.usize(0..compressions.len())])
+        .max_batch_delay(MS * rng.u32(0..4))
+        .hello_timeout(MS * 50)
+        .limits(limits)
+        .overflow(if rng.bool() { Overflow::Newest } else { Overflow::Oldest })
+        .wait_for_link(rng.bool())
+        .retry_if(|request| request.uri().path() == "/again");
+    let lane = Arc::new(Mutex::new(None));
+    let started = lane.clone();
+    let start = move |lane| {
+        *lock(&started) = Some(lane);
+        Ok(())
+    };
+    let callers = Arc::new(Callers::new("there".into(), options, start));
+    let calls = (0..rng.usize(1..20)).map(|_| {
+        let begins = begin + MS * rng.u32(0..100);
+        let mut later = |one_in: u8| (rng.u8(0..one_in) == 0).then(|| begins + MS * rng.u32(1..100));
+        let (gives_up, deadline) = (later(5), later(2).unwrap_or(begins + MS * 2_000));
+        let (may_repeat, is_oneway) = (rng.bool(), rng.u8(0..8) == 0);
+        let deadline = Some(deadline);
+        Call { begins, deadline, gives_up, may_repeat, is_oneway, outcome: None, end: None, runs: 0 }
+    });
+    let calls = calls.collect();
+    let mut world = World { rng, now: begin, callers: Some(callers), calls };
+    let mut lane = loop {
+        world.act();
+        match lock(&lane).take() {
+            Some(lane) => break lane,
+            None if world.callers.is_none() => return (0, 0, 0),
+            None => {}
+        }
+        world.pass_until(None);
+    };
+    world.carry(&mut lane);
+    drop(lane);
+    world.act();
+    let (mut repeated, mut lost, mut unsent) = (0, 0, 0);
+    for (number, call) in world.calls.iter().enumerate() {
+        assert!(
+            call.runs <= if call.may_repeat && !call.is_oneway { 3 } else { 1 },
+            "{number} ran {} times",
+            call.runs
+        );
+        repeated += u32::from(call.runs > 1);
+        match &call.end {
+            None => assert!(call.gives_up.is_some(), "{number} has no outcome"),
+            Some(Ok(response)) if call.is_oneway => assert!(response.body().is_empty()),
+            Some(Ok(response)) => assert_eq!(response.body(), number.to_string().as_bytes()),
+            Some(Err(error)) if error.maybe_delivered() => lost += 1,
+            Some(Err(error)) => {
+                assert_eq!(call.runs, 0, "{number}: {error}");
+                unsent += 1;
+            }
+        }
+    }
+    (repeated, lost, unsent)
+}
+
+#[test]
+fn what_is_said_of_a_request_is_what_has_become_of_it() {
+    struct Seed(u64);
+    impl Drop for Seed {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("seed {}", self.0);
+            }
+        }
+    }
+    let mut sums = (0, 0, 0);
+    for seed in 0..SEEDS {
+        let _named = Seed(seed);
+        let (repeated, lost, unsent) = run(seed);
+        sums = (sums.0 + repeated, sums.1 + lost, sums.2 + unsent);
+    }
+    println!("{sums:?}: ran more than once, maybe delivered, not delivered");
+    assert!(sums.0 > 100 && sums.1 > 100 && sums.2 > 100, "{sums:?}");
+}
