@@ -1,0 +1,40 @@
+//! What the fuzz targets check, as functions of bytes: each target of `fuzz_targets/` calls the `check` of its name, and so
+//! does `replay`, which needs neither nightly nor libFuzzer. See README.md.
+//!
+//! A check panics when a promise is broken; it has no other outcome.
+
+pub mod client;
+pub mod decompress;
+pub mod hello;
+pub mod links;
+pub mod memory;
+pub mod message;
+pub mod narrow;
+pub mod pair;
+pub mod proxy_fields;
+pub mod reference;
+pub mod round_trip;
+#[cfg(feature = "suite")]
+pub mod scenario;
+pub mod server;
+#[cfg(feature = "suite")]
+pub mod shim;
+
+/// A target's check.
+pub type Check = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: &[(&str, Check)] = &[
+    ("client", client::check),
+    ("decompress", decompress::check),
+    ("hello", hello::check),
+    ("message", message::check),
+    ("pair", pair::check),
+    ("proxy_fields", proxy_fields::check),
+    ("round_trip", round_trip::check),
+    #[cfg(feature = "suite")]
+    ("scenario", scenario::check),
+    ("server", server::check),
+    #[cfg(feature = "suite")]
+    ("shim", shim::check),
+];

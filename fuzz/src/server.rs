@@ -1,0 +1,8 @@
+//! A server's connection with arbitrary input.
+
+/// The first byte is [`crate::links::settings`].
+pub fn check(input: &[u8]) {
+    if let Some((wire, seed, eof)) = crate::links::settings(input) {
+        crate::links::check_server(&wire, seed, eof);
+    }
+}
