@@ -113,13 +113,21 @@ fn a_server_that_closes_then_does_not_know_it() {
 }
 
 #[test]
-fn with_tls_the_handshake_is_the_wait() {
+fn with_tls_the_wait_begins_after_the_handshake() {
     let now = Instant::now();
     let mut client = trying(true, [0, 1], now);
     assert_eq!(events(&mut client), ["start-tls"]);
     assert_eq!(client.next_timer().map(|(timer, _)| timer), Some(Timer::Hello));
     client.handle_tls_established(now);
-    assert!(leaves(&mut client, now));
+    assert_eq!(client.next_timer(), Some((Timer::Trial, now + 250 * MS)));
+    assert!(!leaves(&mut client, now));
+    client.handle_timeout(now + 250 * MS);
+    assert!(leaves(&mut client, now + 250 * MS));
+    // Deployed originals finish the handshake and then close.
+    let mut client = trying(true, [0, 1], now);
+    client.handle_tls_established(now);
+    client.handle_eof(now);
+    assert_eq!(events(&mut client), ["start-tls", "failed 1 zstd-refused unsent", "closed zstd-refused"]);
     for by_reset in [false, true] {
         let mut client = trying(true, [0, 1], now);
         if by_reset {

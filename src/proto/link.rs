@@ -18,7 +18,7 @@ use super::message::ParsedHead;
 
 /// Input waits while this many events wait to be polled, so that a caller that polls late bounds its memory.
 const MAX_EVENTS: usize = 256;
-/// How long a server that does not know zstd is given to close after its hello (R-zstd-client).
+/// How long a server that does not know zstd is given to close after its hello, or TLS (R-zstd-client).
 const TRIAL: Duration = Duration::from_millis(250);
 
 /// What the two roles do differently.
@@ -80,7 +80,7 @@ enum Phase {
     Hello,
     /// Both hellos are complete, TLS is not.
     Tls,
-    /// Both hellos are complete, and the server may yet close because it does not know what this side sends.
+    /// Both hellos, and TLS, are complete, and the server may yet close because it does not know what this side sends.
     Trial,
     Open,
     Closed,
@@ -224,7 +224,7 @@ impl<R: Role> Link<R> {
     pub(super) fn handle_tls_established(&mut self, now: Instant) {
         self.tell_time(now);
         if self.phase == Phase::Tls && !self.tls_due {
-            self.open();
+            self.open_or_wait();
         }
     }
 
@@ -418,12 +418,7 @@ impl<R: Role> Link<R> {
         self.decoder = Decoder::new(compression);
         self.is_on_trial = R::is_on_trial(&self.config, hello);
         if !tls {
-            if self.is_on_trial {
-                self.phase = Phase::Trial;
-                self.trial_ends = self.now.checked_add(TRIAL).into_iter().chain(self.hello_deadline).min();
-            } else {
-                self.open();
-            }
+            self.open_or_wait();
             return Ok(());
         }
         self.phase = Phase::Tls;
@@ -434,6 +429,16 @@ impl<R: Role> Link<R> {
             self.events.push_back(R::start_tls());
         }
         Ok(())
+    }
+
+    /// Hellos, and TLS if asked for, are complete.
+    fn open_or_wait(&mut self) {
+        if self.is_on_trial {
+            self.phase = Phase::Trial;
+            self.trial_ends = self.now.checked_add(TRIAL).into_iter().chain(self.hello_deadline).min();
+        } else {
+            self.open();
+        }
     }
 
     fn open(&mut self) {
