@@ -12,7 +12,7 @@ use super::tls::{Secured, TlsClient, TlsServer};
 ///
 /// 1. Bytes from the socket go to [`handle_input`](Self::handle_input), those for the socket come from
 ///    [`poll_transmit`](Self::poll_transmit).
-/// 2. At the event `StartTls`: [`start_client`](Self::start_client) or [`start_server`](Self::start_server). Whatever
+/// 2. At the event `StartTls`: `start_client` or `start_server`. Whatever
 ///    comes after the hello is TLS's: no byte that was there before the upgrade is believed (R-tls-boundary).
 /// 3. After each of the two: when [`poll_established`](Self::poll_established) says true, the connection's
 ///    `handle_tls_established`.

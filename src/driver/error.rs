@@ -103,4 +103,15 @@ impl fmt::Display for ClientError {
     }
 }
 
-impl std::error::Error for ClientError {}
+impl std::error::Error for ClientError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Send(error) => Some(error),
+            Self::Response(error) => Some(error),
+            Self::Connect { error, .. } => Some(&**error),
+            Self::Link { transport: Some(transport), .. } => Some(&**transport),
+            Self::Link { error, .. } => Some(error),
+            Self::Timeout { .. } | Self::Closed => None,
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Shells around [`crate::proto`]: they own sockets, clocks, tasks and threads, and decide nothing about the protocol.
 //!
-//! Two drivers, [`smol`] for tasks and [`thread`] for plain threads, have the same client and server, with the same
+//! Two drivers, `smol` for tasks and `thread` for plain threads, have the same client and server, with the same
 //! options and errors; these are here. Only what waits is different: `request(..).await` here, `request(..)` there.
 
 #![allow(

@@ -100,7 +100,8 @@ macro_rules! link_options {
             self
         }
 
-        /// How much each link takes from its peer and holds for it.
+        /// How much each link takes from its peer and holds for it. For some of them, begin with those of the role:
+        /// `Limits { body_bytes: 1 << 20, ..Limits::default() }`, and [`Limits::server`] for a server.
         #[must_use]
         pub fn limits(mut self, limits: Limits) -> Self {
             self.config.limits = limits;

@@ -88,6 +88,11 @@ impl Limits {
     pub const MAX_HEADER_COUNT: usize = 256;
     /// What a field of a request is taken to cost beside its bytes.
     pub const FIELD_BYTES: usize = 128;
+
+    /// The defaults of servers: begin with them to set some of a server's limits.
+    pub fn server() -> Self {
+        Self { pending_requests: 10_000, ..Self::default() }
+    }
 }
 
 impl Default for Limits {
@@ -213,8 +218,7 @@ pub struct ServerConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        let limits = Limits { pending_requests: 10_000, ..Limits::default() };
-        Self { config: Config { limits, ..Config::default() }, tls: ServerTls::Off }
+        Self { config: Config { limits: Limits::server(), ..Config::default() }, tls: ServerTls::Off }
     }
 }
 

@@ -206,15 +206,26 @@ both! {
             seen.lock().unwrap().push((tls.is_resumed, tls.certificates.len()));
             echo(request)
         });
-        // Cut after each answer, so that each request has a link of its own.
-        let addr = relay(&to, |_, _, piece| Some(piece));
+        // Each client has a link of its own, and the sessions belong to the options.
         let options = authority.known_client();
-        for _ in 0..3 {
-            let client = D::client(&addr, options.clone());
+        for _ in 0..2 {
+            let client = D::client(&to, options.clone());
             client.request(post("x"), LONG).unwrap();
             client.close(soon());
         }
-        assert_eq!(*resumed.lock().unwrap(), [(false, 1), (true, 1), (true, 1)]);
+        assert_eq!(*resumed.lock().unwrap(), [(false, 1), (true, 1)]);
+        resumed.lock().unwrap().clear();
+
+        // One client, whose first link breaks.
+        let cuts = Arc::new(AtomicBool::new(false));
+        let cut = cuts.clone();
+        let addr = relay(&to, move |_, up, piece| (!up || !cut.swap(false, Ordering::SeqCst)).then_some(piece));
+        let client = D::client(&addr, authority.known_client());
+        client.request(post("x"), LONG).unwrap();
+        cuts.store(true, Ordering::SeqCst);
+        client.request(post("y"), LONG).unwrap_err();
+        client.request(post("z"), LONG).unwrap();
+        assert_eq!(*resumed.lock().unwrap(), [(false, 1), (true, 1)]);
     }
 
     fn an_end_without_the_end_of_tls_is_a_failure<D>() {

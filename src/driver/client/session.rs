@@ -120,8 +120,7 @@ impl<'a> Session<'a> {
     fn limit_waiting(&mut self, now: Instant) {
         let limit = self.lane.options.config.limits.pending_requests;
         while self.connection.pending_requests() + self.lane.queue.len() > limit
-            && !self.make_room(now)
-            && self.lane.queue.shed()
+            && (self.make_room(now) || self.lane.queue.shed())
         {}
     }
 

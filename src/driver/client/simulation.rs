@@ -292,3 +292,34 @@ fn what_is_said_of_a_request_is_what_has_become_of_it() {
     println!("{sums:?}: ran more than once, maybe delivered, not delivered");
     assert!(sums.0 > 100 && sums.1 > 100 && sums.2 > 100, "{sums:?}");
 }
+
+#[test]
+fn pauses_double_up_to_the_longest_and_each_is_shortened_at_random() {
+    // R-reconnect-pause
+    let mut context = Context::from_waker(Waker::noop());
+    let mut shares = Vec::new();
+    for _ in 0..50 {
+        let lanes = Arc::new(Mutex::new(None));
+        let started = lanes.clone();
+        let options = ClientOptions::default().reconnect_pause(MS * 100, MS * 1_000).wait_for_link(true);
+        let start = move |lane| {
+            *lock(&started) = Some(lane);
+            Ok(())
+        };
+        let callers = Arc::new(Callers::new("nowhere".into(), options, start));
+        let _outcome = callers.send(Request::new(Bytes::new()), None.into(), false).map(Some);
+        let mut lane = lock(&lanes).take().unwrap();
+        let _ = lane.poll(&mut context);
+        let mut now = Instant::now();
+        for longest in [100, 200, 400, 800, 1_000, 1_000] {
+            assert_eq!(lane.step(now), Step::Dial);
+            lane.handle_dial_error(now, io::ErrorKind::ConnectionRefused.into());
+            let Step::Pause(until) = lane.step(now) else { panic!("no pause") };
+            shares.push((until - now).as_secs_f64() * 1_000.0 / f64::from(longest));
+            now = until;
+        }
+    }
+    assert!(shares.iter().all(|share| (0.499..=1.0).contains(share)), "{shares:?}");
+    let short = shares.iter().filter(|share| **share < 0.75).count();
+    assert!((60..240).contains(&short), "{short} of 300 are shortened by more than a quarter");
+}
