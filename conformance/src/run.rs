@@ -242,7 +242,7 @@ impl<'s> Run<'s> {
         if !self.scenario.steps.last().is_some_and(has_closed) {
             self.subject.settle(&mut self.told)?;
         }
-        self.told.seen.end(&self.told.reader)
+        self.told.seen.end(&self.told.reader, self.subject.socket())
     }
 
     fn steps(&mut self, steps: &'s [Step]) -> Done {
@@ -334,7 +334,11 @@ impl<'s> Run<'s> {
             let defect = |message| Mismatch::new("suite", "the suite can compress", message);
             match feed {
                 Feed::Wire(wire) => bytes.extend_from_slice(wire),
-                Feed::Plain(plain) => bytes.extend(self.encoder.encode(plain).map_err(defect)?),
+                Feed::Plain(plain) => {
+                    let mut plain = plain.clone();
+                    self.rename(&mut plain);
+                    bytes.extend(self.encoder.encode(&plain).map_err(defect)?);
+                }
                 Feed::Hello { compression, tls, version } => {
                     bytes.extend_from_slice(&hello(*version, *compression, *tls));
                     let known = Compression::from_code(*compression).unwrap_or(Compression::None);
@@ -355,6 +359,15 @@ impl<'s> Run<'s> {
             self.subject.feed(piece, &mut self.told)?;
         }
         if has_ended { self.subject.feed_end(&mut self.told) } else { Ok(()) }
+    }
+
+    /// Puts the id in front of a frame that the client has for the scenario's.
+    fn rename(&self, frame: &mut [u8]) {
+        let Some((id, _)) = frame.split_first_chunk_mut::<4>() else { return };
+        let renamed = &self.told.seen.renamed;
+        if let Some((_, own)) = renamed.iter().find(|(known, _)| *known == u32::from_le_bytes(*id)) {
+            *id = own.to_le_bytes();
+        }
     }
 
     /// The length of the next piece of a feed.
@@ -400,6 +413,9 @@ impl<'s> Run<'s> {
                 Request::Respond { now, ticket: ticket_number, status: *status, fields, body }
             }
             Action::Discard { .. } => Request::Discard { now, ticket: ticket_number },
+            Action::NextId { id } => Request::NextId { now, id: *id },
+            Action::Hold(true) => Request::HoldOutput { now },
+            Action::Hold(false) => Request::ReleaseOutput { now },
             Action::Flush => Request::Flush { now },
             Action::Close => Request::Close { now },
             Action::TlsEstablished => Request::TlsEstablished { now },

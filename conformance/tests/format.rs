@@ -69,7 +69,7 @@ fn errors_name_file_line_and_what_is_wrong() {
         ("role: server", "role: proxy", 4, "role is one of client, server"),
         ("level: must", "level: must\nlevel: must", 6, "twice"),
         ("title: A", "titel: A", 2, "unknown key"),
-        ("rules: R-id-copy", "config: compression=zstd", 6, "no compression"),
+        ("rules: R-id-copy", "config: compression=lz4", 6, "no compression"),
         ("rules: R-id-copy", "config: tls=yes", 6, "tls of this role"),
         ("rules: R-id-copy", "needs: wings", 6, "no capability"),
         ("rules: R-id-copy\n", "", 1, "no \"rules\""),

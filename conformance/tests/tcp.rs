@@ -143,6 +143,52 @@ fn faults_are_caught_over_sockets() {
     }
 }
 
+/// Two requests that no program can tell apart, answered in two ways.
+const ALIKE: &str = r#"id: a
+title: Two equal requests are both answered
+area: closing
+role: server
+level: must
+rules: R-id-copy
+
+@0 feed hello
+@0 send hello
+@0 feed frame 1 "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+@0 feed frame 2 "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+@0 event request 1 "GET" "/a"
+@0 event request 2 "GET" "/a"
+@0 do respond 1 200 body "one"
+@0 send frame 1 "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"
+@0 do respond 2 200 body "two"
+@0 send frame 2 "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo"
+"#;
+
+/// Gives the first answer of a link to its second handler, and the second to its first.
+const SWAP: &str = r#"sed -u 's/"ticket":1,/"ticket":T,/; s/"ticket":2,/"ticket":1,/; s/"ticket":T,/"ticket":2,/'"#;
+
+#[test]
+fn handlers_may_run_in_any_order() {
+    let scenarios = scenarios();
+    let of_original = ["two-frames-one-write", "connection-close", "flate-stored", "id-reused-in-flight"];
+    let of_original = of_original.map(|name| format!("original-server-{name}"));
+    let alike = parse(Path::new("cases/closing/a.scn"), ALIKE).unwrap();
+    let mut chosen: Vec<&Scenario> = scenarios.iter().filter(|case| of_original.contains(&case.id)).collect();
+    chosen.push(&alike);
+    assert_eq!(chosen.len(), 5);
+    for command in [shim("smol"), format!("{SWAP} | {}", shim("smol"))] {
+        let (text, _, _, outcomes) = report(&chosen, &Options::of_shim(&command));
+        assert!(outcomes.iter().all(|outcome| matches!(outcome.verdict, Verdict::Pass)), "{command}\n{text}");
+    }
+    // An answer under an id that is of none of the two is still wrong, and so is the same id twice.
+    for (from, to) in [(r"\r\ntwo", r"\r\none"), ("send frame 2", "send frame 3")] {
+        let wrong = parse(Path::new("cases/closing/a.scn"), &ALIKE.replace(from, to)).unwrap();
+        let mut options = Options::of_shim(format!("{SWAP} | {}", shim("smol")));
+        options.time.slack = std::time::Duration::from_millis(100);
+        let (text, _, _, outcomes) = report(&[&wrong], &options);
+        assert!(outcomes[0].verdict.failure().is_some(), "{from}: {text}");
+    }
+}
+
 /// The cases that are run against a server of which only the address is known.
 fn server_cases(scenarios: &[Scenario]) -> Vec<&Scenario> {
     scenarios.iter().filter(|scenario| scenario.role == Role::Server).collect()

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::scenario::{Config, Scenario};
-use crate::step::{Action, EventPattern, Expect, Step, StepKind};
+use crate::step::{Action, EventPattern, Expect, Feed, Step, StepKind};
+use crate::wire::HELLO_BYTES;
 
 /// Why a scenario is not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,58 @@ pub fn for_server(scenario: &Scenario, longest: Duration) -> Result<Scenario, St
             Some(StepKind::Expect(Expect::Answer { id: *id, head: method == b"HEAD" }))
         }
         StepKind::Expect(Expect::Event(_) | Expect::SendFrame { .. }) | StepKind::Do { .. } => None,
+        kind => Some(kind.clone()),
+    };
+    Ok(Scenario { steps: map(&scenario.steps, &adapted), ..scenario.clone() })
+}
+
+/// The scenario as it is run against a client of which nothing is known but that it sends requests of its own when it
+/// is started. Its first one stands for the one that the scenario has.
+///
+/// # Errors
+///
+/// Why it cannot be run.
+pub fn for_client(scenario: &Scenario, longest: Duration) -> Result<Scenario, String> {
+    show(scenario, longest)?;
+    let compression = scenario.config.compression;
+    if scenario.config != (Config { compression, ..Config::new(scenario.role) }) {
+        return Err("the client cannot be set up for it".into());
+    }
+    let (mut why, mut asked, mut sent, mut answered) = (None, 0, Vec::new(), false);
+    visit(&scenario.steps, &mut |step| {
+        let obstacle = match &step.kind {
+            StepKind::Do { action: Action::Request { request, deadline: None, .. }, refused: None } => {
+                asked += 1;
+                (asked > 1 || request.method == b"HEAD").then(|| "the program cannot be told what to ask for".into())
+            }
+            StepKind::Do { .. } => Some(format!("there is no program that could `{}`", words(&step.source))),
+            StepKind::Either(_) => Some("which branch is right may depend on what the program is told".into()),
+            StepKind::Expect(Expect::SendFrame { id, .. }) => {
+                sent.push(*id);
+                None
+            }
+            StepKind::Feed(Feed::Plain(plain)) => {
+                let id = plain.first_chunk().map(|id| u32::from_le_bytes(*id));
+                answered |= id.is_some_and(|id| sent.contains(&id));
+                // Only the id of a whole frame can be put in the client's words.
+                let is_free = step.source.contains("feed frame") && id.is_some_and(|id| sent.contains(&id) || id != 1);
+                (!is_free).then(|| "the ids in what is fed are the scenario's".into())
+            }
+            StepKind::Feed(Feed::Wire(wire)) => (wire.len() > HELLO_BYTES || !sent.is_empty())
+                .then(|| "the ids in what is fed are the scenario's".into()),
+            StepKind::Feed(Feed::EofIn(_)) => Some("the ids in what is fed are the scenario's".into()),
+            _ => None,
+        };
+        why = why.take().or(obstacle);
+    });
+    if let Some(why) = why {
+        return Err(why);
+    }
+    let adapted = |step: &Step| match &step.kind {
+        StepKind::Expect(Expect::SendFrame { id, .. }) => Some(StepKind::Expect(Expect::AnyRequest { id: *id })),
+        // A program that has its answer may end.
+        StepKind::Expect(Expect::StillOpen) if answered => None,
+        StepKind::Expect(Expect::Event(_) | Expect::Quiet) | StepKind::Do { .. } => None,
         kind => Some(kind.clone()),
     };
     Ok(Scenario { steps: map(&scenario.steps, &adapted), ..scenario.clone() })
