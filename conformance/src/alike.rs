@@ -27,14 +27,44 @@ struct Group {
     names: Vec<u32>,
     /// The ids that these have on the wire, in some order.
     ids: Vec<u32>,
+    /// Tickets of oneways among them: one of these may be a request's, and the request's a oneway's.
+    oneways: Vec<u64>,
 }
 
 impl Alike {
     /// A request without id whose event was taken for the one that a scenario calls `id`.
     pub(crate) fn add(&mut self, id: u32, pattern: &EventPattern, event: &Event) {
+        let at = self.group_of(pattern, event);
+        let group = &mut self.groups[at];
+        group.names.push(id);
+        group.ids.push(id);
+    }
+
+    /// A oneway whose event does not say that it is one.
+    pub(crate) fn add_oneway(&mut self, pattern: &EventPattern, event: &Event, ticket: u64) {
+        let at = self.group_of(pattern, event);
+        self.groups[at].oneways.push(ticket);
+    }
+
+    /// The tickets that are to have the same answer as the request that a scenario calls `id`, so that it is answered
+    /// for certain: the answer of a oneway goes nowhere.
+    pub(crate) fn take_oneways(&mut self, id: u32) -> Vec<u64> {
+        let group = self.groups.iter_mut().find(|group| group.names.contains(&id));
+        group.map_or(Vec::new(), |group| std::mem::take(&mut group.oneways))
+    }
+
+    fn group_of(&mut self, pattern: &EventPattern, event: &Event) -> usize {
+        // An id that a step expects does not tell them apart, because no event has one.
+        let without_id = |pattern: &EventPattern| match pattern.clone() {
+            EventPattern::Request { method, target, content, .. } => {
+                EventPattern::Request { id: None, method, target, content }
+            }
+            other => other,
+        };
+        let pattern = without_id(pattern);
         let is_alike = |group: &Group| {
             group.patterns.iter().all(|other| differs(other, event).is_none())
-                && group.events.iter().all(|other| differs(pattern, other).is_none())
+                && group.events.iter().all(|other| differs(&pattern, other).is_none())
         };
         let at = self.groups.iter().position(|group| is_alike(group));
         let at = at.unwrap_or_else(|| {
@@ -42,10 +72,9 @@ impl Alike {
             self.groups.len() - 1
         });
         let group = &mut self.groups[at];
-        group.patterns.push(pattern.clone());
+        group.patterns.push(pattern);
         group.events.push(event.clone());
-        group.names.push(id);
-        group.ids.push(id);
+        at
     }
 
     /// Takes the response out of what was sent that a scenario means by `id`; `fits` says which can be it. The id on the

@@ -9,7 +9,7 @@ use crate::scenario::{Compression, Config};
 use crate::shim::Event;
 pub use crate::show::layer_of;
 use crate::show::{layer_of_event, show, show_pattern, show_sent};
-use crate::step::{Content, EventPattern, Expect, Step, StepKind};
+use crate::step::{ANY_CODE, Content, EventPattern, Expect, Step, StepKind};
 use crate::wire::{Reader, Sent, hello};
 
 /// What has come and has not been mentioned by a step.
@@ -369,6 +369,9 @@ impl Seen {
                         self.bound.push((*id, *ticket));
                         self.alike.add(*id, pattern, &event);
                     }
+                    if let (EventPattern::Request { id: None, .. }, Event::Request { ticket, .. }) = (pattern, &event) {
+                        self.alike.add_oneway(pattern, &event, *ticket);
+                    }
                     return Ok(());
                 }
                 Some(_) if is_passed_over(&event) => passed = Some(event),
@@ -490,6 +493,11 @@ pub(crate) fn differs(pattern: &EventPattern, event: &Event) -> Option<String> {
             }
             return compare_content(content, fields, body);
         }
+        // Who does not tell codes may also be more careful than need be.
+        (
+            EventPattern::Failed { tag, code, maybe_delivered },
+            Event::Failed { tag: told, maybe_delivered: maybe, .. },
+        ) if code == ANY_CODE => tag == told && (*maybe || !maybe_delivered),
         (
             EventPattern::Failed { tag, code, maybe_delivered },
             Event::Failed { tag: told, code: because, maybe_delivered: maybe },

@@ -2,6 +2,9 @@
 
 use crate::http1::{Field, Message};
 
+/// A code that stands for any: the subject does not tell them.
+pub const ANY_CODE: &str = "*";
+
 /// One step.
 #[derive(Clone, Debug)]
 pub struct Step {

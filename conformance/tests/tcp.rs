@@ -76,6 +76,59 @@ fn passes_every_case_that_it_claims(driver: &str) {
     }
 }
 
+/// A client in a few lines, with a fault where `FAULT` stands; `-` is none.
+const CLIENT: &str = r#"
+import socket, sys
+host, port = sys.argv[1].rsplit(":", 1)
+fault = sys.argv[2]
+link = socket.create_connection((host, int(port)))
+link.sendall(b"httpteleporT\0\1\0" if fault == "magic" else b"httpteleport\0\1\0")
+hello = b""
+while len(hello) < 15:
+    piece = link.recv(15 - len(hello))
+    if not piece: sys.exit()
+    hello += piece
+    is_wrong = not b"httpteleport\0".startswith(hello[:13]) or len(hello) > 13 and hello[13] > 2
+    if is_wrong and fault != "takes-any-hello": sys.exit()
+field = b"Connection: close\r\n" if fault == "hop" else b""
+host = b"" if fault == "no-host" else b"Host: h\r\n"
+request = b"GET / HTTP/1.1\r\n" + host + field + b"\r\n"
+link.sendall(b"\0\0\0\7" + request)
+while link.recv(65536): pass
+"#;
+
+#[test]
+fn a_client_needs_no_shim() {
+    let file = std::env::temp_dir().join(format!("teleport-client-{}.py", std::process::id()));
+    std::fs::write(&file, CLIENT).unwrap();
+    let run = |fault: &str, case: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_teleport-conformance"));
+        let client = format!("python3 '{}' {{addr}} {fault}", file.display());
+        command.args(["run", "--slack", "300", "--client", &client, "--id", case]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let exchange = "messages-client-both";
+    let table = [
+        ("-", "hello-client-magic-last-byte", 0, "every required case that was chosen passes"),
+        ("magic", exchange, 1, "layer     hello"),
+        ("takes-any-hello", "hello-client-version-255", 1, "R-hello-version"),
+        ("no-host", exchange, 1, "R-write-host"),
+        ("hop", exchange, 1, "R-write-no-hop-by-hop"),
+        ("-", "hello-client-version-255", 0, "every required case that was chosen passes"),
+        // It goes on after what cannot be read.
+        ("-", exchange, 1, "the connection is open"),
+    ];
+    for (fault, case, code, said) in table {
+        let (status, text) = run(fault, case);
+        assert!(status == Some(code) && text.contains(said), "{fault}: {said}: {text}");
+        assert!(code == 0 || text.contains("run --client 'python3 "), "{text}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let (status, text) = run("-", exchange);
+    assert!(status == Some(1) && text.contains("ended without a connection"), "{text}");
+}
+
 /// Short ones, whose steps look at all that the faults below change.
 const ANSWERS_AFTER_EOF: &str = r#"id: a
 title: A server still answers what it took before the end of file
@@ -169,12 +222,12 @@ const SWAP: &str = r#"sed -u 's/"ticket":1,/"ticket":T,/; s/"ticket":2,/"ticket"
 #[test]
 fn handlers_may_run_in_any_order() {
     let scenarios = scenarios();
-    let of_original = ["two-frames-one-write", "connection-close", "flate-stored", "id-reused-in-flight"];
+    let of_original = ["two-frames-one-write", "connection-close", "flate-stored", "id-reused-in-flight", "id-zero"];
     let of_original = of_original.map(|name| format!("original-server-{name}"));
     let alike = parse(Path::new("cases/closing/a.scn"), ALIKE).unwrap();
     let mut chosen: Vec<&Scenario> = scenarios.iter().filter(|case| of_original.contains(&case.id)).collect();
     chosen.push(&alike);
-    assert_eq!(chosen.len(), 5);
+    assert_eq!(chosen.len(), 6);
     for command in [shim("smol"), format!("{SWAP} | {}", shim("smol"))] {
         let (text, _, _, outcomes) = report(&chosen, &Options::of_shim(&command));
         assert!(outcomes.iter().all(|outcome| matches!(outcome.verdict, Verdict::Pass)), "{command}\n{text}");

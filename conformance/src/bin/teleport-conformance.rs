@@ -305,7 +305,7 @@ fn command(cli: &Cli) -> Result<u8, String> {
             let (cases, errors) = (checked.scenarios.len(), checked.errors.len());
             let (covered, untestable) = (checked.covered, checked.untestable);
             print(&format!(
-                "{cases} cases; of the MUST rules for client and server {covered} have cases, {untestable} a reason why \
+                "{cases} cases; of the MUST rules {covered} have cases, {untestable} a reason why \
                  not; {errors} errors\n"
             ));
             Ok(if errors == 0 { 0 } else { 2 })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::scenario::{Config, Scenario};
-use crate::step::{Action, EventPattern, Expect, Feed, Step, StepKind};
+use crate::step::{ANY_CODE, Action, EventPattern, Expect, Feed, Step, StepKind};
 use crate::wire::HELLO_BYTES;
 
 /// Why a scenario is not run.
@@ -30,11 +30,19 @@ pub fn for_shim(scenario: &Scenario, can: &[String], longest: Duration) -> Resul
     if !missing.is_empty() {
         return Err(Obstacle::Missing(missing));
     }
+    let has_codes = can.iter().any(|claimed| claimed == "failure-codes");
     let keep = |step: &Step| {
         let tells = match &step.kind {
             StepKind::Expect(Expect::Event(EventPattern::Connected)) => "connected",
             StepKind::Expect(Expect::Event(EventPattern::Refused { .. })) => "refused",
             StepKind::Expect(Expect::Event(EventPattern::Unmatched { .. })) => "unmatched",
+            StepKind::Expect(Expect::Event(EventPattern::Failed { tag, maybe_delivered, .. })) if !has_codes => {
+                let (tag, code, maybe_delivered) = (*tag, ANY_CODE.to_owned(), *maybe_delivered);
+                return Some(StepKind::Expect(Expect::Event(EventPattern::Failed { tag, code, maybe_delivered })));
+            }
+            StepKind::Do { action, refused: Some(_) } if !has_codes => {
+                return Some(StepKind::Do { action: action.clone(), refused: Some(ANY_CODE.to_owned()) });
+            }
             _ => return Some(step.kind.clone()),
         };
         can.iter().any(|claimed| claimed == tells).then(|| step.kind.clone())
@@ -88,29 +96,45 @@ pub fn for_client(scenario: &Scenario, longest: Duration) -> Result<Scenario, St
     if scenario.config != (Config { compression, ..Config::new(scenario.role) }) {
         return Err("the client cannot be set up for it".into());
     }
-    let (mut why, mut asked, mut sent, mut answered) = (None, 0, Vec::new(), false);
+    // Of several requests the one that is answered is the program's; the others only wait.
+    let (mut sent, mut fed) = (Vec::new(), Vec::new());
+    visit(&scenario.steps, &mut |step| match &step.kind {
+        StepKind::Expect(Expect::SendFrame { id, .. }) => sent.push(*id),
+        StepKind::Feed(Feed::Plain(plain)) => fed.extend(plain.first_chunk().map(|id| u32::from_le_bytes(*id))),
+        _ => {}
+    });
+    fed.retain(|id| sent.contains(id));
+    fed.dedup();
+    let own = match (&sent[..], &fed[..]) {
+        ([], _) => None,
+        ([id], _) | (_, [id]) => Some(*id),
+        _ => return Err("the program cannot be told what to ask for".into()),
+    };
+    let (mut why, mut is_sent) = (None, false);
     visit(&scenario.steps, &mut |step| {
         let obstacle = match &step.kind {
             StepKind::Do { action: Action::Request { request, deadline: None, .. }, refused: None } => {
-                asked += 1;
-                (asked > 1 || request.method == b"HEAD").then(|| "the program cannot be told what to ask for".into())
+                (request.method == b"HEAD").then(|| "the program cannot be told what to ask for".into())
             }
             StepKind::Do { .. } => Some(format!("there is no program that could `{}`", words(&step.source))),
             StepKind::Either(_) => Some("which branch is right may depend on what the program is told".into()),
             StepKind::Expect(Expect::SendFrame { id, .. }) => {
-                sent.push(*id);
+                is_sent |= own == Some(*id);
                 None
             }
-            StepKind::Feed(Feed::Plain(plain)) => {
-                let id = plain.first_chunk().map(|id| u32::from_le_bytes(*id));
-                answered |= id.is_some_and(|id| sent.contains(&id));
-                // Only the id of a whole frame can be put in the client's words.
-                let is_free = step.source.contains("feed frame") && id.is_some_and(|id| sent.contains(&id) || id != 1);
+            StepKind::Feed(feed) => {
+                // Only the id of a whole frame can become the program's.
+                let is_free = match feed {
+                    Feed::Plain(plain) => {
+                        let id = plain.first_chunk().map(|id| u32::from_le_bytes(*id));
+                        step.source.contains("feed frame") && id.is_some_and(|id| id != 1 || own == Some(1) && is_sent)
+                    }
+                    Feed::Wire(wire) => wire.len() <= HELLO_BYTES && !is_sent,
+                    Feed::EofIn(_) => false,
+                    Feed::Hello { .. } | Feed::Eof => true,
+                };
                 (!is_free).then(|| "the ids in what is fed are the scenario's".into())
             }
-            StepKind::Feed(Feed::Wire(wire)) => (wire.len() > HELLO_BYTES || !sent.is_empty())
-                .then(|| "the ids in what is fed are the scenario's".into()),
-            StepKind::Feed(Feed::EofIn(_)) => Some("the ids in what is fed are the scenario's".into()),
             _ => None,
         };
         why = why.take().or(obstacle);
@@ -119,9 +143,11 @@ pub fn for_client(scenario: &Scenario, longest: Duration) -> Result<Scenario, St
         return Err(why);
     }
     let adapted = |step: &Step| match &step.kind {
-        StepKind::Expect(Expect::SendFrame { id, .. }) => Some(StepKind::Expect(Expect::AnyRequest { id: *id })),
+        StepKind::Expect(Expect::SendFrame { id, .. }) => {
+            (own == Some(*id)).then_some(StepKind::Expect(Expect::AnyRequest { id: *id }))
+        }
         // A program that has its answer may end.
-        StepKind::Expect(Expect::StillOpen) if answered => None,
+        StepKind::Expect(Expect::StillOpen) if !fed.is_empty() => None,
         StepKind::Expect(Expect::Event(_) | Expect::Quiet) | StepKind::Do { .. } => None,
         kind => Some(kind.clone()),
     };
