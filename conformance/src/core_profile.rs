@@ -6,12 +6,15 @@ use crate::run::{Done, Replay, Subject, Told};
 use crate::scenario::Scenario;
 use crate::shim::{Answer, Event, Request, Shim, new_command};
 use crate::step::{Step, StepKind};
+use crate::wire::HELLO_BYTES;
 
 /// A core behind its shim.
 pub struct Core {
     shim: Shim,
     reads: bool,
     timer: Option<u64>,
+    /// How many bytes were taken in all.
+    taken: usize,
     /// Fed, and not yet taken.
     unread: Vec<u8>,
     eof_due: bool,
@@ -27,6 +30,7 @@ impl Core {
             shim,
             reads: true,
             timer: None,
+            taken: 0,
             unread: Vec::new(),
             eof_due: false,
             is_in_tls: false,
@@ -68,11 +72,18 @@ impl Core {
         if let Some(why) = &answer.nack {
             return Err(Mismatch::new("shim", "the shim has the command", format!("nack: {why}")));
         }
+        self.taken += answer.consumed;
         told.seen.sent.extend(told.reader.take(&answer.out));
         for event in &answer.events {
             match event {
                 Event::Request { id: None, .. } => {
                     return Err(Mismatch::new("shim", "a request with its id", "null: only profile tcp may say that"));
+                }
+                Event::StartTls {} if self.taken != HELLO_BYTES => {
+                    let actual = format!("{} bytes were taken", self.taken);
+                    let expected = "of what comes before TLS the hello is taken, 15 bytes";
+                    let mismatch = Mismatch::new("tls", expected, actual);
+                    return Err(Mismatch { rule: Some("R-tls-boundary"), ..mismatch });
                 }
                 Event::StartTls {} => self.is_in_tls = true,
                 Event::Closed { .. } => self.is_closed = true,
@@ -100,7 +111,7 @@ impl Subject for Core {
 
     fn begin(&mut self, scenario: &Scenario, told: &mut Told) -> Done {
         (self.reads, self.timer, self.eof_due) = (true, None, false);
-        (self.is_in_tls, self.is_closed) = (false, false);
+        (self.is_in_tls, self.is_closed, self.taken) = (false, false, 0);
         self.unread.clear();
         self.tell(&new_command(scenario, None), told).map(drop)
     }

@@ -6,6 +6,7 @@
 //! Nothing in this library uses the project's own core: the codecs, the HTTP reader and the id bookkeeping here are
 //! the suite's own, so that a fault of the core cannot hide itself.
 
+mod alike;
 pub mod check;
 pub mod core_profile;
 pub mod http1;

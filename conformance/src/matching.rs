@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
+use crate::alike::Alike;
 use crate::http1::{FRAMING, Field, Message, values};
 use crate::literal::{quote, show_time};
 use crate::scenario::{Compression, Config};
 use crate::shim::Event;
 pub use crate::show::layer_of;
 use crate::show::{layer_of_event, show, show_pattern, show_sent};
-use crate::step::{Content, EventPattern, Expect, Step, StepKind};
+use crate::step::{ANY_CODE, Content, EventPattern, Expect, Step, StepKind};
 use crate::wire::{Reader, Sent, hello};
 
 /// What has come and has not been mentioned by a step.
@@ -20,6 +21,10 @@ pub struct Seen {
     pub events: VecDeque<(usize, Event)>,
     /// Ids and tickets of requests whose event did not tell the id: it is that of the step that mentioned it.
     pub bound: Vec<(u32, u64)>,
+    /// Ids of the scenario, and those that a client of which nothing is known has for them.
+    pub(crate) renamed: Vec<(u32, u32)>,
+    /// Those among them that could be each other.
+    pub(crate) alike: Alike,
 }
 
 /// How the subject stands besides.
@@ -47,6 +52,8 @@ pub struct Socket {
     pub has_codes: bool,
     /// Nothing is known of the subject but its address: it may compress as it likes.
     pub is_black_box: bool,
+    /// It is a client of which nothing is known, and sends what its program likes.
+    pub has_own_mind: bool,
 }
 
 impl State<'_> {
@@ -140,6 +147,10 @@ impl Seen {
             }
             Expect::SendFrame { id, message, no_fields } => {
                 let wanted = format!("frame {id} {}", quote(&message.to_bytes()));
+                let fits = |sent: &Message| compare(message, sent, no_fields).is_none();
+                if let Some(frame) = self.alike.take(*id, &mut self.sent, fits) {
+                    return sealed(frame.output, state);
+                }
                 let frame = match self.next_sent(*id, state) {
                     Some(Sent::Frame(frame)) => frame,
                     other => return Err(not_sent("frame", wanted, other, state)),
@@ -148,6 +159,9 @@ impl Seen {
                 let difference = if frame.id.swap_bytes() == *id && frame.id != *id {
                     rule = Some("R-frame-id-le");
                     Some(("frame", format!("its id is {}, which is {id} with the bytes in the other order", frame.id)))
+                } else if frame.id == *id && self.alike.is_answered(*id) {
+                    rule = Some("R-id-copy");
+                    Some(("frame", format!("a second response has the id {id}")))
                 } else if frame.id != *id {
                     Some(("frame", format!("its id is {}, not {id}", frame.id)))
                 } else {
@@ -199,6 +213,7 @@ impl Seen {
                 }
                 sealed(frame.output, state)
             }
+            Expect::AnyRequest { id } => self.any_request(*id, state),
             Expect::SendBatch(count) => self.batch(*count, state),
             Expect::Event(pattern) => {
                 // The callers and handlers of a whole driver are tasks: which is told first is not its affair.
@@ -246,6 +261,28 @@ impl Seen {
         }
     }
 
+    /// Oneways are passed over: nothing answers them.
+    fn any_request(&mut self, id: u32, state: &State<'_>) -> Matched {
+        let wanted = "some request of the program, which is no HEAD";
+        let frame = loop {
+            match self.sent.pop_front() {
+                Some(Sent::Frame(frame)) if frame.id == 0 => sealed(frame.output, state)?,
+                Some(Sent::Frame(frame)) => break frame,
+                other => return Err(not_sent("frame", wanted.into(), other, state)),
+            }
+        };
+        let actual = format!("frame {} {}", frame.id, quote(&frame.plain[4..]));
+        if frame.message.start.starts_with(b"HEAD ") {
+            return Err(Mismatch::new("suite", wanted, actual));
+        }
+        if self.renamed.iter().any(|(_, known)| *known == frame.id) {
+            let mismatch = Mismatch::new("frame", "an id that is not in use", actual);
+            return Err(Mismatch { rule: Some("R-id-unique"), ..mismatch });
+        }
+        self.renamed.push((id, frame.id));
+        sealed(frame.output, state)
+    }
+
     fn batch(&self, count: usize, state: &State<'_>) -> Matched {
         let wanted = format!("{count} frames in one flush");
         let mut outputs = Vec::new();
@@ -280,7 +317,13 @@ impl Seen {
     /// # Errors
     ///
     /// Something has not been.
-    pub fn end(&self, reader: &Reader) -> Matched {
+    pub fn end(&self, reader: &Reader, socket: Option<Socket>) -> Matched {
+        if socket.is_some_and(|socket| socket.has_own_mind) {
+            // What else the program asks for is its own affair, as long as it keeps the rules.
+            let fault =
+                self.sent.iter().find_map(|sent| if let Sent::Fault(fault) = sent { Some(fault) } else { None });
+            return fault.map_or(Ok(()), |fault| Err(faulty(fault, "nothing that breaks the rules for senders")));
+        }
         let event = self.events.iter().map(|(_, event)| event).find(|event| !is_passed_over(event));
         match (self.sent.front(), event) {
             (Some(Sent::Fault(fault)), _) => Err(faulty(fault, "nothing more")),
@@ -324,6 +367,10 @@ impl Seen {
                         (pattern, &event)
                     {
                         self.bound.push((*id, *ticket));
+                        self.alike.add(*id, pattern, &event);
+                    }
+                    if let (EventPattern::Request { id: None, .. }, Event::Request { ticket, .. }) = (pattern, &event) {
+                        self.alike.add_oneway(pattern, &event, *ticket);
                     }
                     return Ok(());
                 }
@@ -423,7 +470,7 @@ fn compare_content(content: &Content, fields: &[Field], body: &[u8]) -> Option<S
 }
 
 /// What differs between an event and what it should be.
-fn differs(pattern: &EventPattern, event: &Event) -> Option<String> {
+pub(crate) fn differs(pattern: &EventPattern, event: &Event) -> Option<String> {
     let is_same = match (pattern, event) {
         (EventPattern::Connected, Event::Connected {}) | (EventPattern::StartTls, Event::StartTls {}) => true,
         (EventPattern::Request { id: Some(id), .. }, Event::Request { id: told, .. }) => {
@@ -446,6 +493,11 @@ fn differs(pattern: &EventPattern, event: &Event) -> Option<String> {
             }
             return compare_content(content, fields, body);
         }
+        // Who does not tell codes may also be more careful than need be.
+        (
+            EventPattern::Failed { tag, code, maybe_delivered },
+            Event::Failed { tag: told, maybe_delivered: maybe, .. },
+        ) if code == ANY_CODE => tag == told && (*maybe || !maybe_delivered),
         (
             EventPattern::Failed { tag, code, maybe_delivered },
             Event::Failed { tag: told, code: because, maybe_delivered: maybe },

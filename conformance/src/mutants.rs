@@ -79,6 +79,7 @@ pub fn catching(name: &str, scenarios: &[&Scenario], options: &Options) -> Resul
 fn command_of(options: &Options) -> Result<&str, String> {
     match &options.target {
         Target::Shim(command) => Ok(command),
+        Target::Client(command) => Err(format!("{command} is no shim with faults")),
         Target::Server(addr) => Err(format!("{addr} is no shim with faults")),
     }
 }

@@ -238,6 +238,9 @@ fn parse_action(role: Role, cursor: &mut Cursor) -> Result<Action, String> {
             (Some(Role::Server), Action::Respond { id, status, fields: content.fields, body })
         }
         "discard" => (Some(Role::Server), Action::Discard { id: cursor.number("an id")? }),
+        "next-id" => (Some(Role::Client), Action::NextId { id: cursor.number("an id")? }),
+        "hold-output" => (None, Action::Hold(true)),
+        "release-output" => (None, Action::Hold(false)),
         "flush" => (None, Action::Flush),
         "close" => (None, Action::Close),
         "tls-established" => (None, Action::TlsEstablished),

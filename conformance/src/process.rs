@@ -30,12 +30,7 @@ impl Watch {
     }
 
     fn kill(&self) {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        // The shell that was started, and whatever it started: all are in a group of their own.
-        let group = format!("-{}", child.id());
-        let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
-        let _ = child.kill();
-        let _ = child.wait();
+        end(&mut self.child.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn guard(&self) {
@@ -49,6 +44,14 @@ impl Watch {
             }
         }
     }
+}
+
+/// Ends the shell that was started, and whatever it started: all are in a group of their own.
+pub(crate) fn end(child: &mut Child) {
+    let group = format!("-{}", child.id());
+    let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 impl Process {

@@ -122,6 +122,7 @@ impl Report<'_> {
     fn again(&self, id: &str) -> String {
         let target = match self.target {
             Target::Shim(command) => format!("--shim '{}'", command.replace('\'', r"'\''")),
+            Target::Client(command) => format!("--client '{}'", command.replace('\'', r"'\''")),
             Target::Server(addr) => format!("--server {addr}"),
         };
         format!("cargo run --release -p teleport-conformance -- run {target} --id {id}")

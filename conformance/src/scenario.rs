@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::parser::parse_steps;
-use crate::step::{Action, Expect, Feed, Step, StepKind};
+use crate::step::{Action, EventPattern, Expect, Feed, Step, StepKind};
+use crate::wire::{HELLO_BYTES, hello};
 
 /// The areas, which are the folders below `cases`.
 pub const AREAS: [&str; 12] = [
@@ -23,7 +24,7 @@ pub const AREAS: [&str; 12] = [
 ];
 
 /// The capabilities that a shim can claim (SHIM.md).
-pub const CAPABILITIES: [&str; 13] = [
+pub const CAPABILITIES: [&str; 15] = [
     "client",
     "server",
     "none",
@@ -37,7 +38,12 @@ pub const CAPABILITIES: [&str; 13] = [
     "idle",
     "batch-delay",
     "next-id",
+    FRAMES,
+    "hold-output",
 ];
+
+/// Anything after the hello.
+pub const FRAMES: &str = "frames";
 
 /// What every shim has that does not claim `zstd`.
 pub const NO_ZSTD: &str = "no-zstd";
@@ -316,6 +322,9 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ParseError> {
     needs.push(scenario.role.name().into());
     needs.push(scenario.config.compression.name().into());
     collect_needs(&scenario.steps, &mut needs);
+    if feeds_more_than_a_hello(&scenario.steps, &mut Vec::new()) {
+        needs.push(FRAMES.into());
+    }
     needs.sort();
     needs.dedup();
     if needs.iter().any(|need| need == NO_ZSTD) {
@@ -338,6 +347,25 @@ fn collect_needs(steps: &[Step], needs: &mut Vec<String>) {
     }
 }
 
+/// Whether the steps feed bytes behind a hello that is in order. What comes behind another one is not read.
+fn feeds_more_than_a_hello(steps: &[Step], fed: &mut Vec<u8>) -> bool {
+    steps.iter().any(|step| {
+        match &step.kind {
+            StepKind::Feed(Feed::Wire(bytes) | Feed::EofIn(bytes)) => fed.extend_from_slice(bytes),
+            StepKind::Feed(Feed::Hello { compression, tls, version }) => {
+                fed.extend_from_slice(&hello(*version, *compression, *tls));
+            }
+            StepKind::Either(branches) => {
+                return branches.iter().any(|branch| feeds_more_than_a_hello(branch, &mut fed.clone()));
+            }
+            _ => {}
+        }
+        let is_in_order =
+            fed.len() > HELLO_BYTES && fed.starts_with(b"httpteleport\0") && Compression::from_code(fed[13]).is_some();
+        is_in_order
+    })
+}
+
 /// The capability that a step needs, beyond those of the config.
 fn need_of(step: &Step) -> Option<&'static str> {
     match &step.kind {
@@ -348,10 +376,16 @@ fn need_of(step: &Step) -> Option<&'static str> {
         StepKind::Feed(Feed::Wire(wire)) if wire.starts_with(b"httpteleport\0") => {
             wire.get(13).and_then(|code| Compression::from_code(*code)).map(Compression::name)
         }
-        StepKind::Feed(Feed::Plain(_)) => Some("frames"),
-        StepKind::Do { action: Action::Request { .. } | Action::Oneway(_), .. } => Some("frames"),
-        StepKind::Do { action: Action::Respond { .. } | Action::Discard { .. }, .. } => Some("frames"),
+        StepKind::Feed(Feed::Plain(_)) => Some(FRAMES),
+        StepKind::Do { action: Action::Request { .. } | Action::Oneway(_), .. } => Some(FRAMES),
+        StepKind::Do { action: Action::Respond { .. } | Action::Discard { .. }, .. } => Some(FRAMES),
+        StepKind::Expect(Expect::SendFrame { .. } | Expect::SendRefusal { .. } | Expect::SendBatch(_)) => Some(FRAMES),
+        StepKind::Expect(Expect::Event(event)) => {
+            (!matches!(event, EventPattern::Connected | EventPattern::StartTls)).then_some(FRAMES)
+        }
         StepKind::Do { action: Action::Cancel { .. }, .. } => Some("cancel"),
+        StepKind::Do { action: Action::NextId { .. }, .. } => Some("next-id"),
+        StepKind::Do { action: Action::Hold(_), .. } => Some("hold-output"),
         StepKind::Do { action: Action::TlsEstablished, .. } => Some("tls"),
         _ => None,
     }

@@ -197,6 +197,16 @@ pub enum Request {
         now: u64,
         ticket: u64,
     },
+    NextId {
+        now: u64,
+        id: u32,
+    },
+    HoldOutput {
+        now: u64,
+    },
+    ReleaseOutput {
+        now: u64,
+    },
     Flush {
         now: u64,
     },

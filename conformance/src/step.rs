@@ -2,6 +2,9 @@
 
 use crate::http1::{Field, Message};
 
+/// A code that stands for any: the subject does not tell them.
+pub const ANY_CODE: &str = "*";
+
 /// One step.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -94,6 +97,13 @@ pub enum Action {
         /// The id on the wire.
         id: u32,
     },
+    /// Moves the counter of request ids, as so many requests would.
+    NextId {
+        /// The next id, if it is free.
+        id: u32,
+    },
+    /// The transport takes nothing from now on, or takes again what waits.
+    Hold(bool),
     /// Seals the batch.
     Flush,
     /// Closes in order.
@@ -142,6 +152,12 @@ pub enum Expect {
         status: u16,
         /// It answers HEAD.
         head: bool,
+    },
+    /// Some request was sent, which steps after this one call by this id. No file says this: it is what a `send frame`
+    /// means to the client behind `run --client`.
+    AnyRequest {
+        /// Its id in the scenario.
+        id: u32,
     },
     /// Some final response with this id was sent. No file says this: it is what an `event request` means to the
     /// server behind `run --server`.

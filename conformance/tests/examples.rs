@@ -20,10 +20,14 @@ impl Drop for Running {
 
 /// The program of an example, built without any feature: it needs the core and nothing else.
 fn build(name: &str) -> PathBuf {
+    build_with(name, &[])
+}
+
+fn build_with(name: &str, features: &[&str]) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--no-default-features", "--example", name]);
-    cargo.args(["--message-format", "json-render-diagnostics"]).current_dir(root);
+    cargo.args(features).args(["--message-format", "json-render-diagnostics"]).current_dir(root);
     let output = cargo.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{name} is not built");
     let messages = String::from_utf8(output.stdout).unwrap();
@@ -68,4 +72,19 @@ fn the_example_on_tokio_talks_to_itself() {
     for id in 1..=3 {
         assert!(said.contains(&format!("{id}: b\"GET /world b\\\"\\\"\"")), "{said}");
     }
+}
+
+#[test]
+fn the_example_client_is_conformant() {
+    let program = build_with("client", &["--features", "smol"]);
+    let (scenarios, errors) = read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")).unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
+    let clients: Vec<_> = scenarios.iter().filter(|scenario| scenario.role == Role::Client).collect();
+    let command = format!("'{}' {{addr}} /some/path", program.display());
+    let options = Options { target: Target::Client(command), ..Options::of_shim("") };
+    let (_, outcomes) = run_all(&clients, &options).unwrap();
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.verdict.failure().is_some()).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    let passed = outcomes.iter().filter(|outcome| matches!(outcome.verdict, Verdict::Pass)).count();
+    assert!(passed >= 70, "{passed} cases");
 }

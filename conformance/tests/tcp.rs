@@ -76,6 +76,59 @@ fn passes_every_case_that_it_claims(driver: &str) {
     }
 }
 
+/// A client in a few lines, with a fault where `FAULT` stands; `-` is none.
+const CLIENT: &str = r#"
+import socket, sys
+host, port = sys.argv[1].rsplit(":", 1)
+fault = sys.argv[2]
+link = socket.create_connection((host, int(port)))
+link.sendall(b"httpteleporT\0\1\0" if fault == "magic" else b"httpteleport\0\1\0")
+hello = b""
+while len(hello) < 15:
+    piece = link.recv(15 - len(hello))
+    if not piece: sys.exit()
+    hello += piece
+    is_wrong = not b"httpteleport\0".startswith(hello[:13]) or len(hello) > 13 and hello[13] > 2
+    if is_wrong and fault != "takes-any-hello": sys.exit()
+field = b"Connection: close\r\n" if fault == "hop" else b""
+host = b"" if fault == "no-host" else b"Host: h\r\n"
+request = b"GET / HTTP/1.1\r\n" + host + field + b"\r\n"
+link.sendall(b"\0\0\0\7" + request)
+while link.recv(65536): pass
+"#;
+
+#[test]
+fn a_client_needs_no_shim() {
+    let file = std::env::temp_dir().join(format!("teleport-client-{}.py", std::process::id()));
+    std::fs::write(&file, CLIENT).unwrap();
+    let run = |fault: &str, case: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_teleport-conformance"));
+        let client = format!("python3 '{}' {{addr}} {fault}", file.display());
+        command.args(["run", "--slack", "300", "--client", &client, "--id", case]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let exchange = "messages-client-both";
+    let table = [
+        ("-", "hello-client-magic-last-byte", 0, "every required case that was chosen passes"),
+        ("magic", exchange, 1, "layer     hello"),
+        ("takes-any-hello", "hello-client-version-255", 1, "R-hello-version"),
+        ("no-host", exchange, 1, "R-write-host"),
+        ("hop", exchange, 1, "R-write-no-hop-by-hop"),
+        ("-", "hello-client-version-255", 0, "every required case that was chosen passes"),
+        // It goes on after what cannot be read.
+        ("-", exchange, 1, "the connection is open"),
+    ];
+    for (fault, case, code, said) in table {
+        let (status, text) = run(fault, case);
+        assert!(status == Some(code) && text.contains(said), "{fault}: {said}: {text}");
+        assert!(code == 0 || text.contains("run --client 'python3 "), "{text}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let (status, text) = run("-", exchange);
+    assert!(status == Some(1) && text.contains("ended without a connection"), "{text}");
+}
+
 /// Short ones, whose steps look at all that the faults below change.
 const ANSWERS_AFTER_EOF: &str = r#"id: a
 title: A server still answers what it took before the end of file
@@ -140,6 +193,52 @@ fn faults_are_caught_over_sockets() {
             let failure = outcome.verdict.failure().unwrap_or_else(|| panic!("{command}\n{text}"));
             assert_eq!(failure.mismatch.layer, layer, "{command}\n{text}");
         }
+    }
+}
+
+/// Two requests that no program can tell apart, answered in two ways.
+const ALIKE: &str = r#"id: a
+title: Two equal requests are both answered
+area: closing
+role: server
+level: must
+rules: R-id-copy
+
+@0 feed hello
+@0 send hello
+@0 feed frame 1 "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+@0 feed frame 2 "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+@0 event request 1 "GET" "/a"
+@0 event request 2 "GET" "/a"
+@0 do respond 1 200 body "one"
+@0 send frame 1 "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"
+@0 do respond 2 200 body "two"
+@0 send frame 2 "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo"
+"#;
+
+/// Gives the first answer of a link to its second handler, and the second to its first.
+const SWAP: &str = r#"sed -u 's/"ticket":1,/"ticket":T,/; s/"ticket":2,/"ticket":1,/; s/"ticket":T,/"ticket":2,/'"#;
+
+#[test]
+fn handlers_may_run_in_any_order() {
+    let scenarios = scenarios();
+    let of_original = ["two-frames-one-write", "connection-close", "flate-stored", "id-reused-in-flight", "id-zero"];
+    let of_original = of_original.map(|name| format!("original-server-{name}"));
+    let alike = parse(Path::new("cases/closing/a.scn"), ALIKE).unwrap();
+    let mut chosen: Vec<&Scenario> = scenarios.iter().filter(|case| of_original.contains(&case.id)).collect();
+    chosen.push(&alike);
+    assert_eq!(chosen.len(), 6);
+    for command in [shim("smol"), format!("{SWAP} | {}", shim("smol"))] {
+        let (text, _, _, outcomes) = report(&chosen, &Options::of_shim(&command));
+        assert!(outcomes.iter().all(|outcome| matches!(outcome.verdict, Verdict::Pass)), "{command}\n{text}");
+    }
+    // An answer under an id that is of none of the two is still wrong, and so is the same id twice.
+    for (from, to) in [(r"\r\ntwo", r"\r\none"), ("send frame 2", "send frame 3")] {
+        let wrong = parse(Path::new("cases/closing/a.scn"), &ALIKE.replace(from, to)).unwrap();
+        let mut options = Options::of_shim(format!("{SWAP} | {}", shim("smol")));
+        options.time.slack = std::time::Duration::from_millis(100);
+        let (text, _, _, outcomes) = report(&[&wrong], &options);
+        assert!(outcomes[0].verdict.failure().is_some(), "{from}: {text}");
     }
 }
 

@@ -6,7 +6,7 @@ import compression
 import link
 from messages import Limits, LocalFailure, Request, Response
 
-CAN = ["client", "server", "none", "deflate", "tls", "limits", "cancel", "idle", "batch-delay", "next-id", "frames"]
+CAN = "client server none deflate tls limits cancel idle batch-delay next-id hold-output frames".split()
 ABOUT = {"name": "teleport-python", "version": "1", "profile": "core",
          "can": CAN + ["snappy"] * (compression.SNAPPY in compression.DECODERS)}
 METHODS = {"eof": "receive_eof", "timeout": "handle_timeout", "tls-established": "tls_established",
@@ -28,14 +28,14 @@ class Shim:
         while data:
             while (event := self.link.next_event()) is not None:
                 events.append(self.told(event))
-            data = self.link.data_to_send()
+            data = b"" if self.is_held else self.link.data_to_send()
             out += data
         return {"consumed": 0, "out": out.hex(), "events": events, "timer": self.link.next_timeout(),
                 "reads": self.link.wants_read} | result
 
     def run(self, name: str, command: dict) -> dict:
         if name == "new":
-            self.link, self.calls = new_link(command["role"], command["config"]), {}
+            self.link, self.calls, self.is_held = new_link(command["role"], command["config"]), {}, False
             return {}
         self.link.now = command["now"]
         match name:
@@ -46,13 +46,14 @@ class Shim:
                 call = self.link.request(request, command.get("deadline"), is_oneway=name == "oneway")
                 call.number = command.get("tag")
                 self.calls[call.number] = call
-            case "cancel":
-                self.link.cancel(self.calls[command["tag"]])
+            case "cancel" | "discard":
+                getattr(self.link, name)(self.calls[command.get("tag", command.get("ticket"))])
             case "respond":
-                response = Response(command["status"], *content(command))
-                self.link.respond(self.calls[command["ticket"]], response)
-            case "discard":
-                self.link.discard(self.calls[command["ticket"]])
+                self.link.respond(self.calls[command["ticket"]], Response(command["status"], *content(command)))
+            case "next-id":
+                self.link.next_id = command["id"]
+            case "hold-output" | "release-output":
+                self.is_held = name == "hold-output"
             case _:
                 getattr(self.link, METHODS[name])()
         return {}
@@ -90,5 +91,4 @@ def shown(message: Request | Response) -> dict:
 if __name__ == "__main__":
     shim = Shim()
     for line in sys.stdin:
-        answer = shim.answer(json.loads(line))
-        print(json.dumps(answer, default=lambda data: data.decode("latin-1")), flush=True)
+        print(json.dumps(shim.answer(json.loads(line)), default=lambda data: data.decode("latin-1")), flush=True)

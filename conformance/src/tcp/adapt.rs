@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::scenario::{Config, Scenario};
-use crate::step::{Action, EventPattern, Expect, Step, StepKind};
+use crate::step::{ANY_CODE, Action, EventPattern, Expect, Feed, Step, StepKind};
+use crate::wire::HELLO_BYTES;
 
 /// Why a scenario is not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,11 +30,19 @@ pub fn for_shim(scenario: &Scenario, can: &[String], longest: Duration) -> Resul
     if !missing.is_empty() {
         return Err(Obstacle::Missing(missing));
     }
+    let has_codes = can.iter().any(|claimed| claimed == "failure-codes");
     let keep = |step: &Step| {
         let tells = match &step.kind {
             StepKind::Expect(Expect::Event(EventPattern::Connected)) => "connected",
             StepKind::Expect(Expect::Event(EventPattern::Refused { .. })) => "refused",
             StepKind::Expect(Expect::Event(EventPattern::Unmatched { .. })) => "unmatched",
+            StepKind::Expect(Expect::Event(EventPattern::Failed { tag, maybe_delivered, .. })) if !has_codes => {
+                let (tag, code, maybe_delivered) = (*tag, ANY_CODE.to_owned(), *maybe_delivered);
+                return Some(StepKind::Expect(Expect::Event(EventPattern::Failed { tag, code, maybe_delivered })));
+            }
+            StepKind::Do { action, refused: Some(_) } if !has_codes => {
+                return Some(StepKind::Do { action: action.clone(), refused: Some(ANY_CODE.to_owned()) });
+            }
             _ => return Some(step.kind.clone()),
         };
         can.iter().any(|claimed| claimed == tells).then(|| step.kind.clone())
@@ -70,6 +79,76 @@ pub fn for_server(scenario: &Scenario, longest: Duration) -> Result<Scenario, St
             Some(StepKind::Expect(Expect::Answer { id: *id, head: method == b"HEAD" }))
         }
         StepKind::Expect(Expect::Event(_) | Expect::SendFrame { .. }) | StepKind::Do { .. } => None,
+        kind => Some(kind.clone()),
+    };
+    Ok(Scenario { steps: map(&scenario.steps, &adapted), ..scenario.clone() })
+}
+
+/// The scenario as it is run against a client of which nothing is known but that it sends requests of its own when it
+/// is started. Its first one stands for the one that the scenario has.
+///
+/// # Errors
+///
+/// Why it cannot be run.
+pub fn for_client(scenario: &Scenario, longest: Duration) -> Result<Scenario, String> {
+    show(scenario, longest)?;
+    let compression = scenario.config.compression;
+    if scenario.config != (Config { compression, ..Config::new(scenario.role) }) {
+        return Err("the client cannot be set up for it".into());
+    }
+    // Of several requests the one that is answered is the program's; the others only wait.
+    let (mut sent, mut fed) = (Vec::new(), Vec::new());
+    visit(&scenario.steps, &mut |step| match &step.kind {
+        StepKind::Expect(Expect::SendFrame { id, .. }) => sent.push(*id),
+        StepKind::Feed(Feed::Plain(plain)) => fed.extend(plain.first_chunk().map(|id| u32::from_le_bytes(*id))),
+        _ => {}
+    });
+    fed.retain(|id| sent.contains(id));
+    fed.dedup();
+    let own = match (&sent[..], &fed[..]) {
+        ([], _) => None,
+        ([id], _) | (_, [id]) => Some(*id),
+        _ => return Err("the program cannot be told what to ask for".into()),
+    };
+    let (mut why, mut is_sent) = (None, false);
+    visit(&scenario.steps, &mut |step| {
+        let obstacle = match &step.kind {
+            StepKind::Do { action: Action::Request { request, deadline: None, .. }, refused: None } => {
+                (request.method == b"HEAD").then(|| "the program cannot be told what to ask for".into())
+            }
+            StepKind::Do { .. } => Some(format!("there is no program that could `{}`", words(&step.source))),
+            StepKind::Either(_) => Some("which branch is right may depend on what the program is told".into()),
+            StepKind::Expect(Expect::SendFrame { id, .. }) => {
+                is_sent |= own == Some(*id);
+                None
+            }
+            StepKind::Feed(feed) => {
+                // Only the id of a whole frame can become the program's.
+                let is_free = match feed {
+                    Feed::Plain(plain) => {
+                        let id = plain.first_chunk().map(|id| u32::from_le_bytes(*id));
+                        step.source.contains("feed frame") && id.is_some_and(|id| id != 1 || own == Some(1) && is_sent)
+                    }
+                    Feed::Wire(wire) => wire.len() <= HELLO_BYTES && !is_sent,
+                    Feed::EofIn(_) => false,
+                    Feed::Hello { .. } | Feed::Eof => true,
+                };
+                (!is_free).then(|| "the ids in what is fed are the scenario's".into())
+            }
+            _ => None,
+        };
+        why = why.take().or(obstacle);
+    });
+    if let Some(why) = why {
+        return Err(why);
+    }
+    let adapted = |step: &Step| match &step.kind {
+        StepKind::Expect(Expect::SendFrame { id, .. }) => {
+            (own == Some(*id)).then_some(StepKind::Expect(Expect::AnyRequest { id: *id }))
+        }
+        // A program that has its answer may end.
+        StepKind::Expect(Expect::StillOpen) if !fed.is_empty() => None,
+        StepKind::Expect(Expect::Event(_) | Expect::Quiet) | StepKind::Do { .. } => None,
         kind => Some(kind.clone()),
     };
     Ok(Scenario { steps: map(&scenario.steps, &adapted), ..scenario.clone() })

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::RealTime;
+use super::program::Program;
 use super::socket::Socket;
 use crate::matching::{self, Mismatch};
 use crate::process::Process;
@@ -49,6 +50,9 @@ pub struct Tcp {
     shim: Option<Process>,
     /// Where a black box listens.
     server: Option<SocketAddr>,
+    /// How a black box that is a client is started, and the one that runs.
+    client: Option<String>,
+    program: Option<Program>,
     /// What the shim claims.
     can: Vec<String>,
     time: RealTime,
@@ -64,6 +68,8 @@ pub struct Tcp {
     patience: u32,
     /// Something was fed, and nothing has come of it yet.
     is_ahead: bool,
+    /// The program was told to do something, and nothing has come of it yet.
+    is_behind: bool,
     has_ended: bool,
     is_broken: bool,
 }
@@ -96,11 +102,18 @@ impl Tcp {
         Self { server: Some(server), ..Self::new(timeout, time) }
     }
 
+    /// A client of which nothing is known but the shell command that starts it; `{addr}` in it is where it connects to.
+    pub fn black_box_client(command: &str, timeout: Duration, time: &RealTime) -> Self {
+        Self { client: Some(command.to_owned()), ..Self::new(timeout, time) }
+    }
+
     fn new(timeout: Duration, time: &RealTime) -> Self {
         let (sender, incoming) = channel();
         Self {
             shim: None,
             server: None,
+            client: None,
+            program: None,
             can: Vec::new(),
             time: time.clone(),
             timeout,
@@ -113,6 +126,7 @@ impl Tcp {
             pauses: 0,
             patience: 1,
             is_ahead: false,
+            is_behind: false,
             has_ended: false,
             is_broken: false,
         }
@@ -201,11 +215,18 @@ impl Tcp {
 
     fn connect(&mut self, scenario: &Scenario, told: &mut Told) -> Result<Socket, Mismatch> {
         let wrong = |message: String| Mismatch::new("shim", "a connection", message);
+        if let Some(command) = &self.client {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| wrong(error.to_string()))?;
+            let addr = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
+            let program = self.program.insert(Program::start(command, addr).map_err(wrong)?);
+            let is_there = || program.is_there();
+            return Socket::accept(&listener, self.timeout, self.run, &self.sender, is_there).map_err(wrong);
+        }
         if self.server.is_none() && scenario.role == Role::Client {
             let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| wrong(error.to_string()))?;
             let addr = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
             self.ask_for_new(scenario, Some(addr.to_string()), told)?;
-            return Socket::accept(&listener, self.timeout, self.run, &self.sender).map_err(wrong);
+            return Socket::accept(&listener, self.timeout, self.run, &self.sender, || true).map_err(wrong);
         }
         let addr = match self.server {
             Some(addr) => addr,
@@ -221,6 +242,10 @@ impl Tcp {
 
 impl Subject for Tcp {
     fn replays(&self, scenario: &Scenario) -> Vec<Replay> {
+        if self.client.is_some() {
+            // A program is started for each.
+            return [Replay::Whole, Replay::Cuts(1)].into_iter().take(1 + usize::from(scenario.replays)).collect();
+        }
         let mut replays = vec![Replay::Whole];
         if scenario.replays {
             replays.extend([Replay::Cuts(1), Replay::Cuts(2)]);
@@ -233,9 +258,10 @@ impl Subject for Tcp {
     }
 
     fn begin(&mut self, scenario: &Scenario, told: &mut Told) -> Done {
-        self.socket = None;
+        (self.socket, self.program) = (None, None);
         self.run += 1;
         (self.has_ended, self.pauses, self.role) = (false, 0, scenario.role);
+        (self.is_ahead, self.is_behind) = (false, false);
         self.socket = Some(self.connect(scenario, told)?);
         self.begin = Instant::now();
         Ok(())
@@ -249,7 +275,11 @@ impl Subject for Tcp {
         Ok(())
     }
 
-    fn feed(&mut self, piece: &[u8], _: &mut Told) -> Done {
+    fn feed(&mut self, piece: &[u8], told: &mut Told) -> Done {
+        if self.is_behind {
+            // A command is answered when the driver has it, which may be before the connection has it.
+            self.settle(told)?;
+        }
         self.is_ahead = true;
         if let Some(socket) = &mut self.socket {
             socket.send(piece);
@@ -261,7 +291,10 @@ impl Subject for Tcp {
         Ok(())
     }
 
-    fn feed_end(&mut self, _: &mut Told) -> Done {
+    fn feed_end(&mut self, told: &mut Told) -> Done {
+        if self.is_behind {
+            self.settle(told)?;
+        }
         self.is_ahead = true;
         if let Some(socket) = &self.socket {
             socket.end();
@@ -275,6 +308,7 @@ impl Subject for Tcp {
             self.settle(told)?;
         }
         let reply = self.ask(request, told)?;
+        self.is_behind = true;
         Ok(Answer { error: reply.error, ..Answer::default() })
     }
 
@@ -285,12 +319,12 @@ impl Subject for Tcp {
                 return Ok(());
             }
         }
-        self.is_ahead = false;
+        (self.is_ahead, self.is_behind) = (false, false);
         Ok(())
     }
 
     fn settle(&mut self, told: &mut Told) -> Done {
-        self.is_ahead = false;
+        (self.is_ahead, self.is_behind) = (false, false);
         let until = Instant::now() + self.time.settle * self.patience;
         while self.take_one(until, told)? {}
         Ok(())
@@ -305,7 +339,8 @@ impl Subject for Tcp {
         Some(matching::Socket {
             has_ended: self.has_ended,
             has_codes: self.can.contains(&codes),
-            is_black_box: self.server.is_some(),
+            is_black_box: self.server.is_some() || self.client.is_some(),
+            has_own_mind: self.client.is_some(),
         })
     }
 

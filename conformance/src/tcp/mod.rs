@@ -2,11 +2,12 @@
 
 mod adapt;
 mod link;
+mod program;
 mod socket;
 
 use std::time::Duration;
 
-pub use adapt::{Obstacle, for_server, for_shim};
+pub use adapt::{Obstacle, for_client, for_server, for_shim};
 pub use link::Tcp;
 
 /// How a scenario's virtual time is made real.

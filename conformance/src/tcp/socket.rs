@@ -30,6 +30,7 @@ impl Socket {
         timeout: Duration,
         run: u64,
         incoming: &Sender<Incoming>,
+        mut is_there: impl FnMut() -> bool,
     ) -> Result<Self, String> {
         let end = Instant::now() + timeout;
         listener.set_nonblocking(true).map_err(|error| error.to_string())?;
@@ -39,6 +40,9 @@ impl Socket {
                     let blocking = stream.set_nonblocking(false);
                     let socket = blocking.and_then(|()| Self::new(stream, timeout, run, incoming));
                     return socket.map_err(|error| error.to_string());
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !is_there() => {
+                    return Err("the program has ended without a connection".into());
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(1));

@@ -61,6 +61,16 @@ pub(crate) enum Command {
         now: u64,
         ticket: u64,
     },
+    NextId {
+        now: u64,
+        id: u32,
+    },
+    HoldOutput {
+        now: u64,
+    },
+    ReleaseOutput {
+        now: u64,
+    },
     Flush {
         now: u64,
     },
@@ -84,6 +94,8 @@ pub(crate) struct Answer {
 pub(crate) struct Core {
     base: Instant,
     end: End,
+    /// The transport takes nothing.
+    is_held: bool,
 }
 
 enum End {
@@ -137,7 +149,7 @@ impl Core {
             }
             _ => return Err(format!("no role {role:?} with TLS {}", setup.tls)),
         };
-        Ok(Self { base, end })
+        Ok(Self { base, end, is_held: false })
     }
 
     /// Carries a command out and drains the outputs.
@@ -170,6 +182,18 @@ impl Core {
             (Command::Timeout { now }, end) => either!(end, connection => connection.handle_timeout(time(*now))),
             (Command::TlsEstablished { now }, end) => {
                 either!(end, connection => connection.handle_tls_established(time(*now)));
+            }
+            (Command::NextId { now, id }, End::Client(client)) => {
+                time(*now);
+                client.connection.set_next_id(*id);
+            }
+            (Command::HoldOutput { now }, _) => {
+                time(*now);
+                self.is_held = true;
+            }
+            (Command::ReleaseOutput { now }, _) => {
+                time(*now);
+                self.is_held = false;
             }
             (Command::Flush { now }, end) => {
                 time(*now);
@@ -229,7 +253,9 @@ impl Core {
     fn drain(&mut self, now: Instant, answer: &mut Answer) {
         loop {
             let before = (answer.out.len(), answer.events.len());
-            either!(&mut self.end, connection => connection.poll_transmit(now, &mut answer.out));
+            if !self.is_held {
+                either!(&mut self.end, connection => connection.poll_transmit(now, &mut answer.out));
+            }
             match &mut self.end {
                 End::Client(client) => {
                     while let Some(event) = client.connection.poll_event() {
@@ -242,7 +268,8 @@ impl Core {
                     }
                 }
             }
-            if either!(&self.end, connection => matches!(connection.next_timer(), Some((Timer::Input, _)))) {
+            let is_due = either!(&self.end, connection => matches!(connection.next_timer(), Some((Timer::Input, _))));
+            if is_due {
                 either!(&mut self.end, connection => connection.handle_timeout(now));
             } else if before == (answer.out.len(), answer.events.len()) {
                 break;

@@ -11,7 +11,7 @@ use crate::rewrite;
 
 /// Every fault, and what it does.
 #[rustfmt::skip]
-pub(crate) const MUTANTS: [(&str, &str); 57] = [
+pub(crate) const MUTANTS: [(&str, &str); 61] = [
     ("id-big-endian", "writes request ids most significant byte first"),
     ("no-sync-flush", "leaves 00 00 ff ff away at the end of a deflate flush"),
     ("second-hello", "sends its hello twice"),
@@ -22,6 +22,7 @@ pub(crate) const MUTANTS: [(&str, &str); 57] = [
     ("compression-unchecked", "takes an unknown compression for none"),
     ("tls-byte-2", "writes 2 where the TLS byte is 1"),
     ("tls-bytes-kept", "reads bytes of the TLS handshake as frames"),
+    ("tls-bytes-eaten", "takes what comes behind a hello that agrees on TLS"),
     ("get-length-accepted", "ignores the Content-Length of a GET"),
     ("last-length-wins", "takes the last of two Content-Length"),
     ("chunked-beats-length", "ignores Content-Length beside Transfer-Encoding"),
@@ -37,6 +38,7 @@ pub(crate) const MUTANTS: [(&str, &str); 57] = [
     ("batch-delay-ignored", "never waits for a batch"),
     ("id-zero-delivered", "delivers a response with id 0"),
     ("id-reused-after-timeout", "uses the id of a timed-out request again"),
+    ("id-wrap-unchecked", "uses reserved ids when the counter comes to them again"),
     ("id-zero-at-wrap", "goes from the last id to 0"),
     ("late-to-new-caller", "gives a late response to another caller"),
     ("duplicate-delivered", "delivers the second response to an id, too"),
@@ -67,6 +69,8 @@ pub(crate) const MUTANTS: [(&str, &str); 57] = [
     ("message-limit-off-by-one", "takes a message one byte over the limit"),
     ("pending-limit-off-by-one", "takes one request over the limit"),
     ("abandoned-limit-off-by-one", "abandons one request over the limit"),
+    ("output-unlimited", "takes in work while its output cannot leave"),
+    ("output-stuck-client-stops", "a client reads nothing while its output cannot leave"),
     ("hello-timeout-4s", "waits a second too long for the hello"),
     ("idle-not-reset", "counts the idle time from the hello, whatever arrives"),
 ];
@@ -91,6 +95,9 @@ pub(crate) struct Mutant {
     heads: Vec<u64>,
     reuse: Option<u32>,
     has_wrapped: bool,
+    /// The next id, once the counter was moved.
+    next: Option<u32>,
+    is_held: bool,
     /// Deadlines that the fault keeps itself, by tag; 0 is the batch's or the link's.
     deadlines: BTreeMap<u64, u64>,
     /// Bytes that belong to TLS.
@@ -121,6 +128,8 @@ impl Mutant {
             heads: Vec::new(),
             reuse: None,
             has_wrapped: false,
+            next: None,
+            is_held: false,
             deadlines: BTreeMap::new(),
             kept: Vec::new(),
             is_in_tls: false,
@@ -140,6 +149,7 @@ impl Mutant {
             "message-limit-off-by-one" => limits.message += 1,
             "pending-limit-off-by-one" => limits.pending += 1,
             "abandoned-limit-off-by-one" => limits.abandoned += 1,
+            "output-unlimited" => limits.output = 1 << 40,
             "hello-timeout-4s" => setup.hello_timeout += 1_000_000,
             "idle-not-reset" => setup.idle_timeout = None,
             "zstd-auto-is-always" if setup.compression == "auto" => setup.compression = "zstd".into(),
@@ -159,6 +169,16 @@ impl Mutant {
         }
         let mut command = command.clone();
         let now = now(&command);
+        match &command {
+            Command::NextId { id, .. } => self.next = Some(*id),
+            Command::HoldOutput { .. } => self.is_held = true,
+            Command::ReleaseOutput { .. } => self.is_held = false,
+            _ => {}
+        }
+        let is_stuck = self.name == "output-stuck-client-stops" && self.is_held && self.role == Role::Client;
+        if is_stuck && matches!(command, Command::Input { .. }) {
+            return Ok(Answer::default());
+        }
         self.before(&mut command)?;
         let mut answer = core.carry_out(&command)?;
         if answer.error.is_none() {
@@ -166,6 +186,7 @@ impl Mutant {
         }
         self.deadlines_after(core, &command, now, &mut answer)?;
         self.tls(core, &command, now, &mut answer)?;
+        answer.reads &= !is_stuck;
         self.output(&mut answer);
         if self.name == "connection-close-obeyed" && answer.events.iter().any(|event| has_field(event, "connection")) {
             let mut more = core.carry_out(&Command::Close { now })?;
@@ -253,10 +274,14 @@ impl Mutant {
 
     /// Keeps what comes between the hello and TLS.
     fn tls(&mut self, core: &mut Core, command: &Command, now: u64, answer: &mut Answer) -> Result<(), String> {
+        let begins = answer.events.iter().any(|event| matches!(event, Event::StartTls {}));
+        if let ("tls-bytes-eaten", true, Command::Input { hex, .. }) = (self.name, begins, command) {
+            answer.consumed = hex.len() / 2;
+        }
         if self.name != "tls-bytes-kept" {
             return Ok(());
         }
-        self.is_in_tls |= answer.events.iter().any(|event| matches!(event, Event::StartTls {}));
+        self.is_in_tls |= begins;
         match command {
             Command::Input { hex, .. } if self.is_in_tls => {
                 let data = unhex(hex)?;
@@ -319,6 +344,13 @@ impl Mutant {
         match self.name {
             "id-big-endian" => id.swap_bytes(),
             "response-id-off" if self.role == Role::Server => id.wrapping_add(1),
+            "id-wrap-unchecked" if id != 0 && self.role == Role::Client => match self.next {
+                Some(next) => {
+                    self.next = Some(next.wrapping_add(1));
+                    next
+                }
+                None => id,
+            },
             "id-zero-at-wrap" if has_wrapped && id != 0 => id - 1,
             "id-reused-after-timeout" if id != 0 => self.reuse.take().unwrap_or(id),
             _ => id,
@@ -460,6 +492,9 @@ fn now(command: &Command) -> u64 {
         | Command::Cancel { now, .. }
         | Command::Respond { now, .. }
         | Command::Discard { now, .. }
+        | Command::NextId { now, .. }
+        | Command::HoldOutput { now }
+        | Command::ReleaseOutput { now }
         | Command::Flush { now }
         | Command::Close { now } => *now,
     }

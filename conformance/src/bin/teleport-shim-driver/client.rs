@@ -117,9 +117,9 @@ impl ClientEnd {
             Err(code) => return Ok(Some(code)),
         };
         let mut outcome = self.client.oneway(request);
-        // A link that is up takes or refuses it in no time; before the hello it waits.
+        // A link that is up takes or refuses it in no time, even on a busy machine; before the hello it waits.
         let soon = async {
-            smol::Timer::after(Duration::from_millis(250)).await;
+            smol::Timer::after(Duration::from_secs(1)).await;
             None
         };
         match smol::future::or(async { Some((&mut outcome).await) }, soon).await {

@@ -1,0 +1,39 @@
+//! A client of which nothing is known but how it is started.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+/// What stands for the address in a command.
+const ADDR: &str = "{addr}";
+
+/// A running program. Dropping it ends it.
+pub(super) struct Program(Child);
+
+impl Program {
+    /// Starts it by a shell command.
+    pub(super) fn start(command: &str, addr: SocketAddr) -> Result<Self, String> {
+        if !command.contains(ADDR) {
+            return Err(format!("the command has no {ADDR}, where the address is to stand"));
+        }
+        let child = Command::new("sh")
+            .args(["-c", &command.replace(ADDR, &addr.to_string())])
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        child.map(Self).map_err(|error| format!("cannot start {command:?}: {error}"))
+    }
+
+    /// Whether it runs.
+    pub(super) fn is_there(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        crate::process::end(&mut self.0);
+    }
+}
