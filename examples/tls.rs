@@ -3,6 +3,8 @@
 //! The certificates are made here, where yours come from files: `CertificateDer::pem_file_iter` and
 //! `PrivateKeyDer::from_pem_file` read those.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a program owns its sockets, threads and time")]
+
 use std::error::Error;
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -497,7 +497,7 @@ fn a_stream_that_panics_ends_its_link() {
         }
         fn write(&self, bytes: &[u8]) -> std::io::Result<usize> {
             assert!(!self.1, "a write");
-            (&self.0).write(bytes)
+            Write::write(&mut &self.0, bytes)
         }
         fn set_write_timeout(&self, timeout: std::time::Duration) -> std::io::Result<()> {
             self.0.set_write_timeout(Some(timeout))
