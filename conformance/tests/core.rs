@@ -39,6 +39,7 @@ fn the_core_passes_every_case() {
         outcomes: &outcomes,
         spec: &spec,
         target: &options.target,
+        arguments: "",
         is_partial: false,
     };
     let failed = outcomes.iter().filter(|outcome| outcome.verdict.name() != "pass").count();
