@@ -66,7 +66,7 @@ impl Alike {
             group.patterns.iter().all(|other| differs(other, event).is_none())
                 && group.events.iter().all(|other| differs(&pattern, other).is_none())
         };
-        let at = self.groups.iter().position(|group| is_alike(group));
+        let at = self.groups.iter().position(is_alike);
         let at = at.unwrap_or_else(|| {
             self.groups.push(Group::default());
             self.groups.len() - 1

@@ -360,9 +360,7 @@ fn feeds_more_than_a_hello(steps: &[Step], fed: &mut Vec<u8>) -> bool {
             }
             _ => {}
         }
-        let is_in_order =
-            fed.len() > HELLO_BYTES && fed.starts_with(b"httpteleport\0") && Compression::from_code(fed[13]).is_some();
-        is_in_order
+        fed.len() > HELLO_BYTES && fed.starts_with(b"httpteleport\0") && Compression::from_code(fed[13]).is_some()
     })
 }
 
