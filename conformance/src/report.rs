@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use crate::literal::{hex, show_time};
 use crate::scenario::Level;
 use crate::shim::Description;
 use crate::spec::{Rule, Spec};
@@ -19,6 +20,8 @@ pub struct Report<'r> {
     pub spec: &'r Spec,
     /// The option that says what was tested, for the line that runs a case again.
     pub target: &'r Target,
+    /// The options, other than the target, with which it was run, for the same line.
+    pub arguments: &'r str,
     /// Whether the run left scenarios out by a filter.
     pub is_partial: bool,
 }
@@ -114,6 +117,10 @@ impl Report<'_> {
         }
         if let Some((expected, actual)) = mismatch.bytes.as_deref() {
             text.push_str(&dump(expected, actual));
+        } else if !failure.fed.is_empty() {
+            let (now, fed, count) = (show_time(failure.now), &failure.fed, failure.fed_in_all);
+            writeln!(text, "  fed       {count} bytes until {now}; the last are")?;
+            text.push_str(&lines("fed", fed, 0));
         }
         writeln!(text, "  again     {}\n", self.again(&scenario.id))
     }
@@ -125,7 +132,8 @@ impl Report<'_> {
             Target::Client(command) => format!("--client '{}'", command.replace('\'', r"'\''")),
             Target::Server(addr) => format!("--server {addr}"),
         };
-        format!("cargo run --release -p teleport-conformance -- run {target} --id {id}")
+        let arguments = self.arguments;
+        format!("cargo run --release -p teleport-conformance -- run {target} --id {id}{arguments}")
     }
 
     /// The report as JSON.
@@ -147,7 +155,16 @@ impl Report<'_> {
                     case["why"] = json!(why);
                 }
                 if let Some(failure) = outcome.verdict.failure() {
+                    let broken = failure.mismatch.rule.and_then(|id| self.spec.rules.get(id));
+                    let about = scenario.rules.iter().filter_map(|id| self.spec.rules.get(id));
+                    let bytes = failure.mismatch.bytes.as_deref().map(|(expected, actual)| {
+                        json!({ "expected": hex(expected), "actual": hex(actual), "dump": dump(expected, actual) })
+                    });
                     case["failure"] = json!({
+                        "broken": broken.map(requirement), "about": about.map(requirement).collect::<Vec<_>>(),
+                        "bytes": bytes, "now": failure.now,
+                        "fed": { "bytes": failure.fed_in_all, "last": hex(&failure.fed) },
+                        "file": scenario.path.display().to_string(),
                         "layer": failure.mismatch.layer, "line": failure.line, "step": failure.step,
                         "replay": failure.replay.name(), "expected": failure.mismatch.expected,
                         "actual": failure.mismatch.actual, "again": self.again(&scenario.id),
@@ -171,13 +188,18 @@ impl Report<'_> {
         let failed = self.count("fail", None);
         let total = self.outcomes.len();
         let not_run = total - self.count("pass", None) - failed;
+        // A shim that cannot be talked to is an error, and no failure.
+        let is_error =
+            |verdict: &Verdict| matches!(verdict, Verdict::Fail(failure) if failure.mismatch.layer == "shim");
+        let errors = self.outcomes.iter().filter(|outcome| is_error(&outcome.verdict)).count();
+        let failed = failed - errors;
+        let took: f64 = self.outcomes.iter().map(|outcome| outcome.took.as_secs_f64()).sum();
+        let counts =
+            format!(r#"tests="{total}" failures="{failed}" errors="{errors}" skipped="{not_run}" time="{took:.3}""#);
         let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
         let name = escaped(&self.description.name);
-        let _ = writeln!(xml, r#"<testsuites tests="{total}" failures="{failed}" skipped="{not_run}">"#);
-        let _ = writeln!(
-            xml,
-            r#"  <testsuite name="teleport/0 {name}" tests="{total}" failures="{failed}" skipped="{not_run}">"#
-        );
+        let _ = writeln!(xml, r#"<testsuites {counts}>"#);
+        let _ = writeln!(xml, r#"  <testsuite name="teleport/0 {name}" {counts}>"#);
         for outcome in self.outcomes {
             let Outcome { scenario, verdict, took, .. } = outcome;
             let (id, area) = (escaped(&scenario.id), escaped(&scenario.area));
@@ -190,6 +212,7 @@ impl Report<'_> {
             let (message, details) = (escaped(&message), escaped(&details));
             let _ = match verdict {
                 Verdict::Pass => Ok(()),
+                Verdict::Fail(_) if is_error(verdict) => write!(xml, r#"<error message="{message}">{details}</error>"#),
                 Verdict::Fail(_) => write!(xml, r#"<failure message="{message}">{details}</failure>"#),
                 other => write!(xml, r#"<skipped message="{}">{details}</skipped>"#, other.name()),
             };
@@ -198,6 +221,12 @@ impl Report<'_> {
         xml.push_str("  </testsuite>\n</testsuites>\n");
         xml
     }
+}
+
+/// A requirement and where it stands.
+fn requirement(rule: &Rule) -> Value {
+    let Rule { id, level, who, file, text } = rule;
+    json!({ "id": id, "level": level, "who": who, "file": format!("spec/{file}"), "text": text })
 }
 
 fn indented(text: &str) -> String {

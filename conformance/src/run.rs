@@ -52,6 +52,12 @@ pub struct Failure {
     pub step: String,
     /// What differs.
     pub mismatch: Mismatch,
+    /// The time of the scenario at which the run stood.
+    pub now: u64,
+    /// The end of what had been fed by then.
+    pub fed: Vec<u8>,
+    /// How many bytes had been fed in all.
+    pub fed_in_all: usize,
 }
 
 /// Why a run ended early.
@@ -203,10 +209,14 @@ pub fn replay_once(scenario: &Scenario, subject: &mut dyn Subject, replay: Repla
     result.map_err(|mismatch| {
         let (line, step) = run.place.clone();
         let broken = run.subject.is_broken();
-        let failure = Box::new(Failure { replay, line, step, mismatch });
+        let (now, fed, fed_in_all) = (run.told.now, std::mem::take(&mut run.fed), run.fed_in_all);
+        let failure = Box::new(Failure { replay, line, step, mismatch, now, fed, fed_in_all });
         if broken { Stop::Shim(failure) } else { Stop::Fail(failure) }
     })
 }
+
+/// So many of the last bytes that were fed are shown with a failure.
+const FED: usize = 64;
 
 /// One run of a scenario.
 struct Run<'s> {
@@ -218,6 +228,9 @@ struct Run<'s> {
     place: (usize, String),
     encoder: Encoder,
     told: Told,
+    /// The end of what was fed, and how much it was.
+    fed: Vec<u8>,
+    fed_in_all: usize,
 }
 
 impl<'s> Run<'s> {
@@ -231,6 +244,8 @@ impl<'s> Run<'s> {
             place: (0, "(the connection begins)".into()),
             encoder: Encoder::new(Compression::None),
             told: Told::new(scenario),
+            fed: Vec::new(),
+            fed_in_all: 0,
         }
     }
 
@@ -356,6 +371,9 @@ impl<'s> Run<'s> {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(self.cut(bytes.len() - rest.len(), rest.len()));
             rest = after;
+            self.fed.extend_from_slice(piece);
+            self.fed.drain(..self.fed.len().saturating_sub(FED));
+            self.fed_in_all += piece.len();
             self.subject.feed(piece, &mut self.told)?;
         }
         if has_ended { self.subject.feed_end(&mut self.told) } else { Ok(()) }

@@ -360,7 +360,6 @@ fn feeds_more_than_a_hello(steps: &[Step], fed: &mut Vec<u8>) -> bool {
             }
             _ => {}
         }
-
         fed.len() > HELLO_BYTES && fed.starts_with(b"httpteleport\0") && Compression::from_code(fed[13]).is_some()
     })
 }

@@ -288,7 +288,7 @@ impl Transcript {
         Ok(Self(Arc::new(Mutex::new(file))))
     }
 
-    fn write(&self, direction: &str, line: &str) -> Result<(), String> {
+    pub(crate) fn write(&self, direction: &str, line: &str) -> Result<(), String> {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok();
         let line = if is_json { line.trim_end().to_owned() } else { serde_json::Value::from(line).to_string() };
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -353,8 +353,8 @@ impl Shim {
     }
 
     /// The process, for a profile whose shims also write without being asked.
-    pub(crate) fn into_process(self) -> Process {
-        self.process
+    pub(crate) fn into_process(self) -> (Process, Option<Transcript>) {
+        (self.process, self.transcript)
     }
 
     fn exchange(&mut self, request: &Request) -> Result<(), String> {

@@ -80,8 +80,8 @@ impl Spec {
         Ok(spec)
     }
 
-    /// Whether a case or a reason is owed for a rule: it is a `MUST`.
-    pub fn is_owed(&self, id: &str) -> bool {
+    /// Whether a rule is a `MUST`.
+    pub fn is_must(&self, id: &str) -> bool {
         self.rules.get(id).is_some_and(|rule| rule.level == LEVELS[0])
     }
 }

@@ -90,7 +90,7 @@ pub struct Options {
     pub timeout: Duration,
     /// Patterns of ids that are not run, and reported as skipped.
     pub skip: Vec<String>,
-    /// Where every line exchanged is kept, in profile core; then one shim runs at a time.
+    /// Where every line exchanged is kept; then one shim runs at a time.
     pub transcript: Option<Transcript>,
     /// How time passes in profile tcp.
     pub time: RealTime,
@@ -196,7 +196,7 @@ pub fn run_all<'s>(scenarios: &[&'s Scenario], options: &Options) -> Result<(Des
 }
 
 /// How many times longer a second and a third try wait in real time.
-const PATIENCE: [u32; 2] = [4, 16];
+const PATIENCE: [u32; 2] = [4, 4];
 /// The third try is for a busy machine, on which few cases fail: so many of a run have one.
 const THIRD_TRIES: usize = 12;
 
@@ -236,6 +236,9 @@ fn judge(
             line: 0,
             step: "(the shim starts)".into(),
             mismatch: Mismatch::new("shim", "a shim", message),
+            now: 0,
+            fed: Vec::new(),
+            fed_in_all: 0,
         }))),
     };
     let failure = match stop {

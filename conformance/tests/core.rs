@@ -39,6 +39,7 @@ fn the_core_passes_every_case() {
         outcomes: &outcomes,
         spec: &spec,
         target: &options.target,
+        arguments: "",
         is_partial: false,
     };
     // What is for those who do not know zstd is not for this core.

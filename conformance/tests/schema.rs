@@ -31,9 +31,13 @@ config: batch-delay=1s
 
 /// The validators of what goes to a shim and of what comes from it.
 fn validators() -> [(&'static str, Validator); 2] {
-    [("to", "command"), ("from", "answer")].map(|(direction, name)| {
+    validators_of([("to", "command"), ("from", "answer")])
+}
+
+fn validators_of(names: [(&'static str, &'static str); 2]) -> [(&'static str, Validator); 2] {
+    names.map(|(direction, name)| {
         let mut schema = schema();
-        schema["oneOf"] = serde_json::json!([{"$ref": format!("#/$defs/{name}")}]);
+        schema["anyOf"] = serde_json::json!([{"$ref": format!("#/$defs/{name}")}]);
         (direction, jsonschema::draft202012::new(&schema).unwrap())
     })
 }
@@ -137,5 +141,44 @@ fn the_answer_to_an_unknown_command_fits_too() {
     assert!(answers.is_valid(&serde_json::json!({"nack": "no such command"})));
     for wrong in [serde_json::json!({"nack": "why", "now": 0}), serde_json::json!({"nack": 1}), serde_json::json!({})] {
         assert!(!answers.is_valid(&wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn every_message_over_sockets_fits_and_none_with_a_field_more() {
+    let (scenarios, errors) = read_all(&suite().join("cases")).unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
+    let ids = [
+        "ids-client-cancel",
+        "ids-server-oneway",
+        "closing-client-abandoned",
+        "ids-client-oneway",
+        "limits-client-pending-1",
+    ];
+    let chosen: Vec<&Scenario> = scenarios.iter().filter(|scenario| ids.contains(&scenario.id.as_str())).collect();
+    assert_eq!(chosen.len(), ids.len());
+    let path = std::env::temp_dir().join(format!("teleport-conformance-tcp-{}.jsonl", std::process::id()));
+    let transcript = Some(Transcript::create(&path).unwrap());
+    let command = format!("'{}' smol", env!("CARGO_BIN_EXE_teleport-shim-driver"));
+    run_all(&chosen, &Options { transcript, ..Options::of_shim(command) }).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut seen = BTreeSet::new();
+    for (direction, validator) in validators_of([("to", "tcpCommand"), ("from", "tcpAnswer")]) {
+        for message in lines.iter().filter_map(|line| line.get(direction)) {
+            assert!(validator.is_valid(message), "{direction}: {message}: {:?}", validator.validate(message));
+            seen.extend(
+                [&message["command"], &message["event"]]
+                    .into_iter()
+                    .filter_map(|name| name.as_str().map(str::to_owned)),
+            );
+            for wrong in with_one_more(message) {
+                assert!(!validator.is_valid(&wrong), "{direction}: {wrong}");
+            }
+        }
+    }
+    for name in ["describe", "new", "request", "oneway", "cancel", "respond", "close", "response", "closed"] {
+        assert!(seen.contains(name), "{name}: {seen:?}");
     }
 }

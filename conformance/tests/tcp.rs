@@ -38,6 +38,7 @@ fn report<'s>(scenarios: &[&'s Scenario], options: &Options) -> (String, serde_j
         outcomes: &outcomes,
         spec: &spec,
         target: &options.target,
+        arguments: "",
         is_partial: false,
     };
     let (text, json, junit) = (report.text(false), report.json(), report.junit());

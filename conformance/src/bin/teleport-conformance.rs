@@ -152,6 +152,21 @@ struct How {
 }
 
 impl How {
+    /// What of it is not as if nothing had been said, for a command line.
+    fn arguments(&self) -> String {
+        let mut arguments = String::new();
+        let times = [("--timeout", self.timeout, TIMEOUT), ("--slack", self.slack, RealTime::default().slack)];
+        for (name, millis, usual) in times {
+            if u128::from(millis) != usual.as_millis() {
+                arguments.push_str(&format!(" {name} {millis}"));
+            }
+        }
+        if self.slow {
+            arguments.push_str(" --slow");
+        }
+        arguments
+    }
+
     fn options(&self, target: Target, skip: &[String]) -> Options {
         let mut time = RealTime { slack: Duration::from_millis(self.slack), ..RealTime::default() };
         if self.slow {
@@ -220,6 +235,39 @@ impl Filter {
             && (self.rule.is_empty() || scenario.rules.iter().any(|rule| any(&self.rule, rule)))
     }
 
+    /// Every value fits some case, so that what is written wrongly does not choose less than was meant.
+    fn check(&self, scenarios: &[Scenario]) -> Result<(), String> {
+        let none = || Self { id: vec![], area: vec![], level: vec![], rule: vec![], role: vec![] };
+        let mut areas: Vec<&str> = scenarios.iter().map(|scenario| scenario.area.as_str()).collect();
+        areas.dedup();
+        let areas = format!("areas are {}", areas.join(", "));
+        let values = |name: &'static str, values: &[String], hint: &str| -> Vec<_> {
+            values.iter().map(|value| (name, value.clone(), hint.to_owned())).collect()
+        };
+        let all = [
+            values("id", &self.id, "`list` names the ids"),
+            values("area", &self.area, &areas),
+            values("level", &self.level, "levels are must, should, may"),
+            values("rule", &self.rule, "the rules are those of spec/08-conformance.md"),
+            values("role", &self.role, "roles are client, server"),
+        ];
+        for (name, value, hint) in all.into_iter().flatten() {
+            let mut alone = none();
+            let values = match name {
+                "id" => &mut alone.id,
+                "area" => &mut alone.area,
+                "level" => &mut alone.level,
+                "rule" => &mut alone.rule,
+                _ => &mut alone.role,
+            };
+            values.push(value.clone());
+            if !scenarios.iter().any(|scenario| alone.takes(scenario)) {
+                return Err(format!("no case fits --{name} {value:?}; {hint}"));
+            }
+        }
+        Ok(())
+    }
+
     fn is_empty(&self) -> bool {
         [&self.id, &self.area, &self.level, &self.rule, &self.role].iter().all(|values| values.is_empty())
     }
@@ -248,9 +296,10 @@ fn command(cli: &Cli) -> Result<u8, String> {
     match &cli.command {
         Cmd::List(filter) => {
             let scenarios = read_cases(suite)?;
+            filter.check(&scenarios)?;
             let chosen: Vec<_> = scenarios.iter().filter(|scenario| filter.takes(scenario)).collect();
             if chosen.is_empty() {
-                return Err(none_chosen(&scenarios));
+                return Err(NONE_CHOSEN.into());
             }
             for scenario in chosen {
                 let (area, role, level) = (&scenario.area, scenario.role.name(), scenario.level.name());
@@ -261,6 +310,7 @@ fn command(cli: &Cli) -> Result<u8, String> {
         Cmd::Explain { id } => explain(suite, &spec, id),
         Cmd::Run { target, filter, skip, known, format, verbose, transcript, how } => {
             let scenarios = read_cases(suite)?;
+            filter.check(&scenarios)?;
             let target = target.target()?;
             let role = match target {
                 Target::Shim(_) => None,
@@ -271,10 +321,16 @@ fn command(cli: &Cli) -> Result<u8, String> {
             let chosen = scenarios.iter().filter(can_be_meant).filter(|scenario| filter.takes(scenario));
             let chosen: Vec<&Scenario> = chosen.collect();
             if chosen.is_empty() {
-                return Err(none_chosen(&scenarios));
+                return Err(NONE_CHOSEN.into());
             }
             let transcript = transcript.as_deref().map(Transcript::create).transpose()?;
             let options = Options { transcript, ..how.options(target, skip) };
+            let mut arguments = how.arguments();
+            for (name, path) in [("--suite", &cli.suite), ("--known", known)] {
+                if let Some(path) = path {
+                    arguments.push_str(&format!(" {name} '{}'", path.display().to_string().replace('\'', r"'\''")));
+                }
+            }
             let known = known.as_deref().map(Known::read).transpose()?.unwrap_or_default();
             let (description, mut outcomes) = run_all(&chosen, &options)?;
             let mended = known.apply(&mut outcomes);
@@ -286,6 +342,7 @@ fn command(cli: &Cli) -> Result<u8, String> {
                 outcomes: &outcomes,
                 spec: &spec,
                 target: &options.target,
+                arguments: &arguments,
                 is_partial: !filter.is_empty(),
             };
             match format {
@@ -378,12 +435,8 @@ fn explain(suite: &Path, spec: &Spec, id: &str) -> Result<u8, String> {
     Ok(0)
 }
 
-fn none_chosen(scenarios: &[Scenario]) -> String {
-    let mut areas: Vec<&str> = scenarios.iter().map(|scenario| scenario.area.as_str()).collect();
-    areas.sort_unstable();
-    areas.dedup();
-    format!("no case is chosen; areas are {}", areas.join(", "))
-}
+/// Each option may fit some case, and no case all of them.
+const NONE_CHOSEN: &str = "no case fits all of these options, and what is tested";
 
 /// The folder of the suite: as told, or where it lies from here or from this program.
 fn find_suite(told: Option<&Path>) -> Result<PathBuf, String> {

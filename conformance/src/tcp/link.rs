@@ -15,7 +15,7 @@ use crate::matching::{self, Mismatch};
 use crate::process::Process;
 use crate::run::{Done, Replay, Subject, Told};
 use crate::scenario::{Role, Scenario};
-use crate::shim::{Answer, Event, Request, Shim, new_command, parsed};
+use crate::shim::{Answer, Event, Request, Shim, Transcript, new_command, parsed};
 use crate::step::{Feed, Step, StepKind};
 
 /// Feeds of so many bytes in all are also sent byte by byte.
@@ -53,6 +53,8 @@ pub struct Tcp {
     /// How a black box that is a client is started, and the one that runs.
     client: Option<String>,
     program: Option<Program>,
+    /// Keeps what the shim is told and tells.
+    transcript: Option<Transcript>,
     /// What the shim claims.
     can: Vec<String>,
     time: RealTime,
@@ -81,7 +83,7 @@ impl Tcp {
     ///
     /// The shim cannot be read.
     pub fn behind_shim(shim: Shim, can: &[String], time: &RealTime) -> Result<Self, String> {
-        let mut process = shim.into_process();
+        let (mut process, transcript) = shim.into_process();
         let stdout = process.take_stdout().ok_or("somebody else reads the shim's answers")?;
         let mut tcp = Self::new(process.timeout(), time);
         let sender = tcp.sender.clone();
@@ -93,7 +95,7 @@ impl Tcp {
             }
             let _ = sender.send(Incoming::ShimEnd);
         });
-        (tcp.shim, tcp.can) = (Some(process), can.to_vec());
+        (tcp.shim, tcp.can, tcp.transcript) = (Some(process), can.to_vec(), transcript);
         Ok(tcp)
     }
 
@@ -114,6 +116,7 @@ impl Tcp {
             server: None,
             client: None,
             program: None,
+            transcript: None,
             can: Vec::new(),
             time: time.clone(),
             timeout,
@@ -163,6 +166,8 @@ impl Tcp {
             Incoming::Wire(..) | Incoming::End(_) => {}
             Incoming::ShimEnd => return Err(self.broken("the shim has ended")),
             Incoming::Line(line) => {
+                let kept = self.transcript.as_ref().map_or(Ok(()), |transcript| transcript.write("from", &line));
+                kept.map_err(|message| self.broken(message))?;
                 let value: Value = parsed(&line).map_err(|message| self.broken(message))?;
                 if value.get("event").is_none() {
                     return parsed(&line).map(Some).map_err(|message| self.broken(message));
@@ -180,7 +185,11 @@ impl Tcp {
         let Some(shim) = &mut self.shim else {
             return Ok(Reply { error: None, nack: None, listen: None });
         };
-        let written = request.to_line().and_then(|line| shim.write(&line));
+        let transcript = self.transcript.as_ref();
+        let written = request.to_line().and_then(|line| {
+            transcript.map_or(Ok(()), |kept| kept.write("to", &String::from_utf8_lossy(&line)))?;
+            shim.write(&line)
+        });
         written.map_err(|message| self.broken(message))?;
         let end = Instant::now() + self.timeout;
         loop {
