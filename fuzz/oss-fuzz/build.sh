@@ -1,7 +1,7 @@
 #!/bin/bash -eu
 # Builds the targets, their seeds and the dictionary to where OSS-Fuzz looks for them.
 cd "$SRC/httpteleport/fuzz"
-cargo run --quiet --bin seeds
+cargo run --quiet --example seeds
 cargo fuzz build -O
 for source in fuzz_targets/*.rs; do
     target=$(basename "$source" .rs)

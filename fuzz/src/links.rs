@@ -190,7 +190,8 @@ impl Caller for ServerCaller {
                 self.to_answer.push(token.id());
                 let body = format!("answer to {} {}", request.method(), request.uri());
                 let mut token = token;
-                while let Err(rejected) = self.end.send_response(now, token, &Response::new(Bytes::from(body.clone()))) {
+                while let Err(rejected) = self.end.send_response(now, token, &Response::new(Bytes::from(body.clone())))
+                {
                     assert_eq!(rejected.error.code(), "output-full", "an answer is taken while the link is open");
                     let mut out = Vec::new();
                     assert!(self.end.poll_transmit(now, &mut out) > 0, "output that is full can be taken");

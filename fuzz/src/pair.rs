@@ -28,20 +28,49 @@ struct Setup {
 
 #[derive(Arbitrary, Debug)]
 enum Step {
-    Send { method: u8, body: u16, deadline: Option<u8> },
-    Oneway { body: u16 },
-    Cancel { which: u8 },
-    Respond { which: u8, body: u16 },
-    Discard { which: u8 },
+    Send {
+        method: u8,
+        body: u16,
+        deadline: Option<u8>,
+    },
+    Oneway {
+        body: u16,
+    },
+    Cancel {
+        which: u8,
+    },
+    Respond {
+        which: u8,
+        body: u16,
+    },
+    Discard {
+        which: u8,
+    },
     /// So many bytes arrive at the server or the client.
-    Carry { up: bool, bytes: u16 },
+    Carry {
+        up: bool,
+        bytes: u16,
+    },
     CarryAll,
-    Advance { millis: u16 },
-    Flush { client: bool },
-    Level { client: bool, level: u8 },
-    Close { client: bool },
-    Eof { up: bool },
-    Fail { client: bool },
+    Advance {
+        millis: u16,
+    },
+    Flush {
+        client: bool,
+    },
+    Level {
+        client: bool,
+        level: u8,
+    },
+    Close {
+        client: bool,
+    },
+    Eof {
+        up: bool,
+    },
+    Fail {
+        client: bool,
+    },
 }
 
 /// A request in the model.
@@ -199,7 +228,8 @@ impl World {
         let (number, body, request) = self.request("POST", length);
         if self.client.send_oneway(self.now, &request).is_ok() {
             let (head, id, open) = (false, None, false);
-            self.asked.insert(number, Asked { head, id, open, undelivered: false, seen: false, discarded: false, body });
+            self.asked
+                .insert(number, Asked { head, id, open, undelivered: false, seen: false, discarded: false, body });
         }
     }
 
