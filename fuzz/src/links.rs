@@ -292,7 +292,7 @@ fn run_client(input: &[u8], cuts: Cuts, eof: bool, keep: bool) -> Option<Trace> 
     let trace = keep.then(Trace::default);
     let mut caller = ClientCaller { end, sent: Vec::new(), trace, closed: false, open, requests };
     feed(&mut caller, now, input, cuts, eof);
-    assert_eq!(caller.open, [], "each request has its outcome");
+    assert!(caller.open.is_empty(), "each request has its outcome");
     assert_eq!(caller.end.pending_requests(), 0);
     caller.trace
 }
