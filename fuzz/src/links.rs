@@ -190,7 +190,8 @@ impl Caller for ServerCaller {
                 self.to_answer.push(token.id());
                 let body = format!("answer to {} {}", request.method(), request.uri());
                 let mut token = token;
-                while let Err(rejected) = self.end.send_response(now, token, &Response::new(Bytes::from(body.clone()))) {
+                while let Err(rejected) = self.end.send_response(now, token, &Response::new(Bytes::from(body.clone())))
+                {
                     assert_eq!(rejected.error.code(), "output-full", "an answer is taken while the link is open");
                     let mut out = Vec::new();
                     assert!(self.end.poll_transmit(now, &mut out) > 0, "output that is full can be taken");
@@ -291,7 +292,7 @@ fn run_client(input: &[u8], cuts: Cuts, eof: bool, keep: bool) -> Option<Trace> 
     let trace = keep.then(Trace::default);
     let mut caller = ClientCaller { end, sent: Vec::new(), trace, closed: false, open, requests };
     feed(&mut caller, now, input, cuts, eof);
-    assert_eq!(caller.open, [], "each request has its outcome");
+    assert!(caller.open.is_empty(), "each request has its outcome");
     assert_eq!(caller.end.pending_requests(), 0);
     caller.trace
 }

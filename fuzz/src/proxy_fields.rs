@@ -89,7 +89,9 @@ fn is_chunked(coding: &HeaderValue) -> bool {
 fn check_strip(mut headers: HeaderMap) {
     let before = headers.clone();
     fields::strip_hop_by_hop(&mut headers);
-    for gone in ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect", "proxy-connection"] {
+    for gone in
+        ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect", "proxy-connection"]
+    {
         assert!(!headers.contains_key(gone), "{gone} is of one hop");
     }
     for kept in ["host", "content-length"] {

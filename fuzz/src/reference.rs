@@ -182,7 +182,9 @@ impl<'a> Reader<'a> {
         let is_chunked = fields.count("transfer-encoding") > 0;
         let coding_is_good = |minor: u8| {
             let value = fields.values("transfer-encoding").next().unwrap_or_default();
-            minor == b'1' && fields.count("transfer-encoding") == 1 && spaces_off(value).eq_ignore_ascii_case(b"chunked")
+            minor == b'1'
+                && fields.count("transfer-encoding") == 1
+                && spaces_off(value).eq_ignore_ascii_case(b"chunked")
         };
         let both = |minor: u8| match (is_chunked, length) {
             (true, _) if !coding_is_good(minor) => Err(Stop::Error("transfer-encoding")),
@@ -279,7 +281,11 @@ impl<'a> Reader<'a> {
     }
 
     fn announce(&self, bytes: u64) -> Read<()> {
-        if self.used.saturating_add(bytes) > self.limits.message { Err(Stop::Error("message-too-large")) } else { Ok(()) }
+        if self.used.saturating_add(bytes) > self.limits.message {
+            Err(Stop::Error("message-too-large"))
+        } else {
+            Ok(())
+        }
     }
 
     fn take(&mut self, bytes: u64) -> Read<&'a [u8]> {

@@ -1,0 +1,92 @@
+//! Writes seed corpora, made from the cases of the conformance suite, into `corpus/TARGET/`: run it in `fuzz/`.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use teleport_conformance::scenario::{Compression, Role, Scenario, read_all};
+use teleport_conformance::step::{Feed, StepKind};
+use teleport_conformance::wire::{Encoder, hello};
+
+/// Longer ones are of limits that the targets set lower.
+const MOST_BYTES: usize = 16 * 1024;
+
+fn main() -> io::Result<()> {
+    let (scenarios, errors) = read_all(Path::new("../conformance/cases"))?;
+    assert!(errors.is_empty(), "{errors:?}");
+    let mut seeds = BTreeSet::new();
+    let mut add = |target: &'static str, prefix: &[u8], bytes: &[u8]| {
+        if bytes.len() <= MOST_BYTES {
+            seeds.insert((target, [prefix, bytes].concat()));
+        }
+    };
+    for scenario in &scenarios {
+        let (wire, plain, compression) = fed(scenario);
+        let role = scenario.role.name();
+        add(role, &[0x80], &wire);
+        add(role, &[0x01], &wire);
+        add(role, &[0xd0], &plain);
+        add("hello", &[1], &wire[..wire.len().min(64)]);
+        if let Some(message) = plain.get(4..) {
+            match scenario.role {
+                Role::Server => add("message", &[0], message),
+                Role::Client => {
+                    add("message", &[1], message);
+                    add("message", &[2], message);
+                }
+            }
+        }
+        if let (Some(compression), Some(stream)) = (compression, wire.get(15..)) {
+            let who = if scenario.role == Role::Server { 0 } else { 4 };
+            add("decompress", &[compression | who], stream);
+        }
+        let text = std::fs::read(&scenario.path)?;
+        if text.len() <= 4096 {
+            add("scenario", &[], &text);
+        }
+        if scenario.role == Role::Client {
+            add("shim", &[7], &wire);
+        } else {
+            add("shim", &[3], &wire);
+        }
+    }
+    for line in [
+        r#"{"consumed":1,"out":"00","events":[],"timer":null,"reads":true}"#,
+        r#"{"consumed":0,"out":"","events":[{"event":"connected"}],"timer":5,"reads":false,"error":"closing"}"#,
+    ] {
+        add("shim", &[0], line.as_bytes());
+    }
+    add("shim", &[1], br#"{"event":"response","tag":1,"status":200,"fields":[["a","b"]],"body":"61"}"#);
+    add("shim", &[2], br#"{"name":"n","version":"1","profile":"core","can":["client","none"]}"#);
+    for (number, (target, bytes)) in seeds.iter().enumerate() {
+        let folder = Path::new("corpus").join(target);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join(format!("seed-{number:04}")), bytes)?;
+    }
+    println!("{} seeds of {} cases", seeds.len(), scenarios.len());
+    Ok(())
+}
+
+/// What the suite feeds in a case: as it is on the wire, before compression, and with which code.
+fn fed(scenario: &Scenario) -> (Vec<u8>, Vec<u8>, Option<u8>) {
+    let (mut wire, mut plain, mut code) = (Vec::new(), Vec::new(), None);
+    let mut encoder = None;
+    for step in &scenario.steps {
+        match &step.kind {
+            StepKind::Feed(Feed::Hello { compression, tls, version }) => {
+                wire.extend_from_slice(&hello(*version, *compression, *tls));
+                code = Some(*compression).filter(|code| *code < 4);
+                encoder = Compression::from_code(*compression).map(Encoder::new);
+            }
+            StepKind::Feed(Feed::Wire(bytes) | Feed::EofIn(bytes)) => wire.extend_from_slice(bytes),
+            StepKind::Feed(Feed::Plain(bytes)) => {
+                plain.extend_from_slice(bytes);
+                if let Some(bytes) = encoder.as_mut().and_then(|encoder| encoder.encode(bytes).ok()) {
+                    wire.extend_from_slice(&bytes);
+                }
+            }
+            _ => {}
+        }
+    }
+    (wire, plain, code)
+}
