@@ -391,7 +391,7 @@ impl ServerOptions {
 
     /// How many bytes of responses may wait for one link to take them, beside its `output_bytes`: above that no request
     /// is read from it and no handler started, until its client has read some. What was in handlers by then can make it
-    /// more (see [`concurrency`](Self::concurrency)); a client that has read nothing for a second gets a short 503
+    /// more (see [`concurrency`](Self::concurrency)); a client that has read nothing for 3 s gets a short 503
     /// instead. Default 256 MiB.
     #[must_use]
     pub fn waiting_bytes(mut self, bytes: usize) -> Self {

@@ -242,7 +242,7 @@ both! {
         let count = handled.clone();
         let (_server, addr) = D::server(options, move |_, _| {
             let number = count.fetch_add(1, Ordering::SeqCst) as u32;
-            std::thread::sleep(if number < 10 { 500 * MS } else { 2 * S });
+            std::thread::sleep(if number < 10 { 500 * MS } else { 4 * S });
             Response::new(vec![b'x'; SIZE].into())
         });
         let mut stream = TcpStream::connect(addr).unwrap();
@@ -251,7 +251,7 @@ both! {
             stream.write_all(&[&id.to_le_bytes()[..], b"GET / HTTP/1.1\r\n\r\n"].concat()).unwrap();
         }
         // Meanwhile handlers fill what there is room for.
-        std::thread::sleep(3 * S);
+        std::thread::sleep(4500 * MS);
         stream.shutdown(Shutdown::Write).unwrap();
         let mut received = Vec::new();
         stream.read_to_end(&mut received).unwrap();

@@ -9,8 +9,9 @@ use http::{Response, StatusCode};
 
 use crate::proto::{Limits, ResponseRejected, ResponseToken, SendError, ServerConnection};
 
-/// How long a link may take nothing before its peer counts as one that does not read.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a link may take nothing before its peer counts as one that does not read. Handlers that block an executor
+/// can keep a link from writing for longer than one would think.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Responses for which a connection has no room yet, in order.
 #[derive(Default)]
