@@ -133,7 +133,13 @@ fn feed<C: Caller>(caller: &mut C, mut now: Instant, input: &[u8], cuts: Cuts, e
             assert!(taken == end - at || !caller.end().wants_read(), "input is left only when none is wanted");
             at += taken;
             drain(caller, now);
-            assert!(taken > 0 || caller.end().wants_read(), "a caller that has done its part is never stuck");
+            let moves = taken > 0 || caller.end().wants_read();
+            assert!(
+                moves,
+                "a caller that has done its part is never stuck: {:?}, closed: {}",
+                caller.end().stats(),
+                caller.end().is_closed()
+            );
         }
         if at == HELLO_BYTES {
             caller.after_hello(now);
