@@ -258,7 +258,10 @@ impl World {
             Ok(()) => {}
             Err(rejected) => match rejected.error.code() {
                 "output-full" => self.tokens.push((rejected.token, number)),
-                code => assert!(code == "closing" && self.server.is_closed(), "{code}"),
+                code => {
+                    assert!(code == "closing" && self.server.is_closed(), "{code}");
+                    self.server.discard(rejected.token);
+                }
             },
         }
     }
