@@ -114,6 +114,32 @@ fn the_exit_codes_tell_the_verdict() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    // The line that runs it again has all that this run had.
+    let (_, text) = run(&[" --mutant http-1-2-accepted", "--id", case, "--timeout", "9000", "--slow"]);
+    assert!(text.contains(&format!("--id {case} --timeout 9000 --slow\n")), "{text}");
+    // A failure without bytes shows the last that was fed.
+    let (_, text) = run(&[" --mutant version-unchecked", "--id", "hello-client-version-255"]);
+    assert!(text.contains("bytes until 0; the last are\n    fed       000000  68 74 74 70"), "{text}");
+    let (_, json) = run(&[" --mutant id-big-endian", "--id", "ids-server-two-answers-other-order", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let failure = &json["cases"][0]["failure"];
+    assert_eq!(failure["broken"]["id"], "R-frame-id-le", "{failure:#}");
+    assert_eq!(failure["broken"]["file"], "spec/04-frames.md");
+    assert!(failure["about"][0]["text"].as_str().is_some_and(|text| !text.is_empty()), "{failure:#}");
+    assert!(failure["bytes"]["actual"].as_str().is_some_and(|hex| hex.starts_with("000000")), "{failure:#}");
+    // What is written wrongly is named.
+    for (option, value) in [("--level", "foo"), ("--area", "hallo"), ("--rule", "R-nothing"), ("--role", "proxy")] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_teleport-conformance"));
+        let output = command.args(["list", option, value, "--id", case]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(&format!("{option} {value:?}")), "{said}");
+    }
+    // A shim that cannot be talked to is an error for those who read JUnit.
+    let (_, xml) = run(&[" | head -n 1", "--timeout", "1000", "--id", case, "--format", "junit"]);
+    assert!(
+        xml.contains("<error ") && xml.contains(r#"failures="0" errors="1""#) && xml.contains(r#" time=""#),
+        "{xml}"
+    );
     // What is known to fail fails no more, and is still no pass; what is listed and passes is named.
     let known = std::env::temp_dir().join(format!("teleport-known-{}", std::process::id()));
     std::fs::write(&known, "# of a test\nmessages-server-v*: it reads them\n").unwrap();

@@ -11,6 +11,7 @@ use http::{Request, Response};
 use httpteleport::driver::{ClientError, ClientOptions, Deadline, Peer, ServerOptions, smol as tasks, thread};
 use httpteleport::proto::{Compression, ConnectionError, Stats};
 use smol::Executor;
+use socket2::{Domain, Socket, Type};
 
 /// What a test calls an answer.
 pub type Outcome = Result<Response<Bytes>, ClientError>;
@@ -445,4 +446,12 @@ pub const HELLO: &[u8] = b"httpteleport\x00\x01\x00";
 
 pub fn plain() -> ClientOptions {
     ClientOptions::default().compression(Compression::None)
+}
+
+/// A port that refuses connections until somebody listens on it, and that nobody else gets meanwhile.
+pub fn closed_port() -> (Socket, std::net::SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, addr)
 }

@@ -105,9 +105,10 @@ both! {
     }
 
     fn nobody_to_dial_is_told_to_every_caller<D>() {
-        let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let (_port, addr) = closed_port();
+        let addr = addr.to_string();
         let client = D::client(&addr, ClientOptions::default());
-        at_once(100, |_| match client.request(post("x"), 500 * MS) {
+        at_once(100, |_| match client.request(post("x"), LONG) {
             Err(ClientError::Connect { addr: named, .. }) => assert_eq!(named, addr),
             other => panic!("{other:?}"),
         });

@@ -338,9 +338,7 @@ both! {
     }
 
     fn requests_can_wait_for_better_times<D>() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
-        drop(listener);
+        let (port, addr) = closed_port();
         let options = ClientOptions::default().reconnect_pause(20 * MS, 40 * MS).wait_for_link(true);
         let client = D::client(&addr.to_string(), options);
         let error = client.request(post("x"), 200 * MS).unwrap_err();
@@ -349,7 +347,8 @@ both! {
             let call = scope.spawn(|| client.request(post("x"), LONG));
             std::thread::sleep(300 * MS);
             let server = D::new_server(ServerOptions::default());
-            server.serve(TcpListener::bind(addr).unwrap(), Arc::new(|request, _| echo(request)));
+            port.listen(16).unwrap();
+            server.serve(port.into(), Arc::new(|request, _| echo(request)));
             assert_eq!(call.join().unwrap().unwrap().body(), "x");
             server.shutdown(soon());
         });
