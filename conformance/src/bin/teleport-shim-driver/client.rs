@@ -68,10 +68,11 @@ impl ClientEnd {
             Driver::Smol => Client::Smol(smol_driver::Client::new(Arc::clone(executor), addr, options)),
             Driver::Thread => Client::Thread(thread::Client::new(addr, options)),
         };
-        // The driver dials for a request, even for one whose deadline has passed before it can be sent.
+        // The driver dials for a request, even for one that the link then refuses, of which nothing is sent.
         let mut request = Request::new(Bytes::new());
+        *request.method_mut() = http::Method::CONNECT;
         request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("h"));
-        executor.spawn(client.request(request, Some(Instant::now()))).detach();
+        executor.spawn(client.request(request, None)).detach();
         Ok(Self {
             client,
             executor: Arc::clone(executor),
