@@ -193,7 +193,8 @@ def mistakes(bench, httptp, near, far, log):
     bench.check("port in use", busy.returncode == 1 and "in use" in busy.stderr and "Traceback" not in busy.stderr,
                 (busy.returncode, busy.stderr))
     unknown = run("--no-such-flag")
-    bench.check("unknown flag", unknown.returncode == 2 and "no-such-flag" in unknown.stderr, unknown.stderr)
+    bench.check("unknown flag", unknown.returncode == 2 and "no-such-flag" in unknown.stderr
+                and len(unknown.stderr.splitlines()) == 1, unknown.stderr)
     missing = run("-inType=https", "-inTLSCert=/nowhere.pem", "-inTLSKey=/nowhere.key")
     bench.check("certificate that is not there", missing.returncode != 0 and "/nowhere.pem" in missing.stderr, missing.stderr)
     alone, nobody = free_port(), free_port()

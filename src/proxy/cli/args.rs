@@ -268,8 +268,11 @@ impl ProxyArgs {
                 level: self.in_level,
                 max_compress_share: self.in_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.in_delay,
-                max_head_bytes: self.in_max_header_size,
-                max_body_bytes: self.in_max_body_size.unwrap_or(Inbound::max_body_bytes_of(in_kind)),
+                max_head_bytes: unless_zero(self.in_max_header_size).unwrap_or(Inbound::default().max_head_bytes),
+                max_body_bytes: self
+                    .in_max_body_size
+                    .and_then(unless_zero)
+                    .unwrap_or(Inbound::max_body_bytes_of(in_kind)),
                 get_only: self.in_get_only,
                 reuse_port: self.reuse_port,
                 tls: self.in_tls.tls(self.autocert),
@@ -283,7 +286,7 @@ impl ProxyArgs {
                 level: self.out_level,
                 max_compress_share: self.out_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.out_delay,
-                max_head_bytes: self.out_max_header_size,
+                max_head_bytes: unless_zero(self.out_max_header_size).unwrap_or(Outbound::default().max_head_bytes),
                 max_body_bytes: self.out_max_body_size,
                 timeout: (!self.out_timeout.is_zero()).then_some(self.out_timeout),
                 links: self.out_conns_per_addr,
@@ -316,6 +319,11 @@ pub(super) fn go_bool(text: &str) -> Result<bool, String> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("write true or false".to_owned()),
     }
+}
+
+/// The original takes a size of 0 for its default.
+fn unless_zero(bytes: usize) -> Option<usize> {
+    Some(bytes).filter(|bytes| *bytes > 0)
 }
 
 fn bytes(text: &str) -> Result<usize, String> {

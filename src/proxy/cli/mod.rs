@@ -32,6 +32,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let is_bare = args.len() < 2;
     let Parsed { command, config, threads, log } = match parse(args) {
         Ok(parsed) => parsed,
+        Err(Stop::Clap(error)) if error.use_stderr() => {
+            eprintln!("httptp: {}", in_one_line(&error));
+            return ExitCode::from(USAGE);
+        }
         Err(Stop::Clap(error)) => {
             // Where help and complaints cannot be written, the exit code still tells.
             let _ = error.print();
@@ -50,6 +54,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("httptp: {line}");
         ExitCode::FAILURE
     })
+}
+
+/// What clap complains of, and what it advises, without the usage, which `--help` tells better.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let mut parts: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
+    parts.retain(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let line = parts.join("; ");
+    format!("{} (see httptp --help)", line.trim_start_matches("error: "))
 }
 
 /// Why there is nothing to run.

@@ -117,3 +117,24 @@ fn the_demo_has_its_own_flags() {
     assert_eq!((args.seconds, args.json, args.callers, args.seed), (Some(2), true, 8, 7));
     assert_eq!(args.delay, Duration::from_millis(1));
 }
+
+#[test]
+fn a_size_of_zero_is_the_default_as_in_the_original() {
+    let config = parse_line("-inMaxHeaderSize=0 -inMaxBodySize=0 -outMaxHeaderSize=0").unwrap();
+    let defaults = parse_line("").unwrap();
+    assert_eq!(config.inbound.max_head_bytes, defaults.inbound.max_head_bytes);
+    assert_eq!(config.inbound.max_body_bytes, defaults.inbound.max_body_bytes);
+    assert_eq!(config.outbound.max_head_bytes, defaults.outbound.max_head_bytes);
+}
+
+#[test]
+fn complaints_are_one_line_that_names_the_flag() {
+    for (line, named) in
+        [("--no-such-flag", "--no-such-flag"), ("--in-tipe http", "--in-type"), ("-inType=gopher", "gopher")]
+    {
+        let args = ["httptp"].into_iter().chain(line.split_whitespace()).map(OsString::from);
+        let Err(Stop::Clap(error)) = parse(args) else { panic!("{line} was taken") };
+        let complaint = in_one_line(&error);
+        assert!(complaint.contains(named) && complaint.contains("--help") && !complaint.contains('\n'), "{complaint}");
+    }
+}
