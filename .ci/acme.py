@@ -8,22 +8,10 @@ Needs pebble (with pebble-challtestsrv), curl and openssl; everything listens on
 
 usage: acme.py --httptp PATH
 """
-import argparse, concurrent.futures, http.server, json, os, pathlib, re, signal, socket, subprocess, sys, tempfile
-import threading, time, urllib.request
+import argparse, concurrent.futures, http.server, json, os, pathlib, re, signal, subprocess, sys, tempfile
+import threading, urllib.request
 
-
-class Bench:
-    """Counts what holds, and names what does not."""
-
-    def __init__(self):
-        self.passed, self.failed = 0, 0
-
-    def check(self, name, ok, detail=""):
-        if ok:
-            self.passed += 1
-        else:
-            self.failed += 1
-            print(f"FAILED {name}: {detail}")
+from common import Bench, free_port, listens, wait_for
 
 
 class Origin(http.server.BaseHTTPRequestHandler):
@@ -38,23 +26,6 @@ class Origin(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_for(port, process):
-    for _ in range(400):
-        if process.poll() is not None:
-            sys.exit(f"{process.args[0]} has ended with {process.returncode}")
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    sys.exit(f"{process.args[0]} does not listen on {port}")
 
 
 def run(*args, **kwargs):
@@ -81,10 +52,10 @@ class World:
         names = self.start("names", "pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-http01", "",
                            "-https01", "", "-tlsalpn01", "", "-dns01", f"127.0.0.1:{dns}",
                            "-management", f"127.0.0.1:{self.dns_management}")
-        wait_for(self.dns_management, names)
+        wait_for(lambda: listens(self.dns_management), names, 20)
         pebble = self.start("pebble", "pebble", "-config", dir / "pebble.json", "-dnsserver", f"127.0.0.1:{dns}",
                             env=os.environ | {"PEBBLE_VA_NOSLEEP": "1"})
-        wait_for(self.acme, pebble)
+        wait_for(lambda: listens(self.acme), pebble, 20)
         (dir / "root.pem").write_text(run("curl", "-sS", "--cacert", dir / "pebble.pem",
                                           f"https://localhost:{self.management}/roots/0"))
 
@@ -100,7 +71,7 @@ class World:
                            r"-autocertHostRegexp=^[a-z0-9-]+\.example\.com$",
                            "--autocert-directory", f"https://localhost:{self.acme}/dir",
                            "--autocert-ca", self.dir / "pebble.pem", "--autocert-email", "me@example.com")
-        wait_for(self.port, proxy)
+        wait_for(lambda: listens(self.port), proxy, 20)
         return proxy
 
     def stop(self, process):

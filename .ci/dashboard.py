@@ -8,8 +8,10 @@ each upstream. With --screenshots DIR, pictures of it in light and dark are left
 
 usage: dashboard.py --httptp PATH [--screenshots DIR] [--seconds N]
 """
-import argparse, base64, contextlib, html.parser, http.client, http.server, json, os, pathlib, random, re, shutil, socket
+import argparse, base64, contextlib, html.parser, http.client, http.server, json, os, pathlib, random, re, shutil
 import subprocess, sys, tempfile, threading, time
+
+from common import free_port, listens, wait_for
 
 
 class Origin(http.server.BaseHTTPRequestHandler):
@@ -27,20 +29,6 @@ class Origin(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_for(port):
-    for _ in range(500):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.02)
-    sys.exit(f"nobody listens on port {port}")
 
 
 def load(port, stop):
@@ -163,19 +151,18 @@ def main():
         origin.daemon_threads = True
         threading.Thread(target=origin.serve_forever, daemon=True).start()
 
-        def httptp(*flags):
-            process = subprocess.Popen([args.httptp, *flags], stderr=subprocess.DEVNULL)
+        def httptp(port, *flags):
+            process = subprocess.Popen([args.httptp, f"--in=127.0.0.1:{port}", *flags], stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
             stack.callback(process.terminate)
+            wait_for(lambda: listens(port), process)
 
         far, near, figures, gone = [free_port(), free_port()], free_port(), free_port(), free_port()
         for port in far:
-            httptp("--in-type=teleport", f"--in=127.0.0.1:{port}", "--out-type=http",
-                   f"--out=127.0.0.1:{origin.server_port}", "--expvar-addr=")
-            wait_for(port)
+            httptp(port, "--in-type=teleport", "--out-type=http", f"--out=127.0.0.1:{origin.server_port}",
+                   "--expvar-addr=")
         outs = ",".join(f"127.0.0.1:{port}" for port in [*far, gone])
-        httptp(f"--in=127.0.0.1:{near}", f"--out={outs}", "--out-delay=2ms", f"--expvar-addr=127.0.0.1:{figures}")
-        wait_for(near)
+        httptp(near, f"--out={outs}", "--out-delay=2ms", f"--expvar-addr=127.0.0.1:{figures}")
         stop = threading.Event()
         callers = [threading.Thread(target=load, args=(near, stop), daemon=True) for _ in range(16)]
         for caller in callers:

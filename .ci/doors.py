@@ -8,7 +8,9 @@ Needs nginx, curl and openssl; everything listens on loopback, on ports that the
 
 usage: doors.py --httptp PATH
 """
-import argparse, contextlib, itertools, os, pathlib, random, signal, socket, subprocess, sys, tempfile, time
+import argparse, contextlib, itertools, os, pathlib, random, signal, subprocess, sys, tempfile
+
+from common import Bench, free_port, listens, wait_for
 
 NGINX = """
 worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; {user}
@@ -28,41 +30,6 @@ http {{
 CALLERS = ("http", "https/1.1", "https/2", "unix")
 ORIGINS = ("http", "https", "unix")
 WAYS = ("direct", "teleport", "teleports")
-
-
-class Bench:
-    """Counts what holds, and names what does not."""
-
-    def __init__(self):
-        self.passed, self.failed = 0, 0
-
-    def same(self, name, got, want):
-        if got == want:
-            self.passed += 1
-        else:
-            self.failed += 1
-            print(f"FAILED {name}: got {got!r:.300}, want {want!r:.300}")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_for(ready, process):
-    for _ in range(400):
-        if process.poll() is not None:
-            sys.exit(f"{process.args} has ended with {process.returncode}")
-        if ready():
-            return
-        time.sleep(0.025)
-    sys.exit(f"{process.args} does not listen")
-
-
-def listens(port):
-    with socket.socket() as s:
-        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 class World:

@@ -9,7 +9,9 @@ system picks.
 
 usage: e2e.py --httptp PATH
 """
-import argparse, contextlib, os, pathlib, re, random, shutil, signal, socket, subprocess, sys, tempfile, time
+import argparse, contextlib, os, pathlib, re, random, shutil, signal, socket, subprocess, sys, tempfile
+
+from common import Bench, free_port, listens, wait_for
 
 NGINX = """
 worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; {user}
@@ -32,45 +34,12 @@ http {{
 FIELDS = ("content-type", "content-length", "etag", "last-modified", "location", "accept-ranges")
 
 
-class Bench:
-    """Counts what holds, and names what does not."""
-
-    def __init__(self):
-        self.passed, self.failed = 0, 0
-
-    def check(self, name, ok, detail=""):
-        if ok:
-            self.passed += 1
-        else:
-            self.failed += 1
-            print(f"FAILED {name}: {detail}")
-
-    def same(self, name, got, want):
-        self.check(name, got == want, f"got {got!r:.300}, want {want!r:.300}")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_for(port, process):
-    for _ in range(200):
-        if process.poll() is not None:
-            sys.exit(f"{process.args[0]} ended with {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    sys.exit(f"{process.args[0]} does not listen on {port}")
-
-
 @contextlib.contextmanager
 def running(command, port, log):
     with open(log, "ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
     try:
-        wait_for(port, process)
+        wait_for(lambda: listens(port), process)
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
