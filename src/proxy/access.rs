@@ -60,7 +60,7 @@ impl Gate {
         if !self.allows(peer) {
             self.forbidden.fetch_add(1, Ordering::Relaxed);
             let line = format_args!("connection from {peer}: closed, its address is not allowed (--in-allow-ip)");
-            self.log.warn(("not allowed", ""), line);
+            self.log.warn("not allowed", line);
             return None;
         }
         // Taken before it is looked at: then two cannot both take the last one.
@@ -71,7 +71,7 @@ impl Gate {
             let max = self.max_open;
             let line =
                 format_args!("connection from {peer}: closed, {max} are open, which is the limit (--in-max-conns)");
-            self.log.warn(("too many", ""), line);
+            self.log.warn("too many", line);
             return None;
         }
         Some(place)
@@ -90,7 +90,7 @@ impl Gate {
     pub(crate) fn note_headerless(&self, peer: &PeerAddr, why: &impl fmt::Display) {
         self.headerless.fetch_add(1, Ordering::Relaxed);
         let line = format_args!("connection from {peer}: closed, {why} (--in-proxy-protocol)");
-        self.log.warn(("no proxy header", ""), line);
+        self.log.warn("no proxy header", line);
     }
 }
 

@@ -12,23 +12,20 @@ use crate::driver::PeerAddr;
 use crate::proto::{ConnectionError, ErrorKind};
 
 /// Between two warnings of one kind: a health check that knocks each second is to be seen, not to fill the log.
-const QUIET: Duration = Duration::from_secs(60);
+pub(crate) const QUIET: Duration = Duration::from_secs(60);
 
-/// Warns about strangers and broken links, not too often.
+/// Warns about strangers, broken links and whatever else a peer could repeat, not too often.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
     /// When each kind of stranger was last warned about. There are few: no kind holds anything that a peer has chosen.
-    last: Mutex<Vec<(Kind, Instant)>>,
+    last: Mutex<Vec<(&'static str, Instant)>>,
 }
-
-/// What tells one kind of warning from another: what happened, and what is advised.
-type Kind = (&'static str, &'static str);
 
 impl Strangers {
     /// A connection to an HTTP port ended with an error; `unread` is what of its bytes was not understood.
     pub(crate) fn note_on_http(&self, peer: &PeerAddr, unread: &[u8]) {
         let Some(advice) = on_http(unread) else { return };
-        self.warn(("http", advice), format_args!("caller {peer}: {advice}"));
+        self.warn(advice, format_args!("caller {peer}: {advice}"));
     }
 
     /// The TLS handshake of a connection to an HTTPS port has failed.
@@ -42,13 +39,13 @@ impl Strangers {
             matches!(why, rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType))
         });
         let advice = if is_clear { "; does it speak in clear? then have it use https://" } else { "" };
-        self.warn(("https", ""), format_args!("caller {peer}: no TLS: {error}{advice}"));
+        self.warn("https", format_args!("caller {peer}: no TLS: {error}{advice}"));
     }
 
     /// A link to a teleport port is up.
     pub(crate) fn note_link(&self, peer: &PeerAddr, compression: &str) {
         let line = format_args!("link from {peer}: up, requests compressed with {compression}");
-        if self.is_news(("up", ""), Instant::now()) { info!("{line}") } else { debug!("{line}") }
+        if self.is_news("up", Instant::now()) { info!("{line}") } else { debug!("{line}") }
     }
 
     /// A link to a teleport port ended.
@@ -67,17 +64,19 @@ impl Strangers {
             Some(error) => {
                 let advice = teleport_advice(error.kind());
                 let why = transport.map_or_else(|| advice.to_owned(), |why| format!(": {why}"));
-                self.warn((error.kind().code(), advice), format_args!("link from {peer}: {error}{why}"));
+                let kind = if advice.is_empty() { error.kind().code() } else { advice };
+                self.warn(kind, format_args!("link from {peer}: {error}{why}"));
             }
         }
     }
 
     /// A warning, unless there was one of this kind a short while ago.
-    pub(crate) fn warn(&self, kind: Kind, line: fmt::Arguments<'_>) {
+    pub(crate) fn warn(&self, kind: &'static str, line: fmt::Arguments<'_>) {
         if self.is_news(kind, Instant::now()) { warn!("{line}") } else { debug!("{line}") }
     }
 
-    fn is_news(&self, kind: Kind, now: Instant) -> bool {
+    /// Whether a line of this kind is to be told, and not one of those that come in between.
+    pub(crate) fn is_news(&self, kind: &'static str, now: Instant) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match last.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, then)) if now.duration_since(*then) < QUIET => false,
@@ -135,12 +134,11 @@ mod tests {
     fn each_kind_is_news_once_a_minute() {
         let strangers = Strangers::default();
         let start = Instant::now();
-        let (a, b) = (("a", ""), ("b", ""));
-        assert!(strangers.is_news(a, start));
-        assert!(strangers.is_news(b, start));
-        assert!(!strangers.is_news(a, start + QUIET / 2));
-        assert!(strangers.is_news(a, start + QUIET));
-        assert!(!strangers.is_news(a, start + QUIET));
+        assert!(strangers.is_news("a", start));
+        assert!(strangers.is_news("b", start));
+        assert!(!strangers.is_news("a", start + QUIET / 2));
+        assert!(strangers.is_news("a", start + QUIET));
+        assert!(!strangers.is_news("a", start + QUIET));
     }
 
     #[test]

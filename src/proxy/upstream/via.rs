@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -15,6 +15,7 @@ use super::super::config::ProxyConfig;
 use super::super::dial::Dialer;
 use super::super::error::UpstreamError;
 use super::super::http_out::Pool;
+use super::super::stranger::Strangers;
 use crate::driver::smol::Client;
 use crate::proto::Stats;
 
@@ -46,31 +47,27 @@ pub(crate) struct Tally {
 #[derive(Debug, Default)]
 struct Outage {
     is_down: AtomicBool,
-    /// When an outage was told last, and whether that one lasts.
-    told: Mutex<(Option<Instant>, bool)>,
+    /// The one that lasts, or was the last, was told.
+    was_told: AtomicBool,
+    log: Strangers,
 }
 
 impl Outage {
-    /// Between two outages that are told.
-    const QUIET: Duration = Duration::from_secs(60);
-
     /// An outage; whether it is to be told.
     fn begins(&self, now: Instant) -> bool {
         if self.is_down.swap(true, Ordering::Relaxed) {
             return false;
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = told.0.is_none_or(|at| now.saturating_duration_since(at) >= Self::QUIET);
-        *told = if is_news { (Some(now), true) } else { (told.0, false) };
+        let is_news = self.log.is_news("outage", now);
+        self.was_told.store(is_news, Ordering::Relaxed);
         is_news
     }
 
     /// A success; whether its being one is to be told: if the outage before was.
     fn ends(&self) -> bool {
-        if !self.is_down.load(Ordering::Relaxed) || !self.is_down.swap(false, Ordering::Relaxed) {
-            return false;
-        }
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.is_down.load(Ordering::Relaxed)
+            && self.is_down.swap(false, Ordering::Relaxed)
+            && self.was_told.load(Ordering::Relaxed)
     }
 }
 
@@ -240,6 +237,9 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::super::stranger::QUIET;
     use super::*;
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
             assert!(!outage.begins(start + Duration::from_secs(n)));
             assert!(!outage.ends());
         }
-        assert!(outage.begins(start + Outage::QUIET));
+        assert!(outage.begins(start + QUIET));
         assert!(outage.ends());
     }
 }
