@@ -224,10 +224,10 @@ fn request(
 
 /// The target as a URI. The bytes that a [`Uri`] does not take, though HTTP does, are percent-encoded (R-read-target).
 fn uri(head: &Bytes, target: &str) -> Result<Uri, MessageError> {
-    let awkward = |b: u8| matches!(b, b'"' | b'<' | b'>' | b'`');
     if !is_target(target.as_bytes()) {
         return Err(MessageError::Target);
     }
+    let awkward = |b: u8| matches!(b, b'"' | b'<' | b'>' | b'`');
     let target = if target.bytes().any(awkward) {
         let encode = |b: u8| {
             if awkward(b) { format!("%{b:02X}") } else { char::from(b).to_string() }
