@@ -481,11 +481,18 @@ impl Sim {
     /// Lets everything end, and checks that it does.
     fn finish(&mut self) {
         for round in 0..40 {
-            self.step(Op::Deliver { up: true, bytes: usize::MAX });
-            self.step(Op::Deliver { up: false, bytes: usize::MAX });
-            // Some are left without an answer.
-            while self.tokens.len() > usize::from(round < 20) {
-                self.step(Op::Answer { which: 0, status: 0, body: 5 });
+            // A server that is full takes one request for each that it answers, so a round is over when nothing moves.
+            loop {
+                let before = (self.up.bytes.len(), self.down.bytes.len(), self.tokens.len());
+                self.step(Op::Deliver { up: true, bytes: usize::MAX });
+                self.step(Op::Deliver { up: false, bytes: usize::MAX });
+                // Some are left without an answer.
+                while self.tokens.len() > usize::from(round < 20) {
+                    self.step(Op::Answer { which: 0, status: 0, body: 5 });
+                }
+                if before == (self.up.bytes.len(), self.down.bytes.len(), self.tokens.len()) {
+                    break;
+                }
             }
             if round == 30 {
                 self.step(Op::Close { client: true });
@@ -559,4 +566,12 @@ proptest! {
         let both: Vec<_> = sim.unsent.intersection(&sim.seen).collect();
         prop_assert!(both.is_empty(), "reported as unsent, and seen by the server: {:?}", both);
     }
+}
+
+/// A server that takes one request at a time still ends, whatever its backlog.
+#[test]
+fn a_backlog_before_a_full_server_comes_to_an_end() {
+    let setting = Setting { compressions: [2, 0], delays: [0, 0], pending: [30, 1], first_id: 1 };
+    let hellos = [true, false].map(|up| Op::Deliver { up, bytes: 15 });
+    run(&setting, hellos.into_iter().chain(vec![Op::Request { method: 0, body: 0, deadline: None }; 30]).collect());
 }
