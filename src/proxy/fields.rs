@@ -6,7 +6,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode, Uri, Version};
 
 /// Fields that concern one connection only, and `Expect`, which the proxy answers itself.
-const HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TE,
@@ -22,6 +22,10 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// `Host` and `Content-Length` stay even when they are named: the next hop needs them, and a caller must not be able to
 /// take them from the message of another.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // To look through the few fields that are there costs less than to look for each that could be.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let nominated: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -35,7 +39,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in HOP_BY_HOP {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
 }

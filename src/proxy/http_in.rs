@@ -22,7 +22,6 @@ use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Executor, Timer};
-use smol_hyper::rt::FuturesIo;
 use tracing::debug;
 
 use super::access::Introduction;
@@ -194,7 +193,7 @@ impl Shared {
         let is_http2 = stream.protocol() == Some(b"h2");
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
-        let io = FuturesIo::new(Counted::new(stream, counts.clone()));
+        let io = Counted::new(stream, counts.clone());
         let service = {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
@@ -227,7 +226,7 @@ impl Shared {
                 debug!("caller {peer}: {error}");
                 self.strangers.note_on_http(&peer, &parts.read_buf);
             }
-            linger(parts.io.into_inner().into_inner()).await;
+            linger(parts.io.into_inner()).await;
         }
     }
 
@@ -377,7 +376,8 @@ enum End {
 /// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset
 /// can overtake the answer (RFC 9112, section 9.6).
 async fn linger(mut stream: Stream) {
-    let mut sink = [0; 4096];
+    // Not in the future itself, whose size every connection pays for.
+    let mut sink = vec![0; 4096];
     let read_on = async {
         if stream.close().await.is_ok() {
             while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}

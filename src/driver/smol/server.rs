@@ -84,13 +84,14 @@ impl Server {
         Arc::new(move |request, peer, reply: Reply| {
             let Some(executor) = executor.upgrade() else { return };
             let handler = handler.clone();
-            let run = async move {
+            // In a box before it is handed on: what a handler holds can be large, and is moved several times until it runs.
+            let run = Box::pin(async move {
                 let response = AssertUnwindSafe(async { handler(request, peer).await }).catch_unwind().await;
                 // Without a response, the reply says that the handler has panicked.
                 if let Ok(response) = response {
                     reply.send(response);
                 }
-            };
+            });
             executor.spawn(run).detach();
         })
     }
