@@ -9,10 +9,14 @@ use super::args_access::AccessArgs;
 use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs};
 use super::balancing::BalancingArgs;
 use super::duration;
+use super::number::{self, up_to};
 use super::seeing::SeeingArgs;
 use crate::proto::Compression;
 use crate::proxy::process::Log;
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
+
+/// The default of `--concurrency`, the original's.
+const CONCURRENCY: usize = 100_000;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -92,10 +96,10 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests come in")]
     in_delay: Duration,
     /// Longest request head, in bytes
-    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = 64 * 1024, help_heading = "Where requests come in")]
+    #[arg(long, value_name = "BYTES", value_parser = number::or_default, default_value_t = 64 * 1024, help_heading = "Where requests come in")]
     in_max_header_size: usize,
     /// Longest request body, in bytes; above it the answer is 413 [default: 4 MiB from http, 64 MiB from teleport]
-    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Where requests come in")]
+    #[arg(long, value_name = "BYTES", value_parser = number::or_default, help_heading = "Where requests come in")]
     in_max_body_size: Option<usize>,
     /// Answer 405 to methods other than GET and HEAD
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
@@ -130,10 +134,10 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration::parse, help_heading = "Where requests go")]
     out_timeout: Duration,
     /// Longest response head, in bytes
-    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = 64 * 1024, help_heading = "Where requests go")]
+    #[arg(long, value_name = "BYTES", value_parser = number::or_default, default_value_t = 64 * 1024, help_heading = "Where requests go")]
     out_max_header_size: usize,
     /// Longest response body, in bytes; above it the answer is 502
-    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
+    #[arg(long, value_name = "BYTES", value_parser = number::or_default, default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
     out_max_body_size: usize,
     /// Teleport: how many links to each upstream; more than one only if compressing one takes a whole core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to::<1024>, help_heading = "Where requests go")]
@@ -152,8 +156,8 @@ pub(super) struct ProxyArgs {
     #[command(flatten)]
     seeing: SeeingArgs,
 
-    /// Most requests at once; above it the answer is 429
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
+    /// Most requests at once; above it the answer is 429; 0 is the default
+    #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = number::or_default, help_heading = "The process")]
     concurrency: usize,
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
@@ -280,20 +284,20 @@ impl ProxyArgs {
             }),
             outbound: self.balancing.apply(Outbound {
                 kind: self.out_type.into(),
-                addr: self.out,
+                addr: with_ports(self.out, self.out_type),
                 compression: self.out_compress.into(),
                 prefer_zstd: self.out_compress == Compress::Auto,
                 level: self.out_level,
                 max_compress_share: self.out_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.out_delay,
                 max_head_bytes: unless_zero(self.out_max_header_size).unwrap_or(Outbound::default().max_head_bytes),
-                max_body_bytes: self.out_max_body_size,
+                max_body_bytes: unless_zero(self.out_max_body_size).unwrap_or(Outbound::MAX_BODY_BYTES),
                 timeout: (!self.out_timeout.is_zero()).then_some(self.out_timeout),
                 links: self.out_conns_per_addr,
                 tls: self.out_tls.tls(),
                 ..Outbound::default()
             }),
-            concurrency: self.concurrency,
+            concurrency: unless_zero(self.concurrency).unwrap_or(CONCURRENCY),
             log_all_errors: self.log_all_errors,
             seeing: self.seeing.seeing(),
         })
@@ -321,25 +325,22 @@ pub(super) fn go_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// The original takes a size of 0 for its default.
+/// The original takes a size of 0, or of less, for its default.
 fn unless_zero(bytes: usize) -> Option<usize> {
     Some(bytes).filter(|bytes| *bytes > 0)
 }
 
-fn bytes(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "write whole bytes, such as 65536".to_owned())
-}
-
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    up_to::<{ usize::MAX }>(text)
-}
-
-/// A number from 1 to `MAX`: more threads, links or callers are a slip of the finger.
-pub(super) fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least 1".to_owned()),
-        Ok(n) if n > MAX => Err(format!("at most {MAX}")),
-        Ok(n) => Ok(n),
-        Err(error) => Err(error.to_string()),
-    }
+/// As the original, for HTTP: without a port it is the usual one.
+fn with_ports(addrs: String, kind: Type) -> String {
+    let port = match kind {
+        Type::Http => 80,
+        Type::Https => 443,
+        Type::Unix | Type::Teleport | Type::Teleports => return addrs,
+    };
+    let with_port = |addr: &str| {
+        let addr = addr.trim();
+        let has_none = !addr.is_empty() && (!addr.contains(':') || (addr.starts_with('[') && addr.ends_with(']')));
+        if has_none { format!("{addr}:{port}") } else { addr.to_owned() }
+    };
+    addrs.split(',').map(with_port).collect::<Vec<_>>().join(",")
 }

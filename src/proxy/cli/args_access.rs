@@ -7,6 +7,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::args::go_bool;
+use super::number;
 use crate::proxy::{Forwarded, Inbound};
 
 #[derive(Debug, Args)]
@@ -17,7 +18,7 @@ pub(super) struct AccessArgs {
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true, value_parser = networks)]
     in_allow_ip: Networks,
     /// Most connections at once; further ones are closed at once; 0 is any number
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = number::or_default)]
     in_max_conns: usize,
     /// Each connection begins with a header of the PROXY protocol, version 2, that tells who it comes from; one that does
     /// not is closed

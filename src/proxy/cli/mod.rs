@@ -5,6 +5,7 @@ mod args_access;
 mod args_tls;
 mod balancing;
 mod duration;
+mod number;
 mod seeing;
 mod spelling;
 

@@ -102,7 +102,8 @@ fn mistakes_are_named() {
     assert!(parse_line("-inTyp=http").unwrap_err().contains("--in-type"));
     assert!(parse_line("--out-timeout 3").unwrap_err().contains("like 10ms"));
     assert!(parse_line("-inType=ftp").unwrap_err().contains("teleport"));
-    assert!(parse_line("--concurrency 0").unwrap_err().contains("at least 1"));
+    assert!(parse_line("--out-conns-per-addr 0").unwrap_err().contains("at least 1"), "the original crashes");
+    assert!(parse_line("--concurrency 1e3").unwrap_err().contains("0x10000"));
     assert!(parse_line("--in-get-only=maybe").unwrap_err().contains("true or false"));
     assert!(parse_line("--out nowhere").unwrap_err().contains("HOST:PORT"));
     assert!(parse_line("--in http://localhost:80").unwrap_err().contains("--in"));
@@ -119,12 +120,28 @@ fn the_demo_has_its_own_flags() {
 }
 
 #[test]
-fn a_size_of_zero_is_the_default_as_in_the_original() {
-    let config = parse_line("-inMaxHeaderSize=0 -inMaxBodySize=0 -outMaxHeaderSize=0").unwrap();
-    let defaults = parse_line("").unwrap();
-    assert_eq!(config.inbound.max_head_bytes, defaults.inbound.max_head_bytes);
-    assert_eq!(config.inbound.max_body_bytes, defaults.inbound.max_body_bytes);
-    assert_eq!(config.outbound.max_head_bytes, defaults.outbound.max_head_bytes);
+fn what_the_original_takes_for_its_defaults() {
+    let defaults = format!("{:?}", parse_line("").unwrap());
+    for value in ["0", "-1"] {
+        let line = "-inMaxHeaderSize=N -inMaxBodySize=N -outMaxHeaderSize=N --out-max-body-size=N -concurrency=N";
+        assert_eq!(format!("{:?}", parse_line(&line.replace('N', value)).unwrap()), defaults);
+    }
+    assert_eq!(parse_line("-concurrency=0x100").unwrap().concurrency, 256);
+    let config = parse_line("-inDelay=-1s -outDelay=-1s -outTimeout=-1s").unwrap();
+    assert_eq!((config.inbound.batch_delay, config.outbound.batch_delay), (Duration::ZERO, Duration::ZERO));
+    assert_eq!(config.outbound.timeout, None);
+}
+
+#[test]
+fn http_has_a_usual_port() {
+    let out = |line| parse_line(line).map(|config| config.outbound.addr);
+    assert_eq!(out("-outType=http -out=localhost").unwrap(), "localhost:80");
+    assert_eq!(out("-outType=http -out=a,b:81,[::1]").unwrap(), "a:80,b:81,[::1]:80");
+    assert_eq!(out("-outType=https -out=a.example").unwrap(), "a.example:443");
+    assert_eq!(out("-outType=unix -out=/run/a").unwrap(), "/run/a");
+    assert!(out("-outType=teleport -out=localhost").is_err(), "with the original each request would fail");
+    assert!(out("-outType=http -out=a,").is_err());
+    assert!(out("-outType=http -out=::1").is_err());
 }
 
 #[test]
