@@ -22,6 +22,7 @@ mod access_log;
 mod acme;
 mod activity;
 mod body;
+mod check;
 pub mod cli;
 mod config;
 mod counted;
@@ -52,7 +53,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Full;
 use smol::Executor;
@@ -72,6 +73,7 @@ use crate::driver::tls::TlsServer;
 use crate::proto::{Compression, Stats};
 use access::Gate;
 use acme::Acme;
+use check::{check, split_port};
 use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
@@ -112,8 +114,9 @@ pub struct Proxy {
 /// TLS of a listener that speaks it: with the certificates given, or for HTTPS with such as are made on demand.
 fn load_tls(inbound: &Inbound, executor: &Arc<Executor<'static>>) -> Result<ServerTls, String> {
     let files = &inbound.tls;
-    let has_none = files.certs.is_empty() && files.keys.is_empty();
-    let acme = (has_none && inbound.kind == Kind::Https).then(|| Acme::new(&files.autocert, executor)).transpose()?;
+    let acme = (files.is_without_certificates() && inbound.kind == Kind::Https)
+        .then(|| Acme::new(&files.autocert, executor))
+        .transpose()?;
     if acme.is_some() {
         info!(
             "certificates are had from {} for names that match {}, and kept in {}",
@@ -477,66 +480,6 @@ impl std::error::Error for StartError {
     }
 }
 
-/// Whether the addresses can be addresses at all.
-fn check(config: &ProxyConfig) -> Result<(), StartError> {
-    let wrong = |addr: &str, role, wanted| Err(StartError::Address { addr: addr.to_owned(), role, wanted });
-    let (inbound, out) = (&config.inbound, &config.outbound);
-    if inbound.kind.is_unix() && !inbound.allow_ip.is_empty() {
-        return Err(StartError::Contradiction(
-            "a unix socket has no addresses to allow (--in-allow-ip): limit who may use it by the permissions of its directory",
-        ));
-    }
-    let is_the_same = |name: &HeaderName| match inbound.forwarded {
-        Forwarded::Off => false,
-        Forwarded::XForwardedFor => name == "x-forwarded-for",
-        Forwarded::Forwarded => *name == header::FORWARDED,
-    };
-    if inbound.client_ip_header.as_ref().is_some_and(is_the_same) {
-        return Err(StartError::Contradiction(
-            "--client-ip-header replaces the field that --forwarded appends to: leave one of them out",
-        ));
-    }
-    if inbound.tls.client_ca.is_some() && !inbound.kind.is_tls() {
-        return Err(StartError::Contradiction(
-            "--in-tls-client-ca asks callers for certificates, which takes TLS: use --in-type https or teleports",
-        ));
-    }
-    if out.tls != OutboundTls::default() && !out.kind.is_tls() {
-        return Err(StartError::Contradiction(
-            "--out-tls-... take TLS: use --out-type https or teleports, or leave them out",
-        ));
-    }
-    let listens_on = "the address to listen on (--in)";
-    if inbound.kind.is_unix() && inbound.addr.is_empty() {
-        return wrong(&inbound.addr, listens_on, A_PATH);
-    }
-    if !inbound.kind.is_unix() && split_port(&inbound.addr).is_none() {
-        return wrong(&inbound.addr, listens_on, HOST_PORT);
-    }
-    let sends_to = "the address to send to (--out)";
-    for addr in out.addrs() {
-        let is_host_port = split_port(addr).is_some_and(|(host, port)| !host.is_empty() && port != 0);
-        match out.kind.is_unix() {
-            true if addr.is_empty() => return wrong(addr, sends_to, A_PATH),
-            false if !is_host_port => return wrong(addr, sends_to, HOST_PORT),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-const HOST_PORT: &str = "HOST:PORT, such as 127.0.0.1:8043 or far.example:8043";
-const A_PATH: &str = "the path of a unix socket, such as /run/httptp.sock";
-
-/// Host and port of `HOST:PORT`, where an IPv6 host stands in brackets.
-fn split_port(addr: &str) -> Option<(&str, u16)> {
-    let (host, port) = addr.rsplit_once(':')?;
-    let is_plain = !host.contains([':', '/', ' ', ',']);
-    let is_bracketed = host.starts_with('[') && host.ends_with(']');
-    (is_plain || is_bracketed).then_some(())?;
-    Some((host, port.parse().ok()?))
-}
-
 /// Whether requests would come in again where they go out. A loop over other hosts is not seen here.
 fn is_own_upstream(config: &ProxyConfig, out: &str, local: &ListenAddr) -> bool {
     let local = match local {
@@ -588,25 +531,6 @@ fn name(compression: Compression) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_host_and_port() {
-        assert_eq!(split_port("127.0.0.1:80"), Some(("127.0.0.1", 80)));
-        assert_eq!(split_port("[::1]:80"), Some(("[::1]", 80)));
-        assert_eq!(split_port(":80"), Some(("", 80)));
-        for bad in ["", "host", "host:", "host:http", "host:70000", "::1:80", "http://h:80", "a:1,b:2"] {
-            assert_eq!(split_port(bad), None, "{bad}");
-        }
-        let sending_to = |addr: &str| {
-            let outbound = Outbound { addr: addr.to_owned(), ..Outbound::default() };
-            check(&ProxyConfig { outbound, ..ProxyConfig::default() })
-        };
-        assert!(sending_to("h:1").is_ok());
-        assert!(sending_to(":80").is_err());
-        assert!(sending_to("h:0").is_err());
-        assert!(sending_to("h:1, 10.0.0.1:2,[::1]:3").is_ok());
-        assert!(sending_to("h:1,").is_err());
-    }
 
     #[test]
     fn a_proxy_is_not_its_own_upstream() {

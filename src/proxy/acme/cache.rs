@@ -31,6 +31,14 @@ impl Cache {
         Ok(Self(path.to_owned()))
     }
 
+    /// Why the directory could not be made or used, as far as that can be seen.
+    pub(super) fn problem(path: &Path) -> Option<String> {
+        let there = path.ancestors().find(|part| part.as_os_str().is_empty() || part.exists())?;
+        let is_fine = there.as_os_str().is_empty() || there.is_dir();
+        let complaint = || format!("--autocert-cache-dir {}: {} is no directory", path.display(), there.display());
+        (!is_fine).then(complaint)
+    }
+
     /// The certificate for `name`, if there is one that has not expired.
     pub(super) async fn load(&self, name: &str) -> Option<Bundle> {
         let text = self.read(name).await?;

@@ -100,14 +100,9 @@ impl fmt::Debug for Acme {
 impl Acme {
     /// Makes the directory for certificates. Nobody is asked for any before a client asks for a name.
     pub(crate) fn new(config: &Autocert, executor: &Arc<Executor<'static>>) -> Result<Self, String> {
-        let hosts = Regex::new(&config.host_regexp)
-            .map_err(|error| format!("--autocert-host-regexp {:?}: {error}", config.host_regexp))?;
-        if !config.directory.starts_with("https://") {
-            return Err(format!("--autocert-directory {:?} does not begin with https://", config.directory));
-        }
-        let files = OutboundTls { ca: config.ca.clone(), ..OutboundTls::default() };
-        let tls =
-            ClientTls::load(&files, &[b"http/1.1"]).map_err(|why| why.replace("--out-tls-ca", "--autocert-ca"))?;
+        let hosts = hosts(config)?;
+        check_directory(config)?;
+        let tls = tls(config)?;
         Ok(Self {
             hosts,
             directory: config.directory.clone(),
@@ -120,6 +115,13 @@ impl Acme {
             names: Mutex::default(),
             challenges: Mutex::default(),
         })
+    }
+
+    /// All that is wrong with the configuration. Nothing is made.
+    pub(crate) fn problems(config: &Autocert) -> Vec<String> {
+        let found =
+            [hosts(config).err(), check_directory(config).err(), tls(config).err(), Cache::problem(&config.cache_dir)];
+        found.into_iter().flatten().collect()
     }
 
     /// Whether this hello is the authority's, that looks whether a name leads here.
@@ -217,6 +219,28 @@ impl Acme {
         }
         Ok(bundle)
     }
+}
+
+fn hosts(config: &Autocert) -> Result<Regex, String> {
+    let text = &config.host_regexp;
+    // Its complaint has several lines, the last of which says what is wrong.
+    Regex::new(text).map_err(|error| {
+        let error = error.to_string();
+        format!("--autocert-host-regexp {text:?}: {}", error.lines().last().unwrap_or_default())
+    })
+}
+
+fn check_directory(config: &Autocert) -> Result<(), String> {
+    let is_url = config.directory.starts_with("https://");
+    is_url
+        .then_some(())
+        .ok_or_else(|| format!("--autocert-directory {:?} does not begin with https://", config.directory))
+}
+
+/// TLS to the authority.
+fn tls(config: &Autocert) -> Result<ClientTls, String> {
+    let files = OutboundTls { ca: config.ca.clone(), ..OutboundTls::default() };
+    ClientTls::load(&files, &[b"http/1.1"]).map_err(|why| why.replace("--out-tls-ca", "--autocert-ca"))
 }
 
 impl ResolvesServerCert for Acme {

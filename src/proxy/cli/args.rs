@@ -1,12 +1,13 @@
 //! The command line, and what it makes of a [`ProxyConfig`].
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::args_access::AccessArgs;
-use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs};
+use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs, path};
 use super::balancing::BalancingArgs;
 use super::duration;
 use super::number::{self, up_to};
@@ -72,6 +73,22 @@ pub(super) enum Command {
     /// Real sockets on loopback ports that the system picks, generated bid requests, every response checked. The
     /// figures are those of the link between the two proxies.
     Demo(DemoArgs),
+    /// Says all that is wrong with a configuration, and where, without listening.
+    ///
+    /// Takes the options of the proxy itself, and minds its variables and its file. Prints each option with its value and
+    /// where that is from, as a file for --config, with defaults as comments. The exit code is 0 if nothing is wrong but
+    /// perhaps that an address is busy, and 2 otherwise.
+    Check(Box<CheckArgs>),
+}
+
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(super) struct CheckArgs {
+    /// Look the names in addresses up, too, as they are now
+    #[arg(long)]
+    pub(super) resolve: bool,
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +173,10 @@ pub(super) struct ProxyArgs {
     #[command(flatten)]
     seeing: SeeingArgs,
 
+    /// TOML file with options, by their long names: `in-type = "http"`. The command line counts most, then the
+    /// environment (HTTPTP_IN_TYPE=http), then the file
+    #[arg(long, value_name = "FILE", value_parser = path, help_heading = "The process")]
+    pub(super) config: Option<PathBuf>,
     /// Most requests at once; above it the answer is 429; 0 is the default
     #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = number::or_default, help_heading = "The process")]
     concurrency: usize,

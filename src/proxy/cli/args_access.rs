@@ -15,7 +15,7 @@ use crate::proxy::{Forwarded, Inbound};
 pub(super) struct AccessArgs {
     /// Addresses and networks that may connect, such as 10.0.0.0/8,192.0.2.7,2001:db8::/32; everybody without it. The
     /// other end of the connection counts, which with --in-proxy-protocol is the balancer
-    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true, value_parser = networks)]
+    #[arg(long, value_name = "NETWORK,...", default_value = "", hide_default_value = true, value_parser = networks)]
     in_allow_ip: Networks,
     /// Most connections at once; further ones are closed at once; 0 is any number
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = number::or_default)]

@@ -13,7 +13,7 @@ use rustls::crypto::CryptoProvider;
 
 use super::acme::Autocert;
 pub(crate) use client::ClientTls;
-pub(crate) use server::{ServerTls, is_for_host};
+pub(crate) use server::{ServerTls, is_for_host, problems as server_problems};
 
 /// TLS of a listener.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -31,6 +31,13 @@ pub struct InboundTls {
     pub ticket_secrets: Vec<String>,
     /// HTTPS: the authority that makes certificates, if none are given.
     pub autocert: Autocert,
+}
+
+impl InboundTls {
+    /// Whether no certificate is given, nor the key of one.
+    pub(crate) fn is_without_certificates(&self) -> bool {
+        self.certs.is_empty() && self.keys.is_empty()
+    }
 }
 
 impl fmt::Debug for InboundTls {

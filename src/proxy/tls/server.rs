@@ -1,12 +1,13 @@
 //! TLS of a listener.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::verify_server_name;
 use rustls::crypto::ring::Ticketer;
 use rustls::pki_types::ServerName;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme};
@@ -33,7 +34,7 @@ impl ServerTls {
         let acme = acme.map(Arc::new);
         let certificates = match acme {
             Some(_) => None,
-            None => Some(Arc::new(Certificates(RwLock::new(read(files)?)))),
+            None => Some(Arc::new(Certificates(RwLock::new(read_all(files)?)))),
         };
         let resolver: Arc<dyn ResolvesServerCert> = match (&certificates, &acme) {
             (Some(certificates), _) => certificates.clone(),
@@ -50,11 +51,7 @@ impl ServerTls {
             Some(path) => {
                 checked_by =
                     files::certificates(path, "--in-tls-client-ca")?.iter().flat_map(|der| der.to_vec()).collect();
-                let roots = files::authorities(path, "--in-tls-client-ca")?;
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-                    .build()
-                    .map_err(|error| format!("--in-tls-client-ca {}: {error}", path.display()))?;
-                builder.with_client_cert_verifier(verifier)
+                builder.with_client_cert_verifier(verifier(path)?)
             }
         };
         let mut config = builder.with_cert_resolver(resolver);
@@ -70,7 +67,7 @@ impl ServerTls {
     /// Reads certificates and keys again, for connections to come. If anything is wrong with them, the old ones stay.
     pub(crate) fn reload(&self) -> Result<(), String> {
         let Some(certificates) = &self.certificates else { return Ok(()) };
-        let fresh = read(&self.files)?;
+        let fresh = read_all(&self.files)?;
         *certificates.0.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -81,23 +78,44 @@ const NO_CERTIFICATE: &str = "TLS needs a certificate: give --in-tls-cert and --
 /// The certificates, the default first.
 type Chain = Arc<[Arc<CertifiedKey>]>;
 
-fn read(files: &InboundTls) -> Result<Chain, String> {
+/// All that is wrong with the files, of those with certificates unless they are made on demand.
+pub(crate) fn problems(files: &InboundTls, is_on_demand: bool) -> Vec<String> {
+    let certificates =
+        if is_on_demand { Vec::new() } else { read(files).into_iter().filter_map(Result::err).collect() };
+    let authorities = files.client_ca.iter().filter_map(|path| verifier(path).err());
+    certificates.into_iter().chain(authorities).collect()
+}
+
+/// Each certificate with its key, or what is wrong with it.
+fn read(files: &InboundTls) -> Vec<Result<Arc<CertifiedKey>, String>> {
     let InboundTls { certs, keys, .. } = files;
     if certs.len() != keys.len() {
-        return Err(format!(
+        return vec![Err(format!(
             "--in-tls-cert lists {} and --in-tls-key {}: each certificate needs its key, both lists in the same order",
             count(certs.len(), "file"),
             count(keys.len(), "file")
-        ));
+        ))];
     }
     if certs.is_empty() {
-        return Err(NO_CERTIFICATE.to_owned());
+        return vec![Err(NO_CERTIFICATE.to_owned())];
     }
     let read = |(cert, key): (&PathBuf, &PathBuf)| {
         let key = files::certified_key((cert, "--in-tls-cert"), (key, "--in-tls-key"))?;
         Ok(Arc::new(key))
     };
     certs.iter().zip(keys).map(read).collect()
+}
+
+fn read_all(files: &InboundTls) -> Result<Chain, String> {
+    read(files).into_iter().collect()
+}
+
+/// Checks clients' certificates by the authorities of this file.
+fn verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let roots = files::authorities(path, "--in-tls-client-ca")?;
+    WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|error| format!("--in-tls-client-ca {}: {error}", path.display()))
 }
 
 fn count(n: usize, what: &str) -> String {
