@@ -6,8 +6,8 @@ use super::StartError;
 use super::access::Forwarded;
 use super::acme::Acme;
 use super::config::{Kind, ProxyConfig};
-use super::dial;
-use super::tls::{self, OutboundTls};
+use super::dial::server_name;
+use super::tls::{self, ClientTls, OutboundTls};
 
 /// The first thing that is wrong by itself, whatever files hold.
 pub(super) fn check(config: &ProxyConfig) -> Result<(), StartError> {
@@ -75,12 +75,12 @@ pub(super) fn file_problems(config: &ProxyConfig) -> Vec<String> {
         }
     }
     if out.kind.is_tls() {
-        match dial::Dialing::new(out, Default::default()) {
-            Ok(dialing) => {
-                let wrong = out.addrs().filter_map(|addr| dialing.to(addr).err());
+        match ClientTls::load(&out.tls, &[]) {
+            Ok(tls) => {
+                let wrong = out.addrs().filter_map(|addr| server_name(&tls, addr).err());
                 found.extend(wrong.map(|error| error.to_string()));
             }
-            Err(error) => found.push(error.to_string()),
+            Err(why) => found.push(why),
         }
     }
     found

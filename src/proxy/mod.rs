@@ -79,7 +79,7 @@ use http_in::HttpIn;
 use listen::{Links, Listener};
 use metrics::{Counters, Identity, IoCounters, MetricsListener};
 use stranger::Strangers;
-use tls::ServerTls;
+use tls::{ClientTls, ServerTls};
 use upstream::{Upstream, Upstreams, View};
 
 /// How long requests in hand may take to end once a proxy stops.
@@ -161,7 +161,10 @@ impl Proxy {
             let options = config.server_options();
             let options = match &tls {
                 None => options,
-                Some(tls) => options.tls(TlsServer::new(tls.config.clone())).require_tls(true),
+                Some(tls) => {
+                    let tls = tls.clone();
+                    options.tls(TlsServer::with_source(move || tls.config())).require_tls(true)
+                }
             };
             Server::new(executor.clone(), options)
         });
@@ -186,7 +189,7 @@ impl Proxy {
 
     /// Reads files again, also while it runs.
     pub fn reloader(&self) -> Reloader {
-        Reloader { tls: self.tls.clone() }
+        Reloader { inward: self.tls.clone(), outward: self.handler.upstreams().tls.clone() }
     }
 
     /// Serves until `shutdown` ends; then stops listening, and gives requests in hand five seconds to end.
@@ -280,25 +283,32 @@ async fn answer_on_link(handler: &Arc<Handler>, request: Request<Bytes>) -> Resp
 /// Reads the files of a [`Proxy`] again.
 #[derive(Clone, Debug)]
 pub struct Reloader {
-    tls: Option<ServerTls>,
+    inward: Option<ServerTls>,
+    outward: Option<ClientTls>,
 }
 
 impl Reloader {
-    /// Reads the listener's certificates and keys again, for connections to come, and says in the log how that went.
-    /// If anything is wrong with them, all of the old ones stay in use. Returns whether nothing was wrong.
+    /// Reads again, for connections to come, the files with the certificates, keys and authorities of both sides and with
+    /// the secrets of tickets, and says in the log how that went. If anything is wrong with those of one side, all of what
+    /// was there stays in use on that side. Returns whether nothing was wrong.
     pub fn reload(&self) -> bool {
-        let Some(tls) = self.tls.as_ref().filter(|tls| tls.acme.is_none()) else {
-            info!("there are no certificates to read again");
-            return true;
-        };
-        match tls.reload() {
-            Ok(()) => info!("the certificates were read again: new connections get the new ones"),
-            Err(why) => {
-                warn!("the certificates were not changed: {why}");
-                return false;
+        let inward = self.inward.as_ref().filter(|tls| tls.has_files()).map(ServerTls::reload);
+        let outward = self.outward.as_ref().filter(|tls| tls.has_files()).map(ClientTls::reload);
+        if inward.is_none() && outward.is_none() {
+            info!("there are no files of TLS to read again");
+        }
+        let mut is_fine = true;
+        for (side, outcome) in [("where requests come in", inward), ("where requests go", outward)] {
+            match outcome {
+                None => {}
+                Some(Ok(())) => info!("the files of TLS {side} were read again: new connections go by them"),
+                Some(Err(why)) => {
+                    warn!("nothing was changed about TLS {side}: {why}");
+                    is_fine = false;
+                }
             }
         }
-        true
+        is_fine
     }
 }
 

@@ -108,7 +108,7 @@ impl Acme {
             directory: config.directory.clone(),
             email: config.email.clone(),
             cache: Cache::open(&config.cache_dir)?,
-            tls: tls.config,
+            tls: tls.config(),
             executor: Arc::downgrade(executor),
             account: smol::lock::Mutex::new(None),
             at_once: Semaphore::new(AT_ONCE),

@@ -10,7 +10,7 @@ use super::args_access::AccessArgs;
 use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs, path};
 use super::balancing::BalancingArgs;
 use super::duration;
-use super::number::{self, up_to};
+use super::number::{or_default, or_default as bytes, up_to};
 use super::seeing::SeeingArgs;
 use crate::proto::Compression;
 use crate::proxy::process::Log;
@@ -113,10 +113,10 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "Where requests come in")]
     in_delay: Duration,
     /// Longest request head, in bytes
-    #[arg(long, value_name = "BYTES", value_parser = number::or_default, default_value_t = 64 * 1024, help_heading = "Where requests come in")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = 64 * 1024, help_heading = "Where requests come in")]
     in_max_header_size: usize,
     /// Longest request body, in bytes; above it the answer is 413 [default: 4 MiB from http, 64 MiB from teleport]
-    #[arg(long, value_name = "BYTES", value_parser = number::or_default, help_heading = "Where requests come in")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Where requests come in")]
     in_max_body_size: Option<usize>,
     /// Answer 405 to methods other than GET and HEAD
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
@@ -151,10 +151,10 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration::parse, help_heading = "Where requests go")]
     out_timeout: Duration,
     /// Longest response head, in bytes
-    #[arg(long, value_name = "BYTES", value_parser = number::or_default, default_value_t = 64 * 1024, help_heading = "Where requests go")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = 64 * 1024, help_heading = "Where requests go")]
     out_max_header_size: usize,
     /// Longest response body, in bytes; above it the answer is 502
-    #[arg(long, value_name = "BYTES", value_parser = number::or_default, default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value_t = Outbound::MAX_BODY_BYTES, help_heading = "Where requests go")]
     out_max_body_size: usize,
     /// Teleport: how many links to each upstream; more than one only if compressing one takes a whole core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to::<1024>, help_heading = "Where requests go")]
@@ -178,7 +178,7 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "FILE", value_parser = path, help_heading = "The process")]
     pub(super) config: Option<PathBuf>,
     /// Most requests at once; above it the answer is 429; 0 is the default
-    #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = number::or_default, help_heading = "The process")]
+    #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = or_default, help_heading = "The process")]
     concurrency: usize,
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]

@@ -24,6 +24,9 @@ pub(super) struct InTlsArgs {
     /// sessions. Without it each has one of its own, made at random
     #[arg(long, value_name = "SECRET,...", hide_default_value = true)]
     in_tls_session_ticket_key: Option<String>,
+    /// A file with such secrets instead, one a line, which other users cannot see; read again at SIGHUP
+    #[arg(long, value_name = "FILE", value_parser = path)]
+    in_tls_session_ticket_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +92,7 @@ impl InTlsArgs {
             keys: list(self.in_tls_key),
             client_ca: given(self.in_tls_client_ca),
             ticket_secrets: list(self.in_tls_session_ticket_key),
+            ticket_secrets_file: given(self.in_tls_session_ticket_key_file),
             autocert: autocert.autocert(),
         }
     }

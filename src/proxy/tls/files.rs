@@ -1,5 +1,6 @@
 //! Certificates and keys from PEM files, with errors that tell which file and which flag.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -61,6 +62,18 @@ pub(super) fn authorities(path: &Path, flag: &str) -> Result<Arc<RootCertStore>,
             .map_err(|error| format!("{flag} {}: a certificate cannot be used: {error}", path.display()))?;
     }
     Ok(Arc::new(roots))
+}
+
+/// The secrets in a file, one a line, at least one.
+pub(super) fn secrets(path: &Path, flag: &str) -> Result<Vec<String>, String> {
+    let shown = path.display();
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("cannot read the secrets in {shown} ({flag}): {error}"))?;
+    let secrets: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if secrets.is_empty() {
+        return Err(format!("{flag} {shown}: there is no secret in this file; write one a line"));
+    }
+    Ok(secrets)
 }
 
 fn unreadable(path: &Path, flag: &str, what: &str, error: &pem::Error) -> String {

@@ -29,6 +29,8 @@ pub struct InboundTls {
     /// Secrets of any length: instances that share the first one resume each other's sessions. Those after it only open
     /// what they have sealed before, so that the secret can change. Default: one of its own, made at random.
     pub ticket_secrets: Vec<String>,
+    /// A file with such secrets in place of them, one a line. Default none.
+    pub ticket_secrets_file: Option<PathBuf>,
     /// HTTPS: the authority that makes certificates, if none are given.
     pub autocert: Autocert,
 }
@@ -46,6 +48,7 @@ impl fmt::Debug for InboundTls {
             .field("certs", &self.certs)
             .field("keys", &self.keys)
             .field("client_ca", &self.client_ca)
+            .field("ticket_secrets_file", &self.ticket_secrets_file)
             .field("autocert", &self.autocert)
             .finish_non_exhaustive()
     }
