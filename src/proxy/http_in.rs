@@ -250,6 +250,7 @@ impl Shared {
             join_cookies(request.headers_mut());
         }
         self.introduction.add_to(request.headers_mut(), peer);
+        self.handler.note_sender(&mut request, peer);
         request
     }
 }

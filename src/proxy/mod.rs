@@ -60,7 +60,7 @@ use smol::Executor;
 use smol::future::FutureExt;
 use tracing::{info, warn};
 
-pub use access::Forwarded;
+pub use access::{Forwarded, ForwardedProto};
 pub use acme::Autocert;
 pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
 pub use listen::ListenAddr;
@@ -255,8 +255,9 @@ async fn serve_links(
     let links = strangers.clone();
     server.on_link_start(move |peer, compression| links.note_link(&peer.addr, name(compression)));
     server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(&peer.addr, error, transport));
-    let answer = move |request: Request<Bytes>, _: Peer| {
+    let answer = move |mut request: Request<Bytes>, peer: Peer| {
         let handler = handler.clone();
+        handler.note_sender(&mut request, &peer.addr);
         async move { answer_on_link(&handler, request).await }
     };
     let stopped = async {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::args::go_bool;
 use super::number;
-use crate::proxy::{Forwarded, Inbound};
+use crate::proxy::{Forwarded, ForwardedProto, Inbound};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Who may connect")]
@@ -32,6 +32,10 @@ pub(super) struct AccessArgs {
     /// only the last entries, one for each proxy of yours
     #[arg(long, value_name = "FIELD", default_value = "off")]
     forwarded: ForwardedArg,
+    /// http, https, unix: tell in X-Forwarded-Proto what the caller has spoken [default: set with --forwarded
+    /// x-forwarded-for, else off]
+    #[arg(long, value_name = "HOW")]
+    forwarded_proto: Option<ProtoArg>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -39,6 +43,16 @@ enum ForwardedArg {
     Off,
     XForwardedFor,
     Forwarded,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProtoArg {
+    /// what the caller wrote passes through
+    Off,
+    /// in place of what the caller wrote
+    Set,
+    /// what the caller wrote stays, for listeners that only balancers of yours reach
+    Keep,
 }
 
 impl AccessArgs {
@@ -52,6 +66,11 @@ impl AccessArgs {
                 ForwardedArg::Off => Forwarded::Off,
                 ForwardedArg::XForwardedFor => Forwarded::XForwardedFor,
                 ForwardedArg::Forwarded => Forwarded::Forwarded,
+            },
+            forwarded_proto: match (self.forwarded_proto, self.forwarded) {
+                (Some(ProtoArg::Set), _) | (None, ForwardedArg::XForwardedFor) => ForwardedProto::Set,
+                (Some(ProtoArg::Keep), _) => ForwardedProto::Keep,
+                (Some(ProtoArg::Off) | None, _) => ForwardedProto::Off,
             },
             ..inbound
         }

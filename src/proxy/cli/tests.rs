@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::proto::Compression;
 use crate::proxy::process::LogFormat;
-use crate::proxy::{HealthCheck, Inbound, Kind, Outbound, Retry, Seeing};
+use crate::proxy::{ForwardedProto, HealthCheck, Inbound, Kind, Outbound, Retry, Seeing};
 
 fn parse_line(line: &str) -> Result<ProxyConfig, String> {
     parse_args(line.split_whitespace())
@@ -91,6 +91,16 @@ fn figures_and_the_log() {
     assert_eq!(parse_args(["-expvarAddr", ""]).unwrap().seeing.metrics_addr, None);
     let Parsed { log, .. } = parse_with("--log-format json --log-level debug".split(' '), &[]).unwrap();
     assert_eq!((log.format, log.level), (LogFormat::Json, tracing::Level::DEBUG));
+}
+
+#[test]
+fn the_scheme_goes_with_the_list_unless_said_otherwise() {
+    let proto = |line| parse_line(line).unwrap().inbound.forwarded_proto;
+    assert_eq!(proto(""), ForwardedProto::Off);
+    assert_eq!(proto("--forwarded forwarded"), ForwardedProto::Off, "which tells it itself");
+    assert_eq!(proto("--forwarded x-forwarded-for"), ForwardedProto::Set);
+    assert_eq!(proto("--forwarded x-forwarded-for --forwarded-proto off"), ForwardedProto::Off);
+    assert_eq!(proto("--forwarded-proto keep"), ForwardedProto::Keep);
 }
 
 #[test]
