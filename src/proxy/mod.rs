@@ -125,7 +125,11 @@ fn load_tls(inbound: &Inbound, executor: &Arc<Executor<'static>>) -> Result<Serv
             files.autocert.cache_dir.display()
         );
     }
-    ServerTls::load(files, acme, protocols(inbound.kind))
+    let tls = ServerTls::load(files, acme, protocols(inbound.kind))?;
+    if let Some(acme) = &tls.acme {
+        acme.keep_fresh();
+    }
+    Ok(tls)
 }
 
 /// What can be spoken inside the TLS of a listener (ALPN). An original near proxy knows of no such thing.
