@@ -25,32 +25,46 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-const EXAMPLES: &str = "\
+// No line is longer than 80 columns: clap would wrap it, and commands are to be copied.
+pub(super) const EXAMPLES: &str = "\
 Examples:
   See it work, with nothing else installed:
       httptp demo
 
   The usual pair. Beside the callers:
-      httptp --in-type http --in 127.0.0.1:8080 --out-type teleport --out far.example:8043
+      httptp --in 127.0.0.1:8080 --out far.example:8043
   and beside the origin, an HTTP server on port 80:
-      httptp --in-type teleport --in 0.0.0.0:8043 --out-type http --out 127.0.0.1:80
+      httptp --in-type teleport --in :8043 --out-type http --out 127.0.0.1:80
   Then send requests to the near one as if it were the origin:
       curl http://127.0.0.1:8080/
 
-  Fewer bytes for a little waiting: requests of up to 2 ms share a batch, responses too:
+  Fewer bytes for a little waiting: what comes within 2 ms shares a batch:
       httptp --out far.example:8043 --out-delay 2ms
-      httptp --in-type teleport --in 0.0.0.0:8043 --in-delay 2ms --out-type http --out 127.0.0.1:80
-
-  An encrypted link, for near proxies with a certificate by your own authority only:
-      httptp --in-type teleports --in :8443 --in-tls-cert far.pem --in-tls-key far.key --in-tls-client-ca ca.pem \\
+      httptp --in-type teleport --in :8043 --in-delay 2ms \\
           --out-type http --out 127.0.0.1:80
-      httptp --out-type teleports --out far.example:8443 --out-tls-ca ca.pem --out-tls-cert near.pem --out-tls-key near.key
+
+  An encrypted link, for near proxies with a certificate by your authority only:
+      httptp --in-type teleports --in :8443 --in-tls-client-ca ca.pem \\
+          --in-tls-cert far.pem --in-tls-key far.key \\
+          --out-type http --out 127.0.0.1:80
+      httptp --out-type teleports --out far.example:8443 --out-tls-ca ca.pem \\
+          --out-tls-cert near.pem --out-tls-key near.key
 
   Less CPU for more bytes:
       httptp --out far.example:8043 --out-compress snappy
 
-The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
-A link of type teleport is not encrypted: between networks that you do not trust use teleports.";
+  The same from a file, from variables, or from both; and what comes of it:
+      httptp --config near.toml         # with lines such as: out-delay = \"2ms\"
+      HTTPTP_OUT_DELAY=2ms httptp --out far.example:8043
+      httptp check --config near.toml
+
+Every option is a key of the file and a variable, too: --out-delay is out-delay
+and HTTPTP_OUT_DELAY. The command line counts most, then the variable, then the
+file. SIGHUP has the files with certificates, keys and authorities read again.
+
+The original's spelling is taken, too: -inType=http for --in-type http, etc.
+A link of type teleport is not encrypted: between networks that you do not trust
+use teleports.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
 ///
@@ -173,8 +187,8 @@ pub(super) struct ProxyArgs {
     #[command(flatten)]
     seeing: SeeingArgs,
 
-    /// TOML file with options, by their long names: `in-type = "http"`. The command line counts most, then the
-    /// environment (HTTPTP_IN_TYPE=http), then the file
+    /// TOML file with options by their long names, such as `in-type = "http"`. What the command line or a variable
+    /// (HTTPTP_IN_TYPE=http) says counts more
     #[arg(long, value_name = "FILE", value_parser = path, help_heading = "The process")]
     pub(super) config: Option<PathBuf>,
     /// Most requests at once; above it the answer is 429; 0 is the default

@@ -157,7 +157,7 @@ impl Setting {
     }
 
     /// What is wrong with the value, if anything, whatever the others are.
-    fn problem(&self, options: &Options) -> Option<Problem> {
+    pub(super) fn problem(&self, options: &Options) -> Option<Problem> {
         let Self { name, value, origin } = self;
         let problem = |text| Some(Problem { origin: origin.clone(), text });
         if options.find(name).is_some_and(|known| known.takes == Takes::Flag) && !matches!(&**value, "true" | "false") {

@@ -29,6 +29,19 @@ fn the_command_line_is_well_formed() {
 }
 
 #[test]
+fn examples_can_be_copied_from_a_narrow_terminal_and_are_right() {
+    assert!(args::EXAMPLES.lines().all(|line| line.len() <= 80), "clap wraps what is longer");
+    let text = args::EXAMPLES.replace("\\\n", " ");
+    let commands = text.lines().filter_map(|line| line.split_once("    httptp ")).map(|(_, command)| command);
+    let mut count = 0;
+    for command in commands.filter(|command| !command.contains("--config")) {
+        parse_with(command.split_whitespace(), &[]).unwrap_or_else(|error| panic!("{command}: {error}"));
+        count += 1;
+    }
+    assert_eq!(count, 8);
+}
+
+#[test]
 fn defaults() {
     let config = parse_line("").unwrap();
     assert_eq!((config.inbound.addr.as_str(), config.inbound.kind), ("127.0.0.1:8080", Kind::Http));
@@ -324,4 +337,34 @@ fn every_option_has_a_key_and_a_variable() {
         let parsed = parse_with([], &[(&variable, default)]).unwrap();
         assert_eq!(parsed.layers.settings[&known.name].value, *default);
     }
+}
+
+#[test]
+fn the_example_has_every_option_and_each_is_valid() {
+    let text = include_str!("../../../examples/httptp.toml");
+    let config = parse_args(["--config", File::new(text).name()]).unwrap();
+    assert_eq!(config.outbound.addr, "far-1.example:8043,far-2.example:8043");
+    // What is commented out is valid, too, though not all at once: with others that it needs, or in their place.
+    let is_option = |line: &str| line.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
+    let uncommented: Vec<&str> =
+        text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).filter(|line| is_option(line)).collect();
+    let options = Options::new();
+    let (settings, problems) = file::read(&File::new(&uncommented.join("\n")).0, &options);
+    assert_eq!(problems, []);
+    for setting in &settings {
+        assert_eq!(setting.problem(&options), None);
+    }
+    let names: std::collections::BTreeSet<&str> = settings.iter().map(|setting| &*setting.name).collect();
+    let missing: Vec<&str> = options.iter().map(|known| &*known.name).filter(|name| !names.contains(name)).collect();
+    assert_eq!(missing, [layers::CONFIG], "write new options into examples/httptp.toml");
+}
+
+#[test]
+fn the_file_in_the_readme_is_valid() {
+    let readme = include_str!("../../../README.md");
+    let (_, rest) = readme.split_once("```toml\n# near.toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let config = parse_args(["--config", File::new(text).name()]).unwrap();
+    assert_eq!((config.concurrency, config.seeing.access_log), (10_000, true));
+    assert_eq!(config.outbound.batch_delay, Duration::from_millis(2));
 }
