@@ -1,5 +1,7 @@
 //! What is wrong with a configuration, as far as that can be told without listening.
 
+use std::time::SystemTime;
+
 use http::header::{self, HeaderName};
 
 use super::StartError;
@@ -84,6 +86,14 @@ pub(super) fn file_problems(config: &ProxyConfig) -> Vec<String> {
         }
     }
     found
+}
+
+/// What is odd about the files that are read at the start, in words that name the option. The proxy starts all the same.
+pub(super) fn file_notes(config: &ProxyConfig, now: SystemTime) -> Vec<String> {
+    let (inbound, out) = (&config.inbound, &config.outbound);
+    let shown = inbound.tls.certs.iter().filter(|_| inbound.kind.is_tls()).map(|path| (path, "--in-tls-cert"));
+    let own = out.tls.cert.iter().filter(|_| out.kind.is_tls()).map(|path| (path, "--out-tls-cert"));
+    shown.chain(own).filter_map(|(path, flag)| tls::validity_note(path, flag, now)).collect()
 }
 
 const HOST_PORT: &str = "HOST:PORT, such as 127.0.0.1:8043 or far.example:8043";

@@ -112,6 +112,20 @@ fn all_that_is_wrong_with_files_is_told_with_where_they_are_named() {
 }
 
 #[test]
+fn a_certificate_that_has_expired_is_noted() {
+    let dir = Dir::new("expired");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["far.example".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    dir.write("far.pem", &params.self_signed(&key).unwrap().pem());
+    dir.write("far.key", &key.serialize_pem());
+    let args = ["check", "--in-type=teleports", "--in-tls-key=far.key", "--out=h:1"];
+    let outcome = httptp(&args, &[("HTTPTP_IN_TLS_CERT", "far.pem")], &dir.0);
+    let note = "httptp: note: HTTPTP_IN_TLS_CERT: --in-tls-cert far.pem: the certificate has expired";
+    assert_eq!((outcome.code, &*outcome.complaints[0]), (0, note), "the proxy would start");
+}
+
+#[test]
 fn a_check_makes_nothing_and_looks_names_up_on_wish() {
     let dir = Dir::new("nothing");
     let args = ["check", "--in-type=https", "--in=:443", "--autocert-ca=ca.pem", "--out=no-such-name.invalid:8043"];

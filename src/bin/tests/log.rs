@@ -3,8 +3,10 @@
 // Callers and origins are real sockets in real time.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 
@@ -128,4 +130,43 @@ fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy()
     let from = |line: &Value| (line["message"] == "request").then(|| line["from"].as_str().unwrap().to_owned());
     assert_eq!(near.next(from), "192.0.2.7:5000");
     assert!(far.next(from).starts_with("127.0.0.1:"));
+}
+
+/// A directory of its own, removed when dropped.
+struct Dir(PathBuf);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_hangup_has_files_read_again_and_the_log_says_how_that_went() {
+    let dir = Dir(std::env::temp_dir().join(format!("httptp-hangup-{}", std::process::id())));
+    fs::create_dir_all(&dir.0).unwrap();
+    let path = |name: &str| dir.0.join(name).display().to_string();
+    let made = rcgen::generate_simple_self_signed(["near.example".to_owned()]).unwrap();
+    fs::write(path("near.pem"), made.cert.pem()).unwrap();
+    fs::write(path("near.key"), made.signing_key.serialize_pem()).unwrap();
+    let options = format!(
+        "in-type = \"https\"\nin-tls-cert = {:?}\nin-tls-key = {:?}\nexpvar-addr = \"\"\n",
+        path("near.pem"),
+        path("near.key")
+    );
+    fs::write(path("near.toml"), &options).unwrap();
+    let mut program = Program::start(&["--config", &path("near.toml")]);
+    let says = |what: &'static str| {
+        move |line: &Value| line["message"].as_str()?.contains(what).then(|| line["level"].as_str().unwrap().to_owned())
+    };
+    program.next(says("listening on"));
+    let pid = program.child.id().to_string();
+    let hang_up = || assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    hang_up();
+    assert_eq!(program.next(says("TLS where requests come in were read again")), "INFO");
+    fs::write(path("near.key"), "none").unwrap();
+    fs::write(path("near.toml"), options + "# another\n").unwrap();
+    hang_up();
+    assert_eq!(program.next(says("nothing was changed about TLS where requests come in: --in-tls-key")), "WARN");
+    assert_eq!(program.next(says("near.toml has changed, which counts after a restart")), "WARN");
 }

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use super::USAGE;
 use super::layers::{CONFIG, Known, Layers, Options, Problem, Takes};
 use crate::proxy::ProxyConfig;
-use crate::proxy::check::{file_problems, problems};
+use crate::proxy::check::{file_notes, file_problems, problems};
 
 /// Options that are not printed: whoever reads them can read sessions.
 const SECRETS: [&str; 1] = ["in-tls-session-ticket-key"];
@@ -17,6 +18,9 @@ const SECRETS: [&str; 1] = ["in-tls-session-ticket-key"];
 pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> ExitCode {
     for note in &layers.notes {
         eprintln!("httptp: note: {note}");
+    }
+    for note in file_notes(config, SystemTime::now()) {
+        eprintln!("httptp: note: {}", layers.locate(note));
     }
     let found = all_problems(config, layers, resolve);
     for problem in &found {

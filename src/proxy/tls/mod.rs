@@ -13,6 +13,7 @@ use rustls::crypto::CryptoProvider;
 
 use super::acme::Autocert;
 pub(crate) use client::ClientTls;
+pub(crate) use files::validity_note;
 pub(crate) use server::{ServerTls, is_for_host, problems as server_problems};
 
 /// TLS of a listener.
