@@ -8,8 +8,8 @@ use std::time::SystemTime;
 
 use super::USAGE;
 use super::layers::{CONFIG, Known, Layers, Options, Problem, Takes};
-use crate::proxy::ProxyConfig;
 use crate::proxy::check::{file_notes, file_problems, problems};
+use crate::proxy::{Kind, ProxyConfig};
 
 /// Options that are not printed: whoever reads them can read sessions.
 const SECRETS: [&str; 1] = ["in-tls-session-ticket-key"];
@@ -21,6 +21,9 @@ pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Exit
     }
     for note in file_notes(config, SystemTime::now()) {
         eprintln!("httptp: note: {}", layers.locate(note));
+    }
+    for note in idle(config, layers) {
+        eprintln!("httptp: note: {note}");
     }
     let found = all_problems(config, layers, resolve);
     for problem in &found {
@@ -42,6 +45,45 @@ fn all_problems(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Vec<Pro
         found.extend(unknown_names(config));
     }
     found.into_iter().map(|text| layers.locate(text)).collect()
+}
+
+/// Options that somebody has set and that do nothing, because of what is spoken on their side.
+fn idle(config: &ProxyConfig, layers: &Layers) -> Vec<Problem> {
+    let (inward, outward) = (config.inbound.kind, config.outbound.kind);
+    let of_links = ["compress", "level", "max-compress-cpu", "delay", "conns-per-addr", "pass-time-left"];
+    let of_callers = ["client-ip-header", "forwarded", "forwarded-proto"];
+    let is_on_demand = inward == Kind::Https && config.inbound.tls.is_without_certificates();
+    let why = |name: &str| {
+        let side = |prefix: &str| name.strip_prefix(prefix);
+        if side("in-").is_some_and(|rest| of_links.contains(&rest)) && !inward.is_link() {
+            return Some(format!("it is about links of near proxies, and --in-type is {inward}"));
+        }
+        if side("out-").is_some_and(|rest| of_links.contains(&rest)) && !outward.is_link() {
+            return Some(format!("it is about links to far proxies, and --out-type is {outward}"));
+        }
+        if side("in-tls-").is_some() && !inward.is_tls() {
+            return Some(format!("it is about TLS, and --in-type is {inward}"));
+        }
+        if side("autocert-").is_some() && !is_on_demand {
+            return Some("it is about --in-type https without --in-tls-cert".to_owned());
+        }
+        if of_callers.contains(&name) && inward.is_link() {
+            return Some(format!("it is about HTTP callers, whom the near proxy knows, and --in-type is {inward}"));
+        }
+        None
+    };
+    let mut notes: Vec<Problem> = Vec::new();
+    for known in Options::new().iter() {
+        // What is set to its default says nothing, as in command lines that name everything.
+        let setting = layers.settings.get(&known.name);
+        let setting =
+            setting.filter(|setting| !setting.value.is_empty() && known.default.as_ref() != Some(&setting.value));
+        if let Some((setting, why)) = setting.and_then(|setting| Some((setting, why(&known.name)?))) {
+            let text = format!("--{} does nothing: {why}", known.name);
+            notes.push(Problem { origin: setting.origin.clone(), text });
+        }
+    }
+    notes
 }
 
 /// Unix sockets that cannot be made.
@@ -120,4 +162,39 @@ fn quoted(text: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    #[test]
+    fn options_that_do_nothing_are_noted() {
+        let notes = |line: &str, variables: &[(String, String)]| {
+            let args = ["httptp", "check"].into_iter().chain(line.split_whitespace()).map(Into::into);
+            let parsed = parse(args, variables).unwrap();
+            idle(&parsed.config, &parsed.layers).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(notes("--out-delay=1ms", &[]), [""; 0]);
+        assert_eq!(notes("-inCompress=flate -inTLSCert= -inDelay=0", &[]).len(), 1);
+        let variable = [("HTTPTP_IN_DELAY".to_owned(), "2ms".to_owned())];
+        assert_eq!(
+            notes("", &variable),
+            ["HTTPTP_IN_DELAY: --in-delay does nothing: it is about links of near proxies, and --in-type is http"]
+        );
+        let far = "--in-type=teleport --out-type=http --out-compress=none --out-conns-per-addr=2 --forwarded=forwarded \
+                   --in-tls-cert=a.pem --autocert-email=me@example.com";
+        assert_eq!(notes(far, &[]).len(), 5);
+        assert_eq!(notes("--in-type=https --autocert-email=me@example.com", &[]), [""; 0]);
+    }
+
+    #[test]
+    fn values_are_written_as_toml_reads_them() {
+        for text in ["plain", "a\"b\\c", "tab\there", "ü"] {
+            let line = format!("in = {}", quoted(text));
+            let table = toml::de::DeTable::parse(&line).unwrap();
+            assert_eq!(table.get_ref()["in"].get_ref().as_str(), Some(text));
+        }
+    }
 }
