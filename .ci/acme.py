@@ -33,7 +33,7 @@ def run(*args, **kwargs):
 
 
 class World:
-    def __init__(self, httptp, dir):
+    def __init__(self, httptp, dir, validity=90 * 24 * 3600):
         self.httptp, self.dir, self.processes = httptp, dir, []
         origin = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin)
         threading.Thread(target=origin.serve_forever, daemon=True).start()
@@ -47,6 +47,7 @@ class World:
             "listenAddress": f"127.0.0.1:{self.acme}", "managementListenAddress": f"127.0.0.1:{self.management}",
             "certificate": str(dir / "pebble.pem"), "privateKey": str(dir / "pebble.key"),
             "httpPort": free_port(), "tlsPort": self.port, "ocspResponderURL": "", "externalAccountBindingRequired": False,
+            "certificateValidityPeriod": validity,
         }}
         (dir / "pebble.json").write_text(json.dumps(config))
         names = self.start("names", "pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-http01", "",
@@ -97,8 +98,17 @@ def main():
     parser.add_argument("--httptp", required=True, type=lambda path: pathlib.Path(path).resolve())
     args = parser.parse_args()
     bench = Bench()
+    with_world(bench, exercise, args.httptp)
+    # Good for 24 s, made anew in the last 8.
+    with_world(bench, exercise_renewal, args.httptp, validity=24)
+    print(f"acme: {bench.passed} passed, {bench.failed} failed")
+    sys.exit(bench.failed > 0)
+
+
+def with_world(bench, exercise, httptp, **kwargs):
     with tempfile.TemporaryDirectory() as dir:
-        world = World(args.httptp, pathlib.Path(dir))
+        world = World(httptp, pathlib.Path(dir), **kwargs)
+        failed = bench.failed
         try:
             exercise(world, bench)
         finally:
@@ -106,11 +116,30 @@ def main():
                 if process.poll() is None:
                     process.terminate()
                     process.wait(10)
-            if bench.failed:
+            if bench.failed > failed:
                 for log in ("httptp", "pebble"):
                     print(f"== {log}\n{(pathlib.Path(dir) / f'{log}.log').read_text()}")
-    print(f"acme: {bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0)
+
+
+def exercise_renewal(world, bench):
+    proxy = world.start_proxy()
+    kept = world.dir / "cache" / "a.example.com"
+    bench.check("a certificate that is good for a short while", world.curl("a.example.com").returncode == 0)
+
+    def is_renewed(before):
+        return lambda: kept.read_text() != before
+
+    first = kept.read_text()
+    wait_for(is_renewed(first), proxy, 40)
+    second = kept.read_text()
+    bench.check("it is made anew though nobody asks", world.orders() == ["a.example.com"] * 2, world.orders())
+    shown = world.serial("a.example.com")
+    bench.check("the new one is shown", shown == run("openssl", "x509", "-noout", "-serial", "-in", kept).strip(), shown)
+    world.stop(proxy)
+    proxy = world.start_proxy()
+    wait_for(is_renewed(second), proxy, 40)
+    bench.check("after a restart, too", world.orders() == ["a.example.com"] * 3, world.orders())
+    world.stop(proxy)
 
 
 def exercise(world, bench):

@@ -14,7 +14,7 @@ use std::thread;
 use common::certs::{Authority, Dir};
 use common::{Caller, Message, Origin, Running, http_config};
 use http::HeaderName;
-use httpteleport::proxy::{Forwarded, Kind, ProxyConfig};
+use httpteleport::proxy::{Forwarded, ForwardedProto, Kind, ProxyConfig};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -259,6 +259,17 @@ fn the_callers_address_in_a_list() {
     let standard = |config: &mut ProxyConfig| config.inbound.forwarded = Forwarded::Forwarded;
     let seen = seen_by_origin(standard, "GET / HTTP/1.1\r\nHost: h\r\nForwarded: for=a\r\n\r\n");
     assert_eq!(seen.field("forwarded").as_deref(), Some("for=a, for=127.0.0.1;proto=http"));
+}
+
+#[test]
+fn the_callers_scheme() {
+    let origin = Origin::answering(|_| OK.into());
+    for kind in [Kind::Http, Kind::Https] {
+        let door = Door::of(kind, &origin, |config| config.inbound.forwarded_proto = ForwardedProto::Set);
+        let forged = "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-Proto: gopher\r\n\r\n";
+        assert_eq!(door.exchange(forged).status, 200);
+        assert_eq!(origin.next_request().field("x-forwarded-proto"), Some(kind.to_string()));
+    }
 }
 
 #[test]

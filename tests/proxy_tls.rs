@@ -105,6 +105,98 @@ fn certificates_are_read_again_and_bad_ones_change_nothing() {
     drop(config);
 }
 
+#[test]
+fn whom_to_believe_is_read_again_on_both_sides() {
+    for kind in SECURE {
+        let origin = Origin::answering(|_| OK.into());
+        let (old, new) = (Authority::new(), Authority::new());
+        let dir = Dir::new();
+        let copy = |name: &str, from: &std::path::Path| dir.write(name, &fs::read_to_string(from).unwrap());
+        let mut far = https(&origin, &old, &[old.issue(&["127.0.0.1"])]);
+        far.inbound.kind = kind;
+        far.inbound.tls.client_ca = Some(copy("callers.pem", old.path()));
+        let far = Running::start(far);
+        let mut near = http_config(far.addr());
+        near.outbound.kind = kind;
+        let own = old.issue(&["near.example"]);
+        near.outbound.tls = OutboundTls {
+            ca: Some(copy("servers.pem", old.path())),
+            cert: Some(copy("near.pem", &own.cert)),
+            key: Some(copy("near.key", &own.key)),
+            ..OutboundTls::default()
+        };
+        // Each exchange has a connection of its own: links that are there stay as they were.
+        let exchange = |near: &ProxyConfig| {
+            let near = Running::start(near.clone());
+            let status = Caller::of(&near).exchange(GET).status;
+            (near, status)
+        };
+        let (first, status) = exchange(&near);
+        assert_eq!(status, 200, "{kind}");
+
+        // The far one asks for certificates by another authority.
+        fs::write(dir.path("callers.pem"), "nothing").unwrap();
+        assert!(!far.reload());
+        assert_eq!(exchange(&near).1, 200, "{kind}: what was there stays");
+        copy("callers.pem", new.path());
+        assert!(far.reload());
+        assert_eq!(exchange(&near).1, 502, "{kind}: nor is a session of before resumed");
+
+        // The near one gets such a certificate, while it runs.
+        let renewed = new.issue(&["near.example"]);
+        let waiting = Running::start(near.clone());
+        assert_eq!(Caller::of(&waiting).exchange(GET).status, 502);
+        copy("near.pem", &renewed.cert);
+        assert!(!waiting.reload(), "with the key of the old one");
+        copy("near.key", &renewed.key);
+        assert!(waiting.reload());
+        assert_eq!(Caller::of(&waiting).exchange(GET).status, 200, "{kind}");
+
+        // And it stops to believe the far one's.
+        let waiting = Running::start(near.clone());
+        copy("servers.pem", new.path());
+        assert!(waiting.reload());
+        assert_eq!(Caller::of(&waiting).exchange(GET).status, 502, "{kind}");
+        drop(first);
+    }
+}
+
+#[test]
+fn secrets_of_tickets_are_read_again() {
+    let origin = Origin::answering(|_| OK.into());
+    let authority = Authority::new();
+    let pair = authority.issue(&["a.example"]);
+    let dir = Dir::new();
+    let start = |file: &str, secrets: &str| {
+        let mut config = https(&origin, &authority, std::slice::from_ref(&pair));
+        config.inbound.tls.ticket_secrets_file = Some(dir.write(file, secrets));
+        Running::start(config)
+    };
+    let (first, second) = (start("1", "old\n"), start("2", "\nnew\n"));
+    let handshake = |from: &Running, to: &Running| {
+        let config = Arc::new(client(&authority));
+        exchange(from, &config, "a.example");
+        exchange(to, &config, "a.example").0.handshake_kind().unwrap()
+    };
+    assert_eq!(handshake(&first, &second), HandshakeKind::Full);
+    dir.write("2", "new\nold\n");
+    assert!(second.reload());
+    assert_eq!(handshake(&first, &second), HandshakeKind::Resumed);
+    dir.write("2", "\n");
+    assert!(!second.reload());
+    assert_eq!(handshake(&first, &second), HandshakeKind::Resumed, "the old ones stay");
+    // Where nothing has changed, sessions live on.
+    let config = Arc::new(client(&authority));
+    exchange(&first, &config, "a.example");
+    assert!(first.reload());
+    assert_eq!(exchange(&first, &config, "a.example").0.handshake_kind(), Some(HandshakeKind::Resumed));
+    let mut both = https(&origin, &authority, std::slice::from_ref(&pair));
+    both.inbound.tls.ticket_secrets_file = Some(dir.path("1"));
+    both.inbound.tls.ticket_secrets = vec!["x".into()];
+    let Err(error) = Running::try_start(both) else { panic!("which one counts?") };
+    assert!(error.to_string().contains("one of them"), "{error}");
+}
+
 /// A near proxy that sends `kind` to a far one, and the answer to a request.
 fn near_and_far(kind: Kind, configure: impl FnOnce(&mut ProxyConfig, &mut ProxyConfig, &Authority)) -> Message {
     let origin = Origin::answering(|_| OK.into());

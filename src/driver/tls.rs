@@ -30,10 +30,13 @@ use rustls::{ClientConfig, Connection, HandshakeKind, ServerConfig};
 /// Memory that is kept for the next batch.
 const KEPT_BYTES: usize = 64 * 1024;
 
+/// Gives a configuration for each connection.
+type Source<T> = Arc<dyn Fn() -> Arc<T> + Send + Sync>;
+
 /// How a client asks for TLS.
 #[derive(Clone)]
 pub struct TlsClient {
-    config: Arc<ClientConfig>,
+    config: Source<ClientConfig>,
     name: ServerName<'static>,
 }
 
@@ -50,11 +53,24 @@ impl TlsClient {
 
     /// As [`new`](Self::new), to the server of a name that is known to be one.
     pub fn with_name(config: impl Into<Arc<ClientConfig>>, name: ServerName<'static>) -> Self {
-        let mut config = config.into();
-        if config.enable_early_data {
-            Arc::make_mut(&mut config).enable_early_data = false;
-        }
-        Self { config, name }
+        let config = config.into();
+        Self::with_source(move || config.clone(), name)
+    }
+
+    /// As [`with_name`](Self::with_name), with the configuration that `source` gives at each connection: it can change
+    /// while the client runs. Connections that are there stay as they are.
+    pub fn with_source(
+        source: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static,
+        name: ServerName<'static>,
+    ) -> Self {
+        let config = move || {
+            let mut config = source();
+            if config.enable_early_data {
+                Arc::make_mut(&mut config).enable_early_data = false;
+            }
+            config
+        };
+        Self { config: Arc::new(config), name }
     }
 }
 
@@ -67,18 +83,28 @@ impl fmt::Debug for TlsClient {
 /// How a server speaks TLS.
 #[derive(Clone)]
 pub struct TlsServer {
-    config: Arc<ServerConfig>,
+    config: Source<ServerConfig>,
 }
 
 impl TlsServer {
     /// TLS with this configuration. Whether clients need a certificate is part of it, and several certificates that are
     /// chosen by name are, too.
     pub fn new(config: impl Into<Arc<ServerConfig>>) -> Self {
-        let mut config = config.into();
-        if config.max_early_data_size > 0 {
-            Arc::make_mut(&mut config).max_early_data_size = 0;
-        }
-        Self { config }
+        let config = config.into();
+        Self::with_source(move || config.clone())
+    }
+
+    /// As [`new`](Self::new), with the configuration that `source` gives at each connection: certificates, and whom to
+    /// believe, can change while the server runs. Connections that are there stay as they are.
+    pub fn with_source(source: impl Fn() -> Arc<ServerConfig> + Send + Sync + 'static) -> Self {
+        let config = move || {
+            let mut config = source();
+            if config.max_early_data_size > 0 {
+                Arc::make_mut(&mut config).max_early_data_size = 0;
+            }
+            config
+        };
+        Self { config: Arc::new(config) }
     }
 }
 
@@ -116,12 +142,12 @@ pub(super) struct Secured {
 
 impl Secured {
     pub(super) fn client(tls: &TlsClient) -> io::Result<Self> {
-        let connection = rustls::ClientConnection::new(tls.config.clone(), tls.name.clone()).map_err(as_io)?;
+        let connection = rustls::ClientConnection::new((tls.config)(), tls.name.clone()).map_err(as_io)?;
         Ok(Self::new(connection.into()))
     }
 
     pub(super) fn server(tls: &TlsServer) -> io::Result<Self> {
-        Ok(Self::new(rustls::ServerConnection::new(tls.config.clone()).map_err(as_io)?.into()))
+        Ok(Self::new(rustls::ServerConnection::new((tls.config)()).map_err(as_io)?.into()))
     }
 
     fn new(mut connection: Connection) -> Self {

@@ -24,6 +24,18 @@ pub enum Forwarded {
     Forwarded,
 }
 
+/// What becomes of `X-Forwarded-Proto`, which tells upstream whether the caller has spoken `http` or `https`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardedProto {
+    /// It passes through as it is.
+    #[default]
+    Off,
+    /// It says what is spoken at this listener, in place of whatever the caller wrote.
+    Set,
+    /// What the caller wrote stays if it is `http` or `https`: for listeners that only balancers of one's own reach.
+    Keep,
+}
+
 /// The gate of a listener: connections that may not be are closed before anything is read.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -105,13 +117,19 @@ impl Drop for Place {
 pub(crate) struct Introduction {
     client_ip: Option<HeaderName>,
     forwarded: Forwarded,
+    forwarded_proto: ForwardedProto,
     proto: &'static str,
 }
 
 impl Introduction {
     pub(crate) fn new(config: &Inbound) -> Self {
         let proto = if config.kind == Kind::Https { "https" } else { "http" };
-        Self { client_ip: config.client_ip_header.clone(), forwarded: config.forwarded, proto }
+        Self {
+            client_ip: config.client_ip_header.clone(),
+            forwarded: config.forwarded,
+            forwarded_proto: config.forwarded_proto,
+            proto,
+        }
     }
 
     /// Adds the fields to the head of a request from `peer`. What the sender wrote into the field of
@@ -141,10 +159,24 @@ impl Introduction {
                 append(headers, &header::FORWARDED, &format!("for={client};proto={}", self.proto));
             }
         }
+        let is_kept = match self.forwarded_proto {
+            ForwardedProto::Off => return,
+            ForwardedProto::Set => false,
+            ForwardedProto::Keep => {
+                let mut told = headers.get_all(X_FORWARDED_PROTO).iter();
+                let is_scheme = told.next().is_some_and(|scheme| scheme == "http" || scheme == "https");
+                is_scheme && told.next().is_none()
+            }
+        };
+        if !is_kept {
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
+        }
+        keep(headers, &X_FORWARDED_PROTO);
     }
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Appends to a list, which becomes one field.
 fn append(headers: &mut HeaderMap, name: &HeaderName, element: &str) {
@@ -231,8 +263,12 @@ mod tests {
         from: &str,
         fields: &[(&str, &str)],
     ) -> HeaderMap {
-        let introduction =
-            Introduction { client_ip: client_ip.map(HeaderName::from_static), forwarded, proto: "https" };
+        let introduction = Introduction {
+            client_ip: client_ip.map(HeaderName::from_static),
+            forwarded,
+            forwarded_proto: ForwardedProto::Off,
+            proto: "https",
+        };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
@@ -265,5 +301,29 @@ mod tests {
         let headers = introduced(None, Forwarded::Forwarded, "192.0.2.1:5", &[("connection", "Forwarded")]);
         assert_eq!(headers["forwarded"], "for=192.0.2.1;proto=https");
         assert_eq!(headers["connection"], "");
+    }
+
+    #[test]
+    fn the_scheme_is_the_listeners_or_a_balancers() {
+        let told = |forwarded_proto, values: &[&str]| {
+            let introduction =
+                Introduction { client_ip: None, forwarded: Forwarded::Off, forwarded_proto, proto: "http" };
+            let mut headers = HeaderMap::from_iter([(header::CONNECTION, "x-forwarded-proto".parse().unwrap())]);
+            for value in values {
+                headers.append(X_FORWARDED_PROTO, value.parse().unwrap());
+            }
+            introduction.add_to(&mut headers, &peer("192.0.2.1:5"));
+            let is_named = !headers[header::CONNECTION].is_empty();
+            assert_eq!(is_named, forwarded_proto == ForwardedProto::Off, "else it would be lost");
+            let values = headers.get_all(X_FORWARDED_PROTO).iter().map(|value| value.to_str().unwrap().to_owned());
+            values.collect::<Vec<_>>()
+        };
+        assert_eq!(told(ForwardedProto::Off, &["https"]), ["https"]);
+        assert_eq!(told(ForwardedProto::Set, &["https"]), ["http"]);
+        assert_eq!(told(ForwardedProto::Set, &[]), ["http"]);
+        assert_eq!(told(ForwardedProto::Keep, &["https"]), ["https"]);
+        for odd in [&[][..], &["ftp"], &["https", "http"], &["https, http"]] {
+            assert_eq!(told(ForwardedProto::Keep, odd), ["http"], "{odd:?}");
+        }
     }
 }

@@ -7,18 +7,30 @@ use http::{Method, Request, StatusCode, Uri};
 use tracing::info;
 
 use super::upstream::Upstream;
+use crate::driver::PeerAddr;
 
 /// Which trace a request belongs to (W3C Trace Context).
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `VERSION-TRACE-PARENT-FLAGS` in hex; later versions may have more behind that.
 const TRACEPARENT_LENGTH: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
 
+/// What others call the request by.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// As much of that is logged.
+const MAX_ID: usize = 128;
+
+/// Who sent a request, as one of its extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender(pub(crate) PeerAddr);
+
 /// What is logged of a request, as far as it is known before the answer.
 #[derive(Debug)]
 pub(crate) struct AccessLine {
     method: Method,
     target: Uri,
+    from: Option<PeerAddr>,
     trace: Option<String>,
+    id: Option<String>,
     began: Instant,
 }
 
@@ -27,16 +39,19 @@ impl AccessLine {
         Self {
             method: request.method().clone(),
             target: request.uri().clone(),
+            from: request.extensions().get::<Sender>().map(|sender| sender.0.clone()),
             trace: trace_id(request.headers()).map(str::to_owned),
+            id: request_id(request.headers()).map(str::to_owned),
             began,
         }
     }
 
     /// The answer is there. `reason` says why the proxy itself has answered, if it has.
     pub(crate) fn log(self, status: StatusCode, sent: usize, upstream: Option<&Upstream>, reason: Option<&str>) {
-        let Self { method, target, trace, began } = self;
+        let Self { method, target, from, trace, id, began } = self;
         info!(
             target: "access",
+            from = from.map(tracing::field::display),
             %method,
             %target,
             status = status.as_u16(),
@@ -44,10 +59,18 @@ impl AccessLine {
             ms = began.elapsed().as_micros() as f64 / 1e3,
             upstream = upstream.map(|upstream| tracing::field::display(upstream.addr())),
             trace = trace.map(tracing::field::display),
+            id,
             reason,
             "request"
         );
     }
+}
+
+/// What others call the request by, if they do.
+fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    // Of one byte a character.
+    Some(&id[..id.len().min(MAX_ID)])
 }
 
 /// The trace of the request, if its field is what it should be.

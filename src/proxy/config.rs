@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::access::Forwarded;
+use super::access::{Forwarded, ForwardedProto};
 use super::fields;
 use super::tls::{InboundTls, OutboundTls};
 use super::upstream::{HealthCheck, resolve};
@@ -59,7 +59,7 @@ pub struct Seeing {
     pub metrics_addr: Option<String>,
     /// Go on without when that address is in use.
     pub metrics_optional: bool,
-    /// Log one line for each request.
+    /// Log one line for each request, with the address of who sent it: at a link, of the near proxy.
     pub access_log: bool,
     /// Give each request that has no `traceparent` field one. A field that is there is passed on as it is.
     pub make_traceparent: bool,
@@ -157,6 +157,8 @@ pub struct Inbound {
     pub client_ip_header: Option<HeaderName>,
     /// HTTP: the list that the address of the caller is appended to. Default off.
     pub forwarded: Forwarded,
+    /// HTTP: whether upstream is told what the caller has spoken. Default off.
+    pub forwarded_proto: ForwardedProto,
 }
 
 impl Inbound {
@@ -192,6 +194,7 @@ impl Default for Inbound {
             proxy_protocol: false,
             client_ip_header: None,
             forwarded: Forwarded::Off,
+            forwarded_proto: ForwardedProto::Off,
         }
     }
 }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_rustls::{TlsConnector, TlsStream};
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use smol::Executor;
 use smol::net::TcpStream;
@@ -38,23 +37,30 @@ impl Dialing {
         Ok(Self { kind: out.kind, counters, tls: tls.map_err(StartError::Tls)? })
     }
 
+    /// TLS to them, if it is spoken.
+    pub(crate) fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
+
     /// The way to this address: `HOST:PORT`, or a path for [`Kind::Unix`].
     pub(crate) fn to(&self, addr: &str) -> Result<Dialer, StartError> {
         let tls = match &self.tls {
             None => None,
-            Some(tls) => {
-                let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
-                let name = tls.server_name.as_deref().unwrap_or(host);
-                let name = ServerName::try_from(name.to_owned()).map_err(|_| {
-                    StartError::Tls(format!(
-                        "{name:?} in --out is no name that a certificate could be for: name one with --out-tls-server-name"
-                    ))
-                })?;
-                Some((tls.config.clone(), name))
-            }
+            Some(tls) => Some((tls.clone(), server_name(tls, addr)?)),
         };
         Ok(Dialer { kind: self.kind, addr: addr.into(), ip: None, tls, counters: self.counters.clone() })
     }
+}
+
+/// The name that the certificate of the upstream at this address must be for.
+pub(super) fn server_name(tls: &ClientTls, addr: &str) -> Result<ServerName<'static>, StartError> {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
+    let name = tls.server_name.as_deref().unwrap_or(host);
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        StartError::Tls(format!(
+            "{name:?} in --out is no name that a certificate could be for: name one with --out-tls-server-name"
+        ))
+    })
 }
 
 /// The way to one upstream. Cheap to clone.
@@ -64,7 +70,7 @@ pub(crate) struct Dialer {
     addr: Arc<str>,
     /// Where the address was found to be, if somebody has looked.
     ip: Option<SocketAddr>,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<(ClientTls, ServerName<'static>)>,
     counters: Arc<IoCounters>,
 }
 
@@ -79,8 +85,8 @@ impl Dialer {
         let socket = self.socket().await?;
         match &self.tls {
             None => Ok(Stream::Plain(socket)),
-            Some((config, name)) => {
-                let connector = TlsConnector::from(config.clone());
+            Some((tls, name)) => {
+                let connector = TlsConnector::from(tls.config());
                 let stream = connector.connect(name.clone(), socket).await?;
                 Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
             }
@@ -91,7 +97,10 @@ impl Dialer {
     pub(crate) fn client(&self, executor: Arc<Executor<'static>>, options: ClientOptions) -> Client {
         let options = match &self.tls {
             None => options,
-            Some((config, name)) => options.tls(TlsClient::with_name(config.clone(), name.clone())),
+            Some((tls, name)) => {
+                let tls = tls.clone();
+                options.tls(TlsClient::with_source(move || tls.config(), name.clone()))
+            }
         };
         let dialer = self.clone();
         let dial = move || {

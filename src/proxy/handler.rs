@@ -23,6 +23,7 @@ use super::fields;
 use super::metrics::Counters;
 use super::time_left;
 use super::upstream::{Failure, Sent, Upstream, Upstreams};
+use crate::driver::PeerAddr;
 
 /// Takes requests from a listener and answers every one of them.
 #[derive(Debug)]
@@ -84,6 +85,13 @@ impl Handler {
     /// Requests whose answer has not left yet.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Says in the access log who sent a request.
+    pub(crate) fn note_sender<B>(&self, request: &mut Request<B>, peer: &PeerAddr) {
+        if self.access_log {
+            request.extensions_mut().insert(access_log::Sender(peer.clone()));
+        }
     }
 
     /// Answers `request`. Nothing of it is read before it is clear that it will be forwarded. With the answer comes its

@@ -16,7 +16,6 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
@@ -176,8 +175,8 @@ impl Shared {
         };
         let handshake = async {
             match &tls.acme {
-                None => TlsAcceptor::from(tls.config.clone()).accept(socket).await.map(Some),
-                Some(acme) => accept_on_demand(acme, &tls.config, socket).await,
+                None => TlsAcceptor::from(tls.config()).accept(socket).await.map(Some),
+                Some(acme) => accept_on_demand(acme, tls, socket).await,
             }
         };
         match handshake.or(limit).await {
@@ -250,6 +249,7 @@ impl Shared {
             join_cookies(request.headers_mut());
         }
         self.introduction.add_to(request.headers_mut(), peer);
+        self.handler.note_sender(&mut request, peer);
         request
     }
 }
@@ -266,7 +266,7 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
 /// A handshake for which the certificate may have to be made. None if it was one of the authority that makes it.
 async fn accept_on_demand(
     acme: &Arc<Acme>,
-    config: &Arc<ServerConfig>,
+    tls: &ServerTls,
     socket: Socket,
 ) -> io::Result<Option<server::TlsStream<Socket>>> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
@@ -282,7 +282,7 @@ async fn accept_on_demand(
         return Ok(None);
     }
     acme.prepare(&name).await.map_err(io::Error::other)?;
-    start.into_stream(config.clone()).await.map(Some)
+    start.into_stream(tls.config()).await.map(Some)
 }
 
 /// HTTP/2 may send a cookie field in pieces (RFC 9113, section 8.2.3).

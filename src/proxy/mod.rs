@@ -22,6 +22,7 @@ mod access_log;
 mod acme;
 mod activity;
 mod body;
+mod check;
 pub mod cli;
 mod config;
 mod counted;
@@ -52,14 +53,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Full;
 use smol::Executor;
 use smol::future::FutureExt;
 use tracing::{info, warn};
 
-pub use access::Forwarded;
+pub use access::{Forwarded, ForwardedProto};
 pub use acme::Autocert;
 pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
 pub use listen::ListenAddr;
@@ -72,12 +73,13 @@ use crate::driver::tls::TlsServer;
 use crate::proto::{Compression, Stats};
 use access::Gate;
 use acme::Acme;
+use check::{check, split_port};
 use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
 use metrics::{Counters, Identity, IoCounters, MetricsListener};
 use stranger::Strangers;
-use tls::ServerTls;
+use tls::{ClientTls, ServerTls};
 use upstream::{Upstream, Upstreams, View};
 
 /// How long requests in hand may take to end once a proxy stops.
@@ -112,8 +114,9 @@ pub struct Proxy {
 /// TLS of a listener that speaks it: with the certificates given, or for HTTPS with such as are made on demand.
 fn load_tls(inbound: &Inbound, executor: &Arc<Executor<'static>>) -> Result<ServerTls, String> {
     let files = &inbound.tls;
-    let has_none = files.certs.is_empty() && files.keys.is_empty();
-    let acme = (has_none && inbound.kind == Kind::Https).then(|| Acme::new(&files.autocert, executor)).transpose()?;
+    let acme = (files.is_without_certificates() && inbound.kind == Kind::Https)
+        .then(|| Acme::new(&files.autocert, executor))
+        .transpose()?;
     if acme.is_some() {
         info!(
             "certificates are had from {} for names that match {}, and kept in {}",
@@ -122,7 +125,11 @@ fn load_tls(inbound: &Inbound, executor: &Arc<Executor<'static>>) -> Result<Serv
             files.autocert.cache_dir.display()
         );
     }
-    ServerTls::load(files, acme, protocols(inbound.kind))
+    let tls = ServerTls::load(files, acme, protocols(inbound.kind))?;
+    if let Some(acme) = &tls.acme {
+        acme.keep_fresh();
+    }
+    Ok(tls)
 }
 
 /// What can be spoken inside the TLS of a listener (ALPN). An original near proxy knows of no such thing.
@@ -158,7 +165,10 @@ impl Proxy {
             let options = config.server_options();
             let options = match &tls {
                 None => options,
-                Some(tls) => options.tls(TlsServer::new(tls.config.clone())).require_tls(true),
+                Some(tls) => {
+                    let tls = tls.clone();
+                    options.tls(TlsServer::with_source(move || tls.config())).require_tls(true)
+                }
             };
             Server::new(executor.clone(), options)
         });
@@ -183,7 +193,7 @@ impl Proxy {
 
     /// Reads files again, also while it runs.
     pub fn reloader(&self) -> Reloader {
-        Reloader { tls: self.tls.clone() }
+        Reloader { inward: self.tls.clone(), outward: self.handler.upstreams().tls.clone() }
     }
 
     /// Serves until `shutdown` ends; then stops listening, and gives requests in hand five seconds to end.
@@ -249,8 +259,9 @@ async fn serve_links(
     let links = strangers.clone();
     server.on_link_start(move |peer, compression| links.note_link(&peer.addr, name(compression)));
     server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(&peer.addr, error, transport));
-    let answer = move |request: Request<Bytes>, _: Peer| {
+    let answer = move |mut request: Request<Bytes>, peer: Peer| {
         let handler = handler.clone();
+        handler.note_sender(&mut request, &peer.addr);
         async move { answer_on_link(&handler, request).await }
     };
     let stopped = async {
@@ -277,25 +288,32 @@ async fn answer_on_link(handler: &Arc<Handler>, request: Request<Bytes>) -> Resp
 /// Reads the files of a [`Proxy`] again.
 #[derive(Clone, Debug)]
 pub struct Reloader {
-    tls: Option<ServerTls>,
+    inward: Option<ServerTls>,
+    outward: Option<ClientTls>,
 }
 
 impl Reloader {
-    /// Reads the listener's certificates and keys again, for connections to come, and says in the log how that went.
-    /// If anything is wrong with them, all of the old ones stay in use. Returns whether nothing was wrong.
+    /// Reads again, for connections to come, the files with the certificates, keys and authorities of both sides and with
+    /// the secrets of tickets, and says in the log how that went. If anything is wrong with those of one side, all of what
+    /// was there stays in use on that side. Returns whether nothing was wrong.
     pub fn reload(&self) -> bool {
-        let Some(tls) = self.tls.as_ref().filter(|tls| tls.acme.is_none()) else {
-            info!("there are no certificates to read again");
-            return true;
-        };
-        match tls.reload() {
-            Ok(()) => info!("the certificates were read again: new connections get the new ones"),
-            Err(why) => {
-                warn!("the certificates were not changed: {why}");
-                return false;
+        let inward = self.inward.as_ref().filter(|tls| tls.has_files()).map(ServerTls::reload);
+        let outward = self.outward.as_ref().filter(|tls| tls.has_files()).map(ClientTls::reload);
+        if inward.is_none() && outward.is_none() {
+            info!("there are no files of TLS to read again");
+        }
+        let mut is_fine = true;
+        for (side, outcome) in [("where requests come in", inward), ("where requests go", outward)] {
+            match outcome {
+                None => {}
+                Some(Ok(())) => info!("the files of TLS {side} were read again: new connections go by them"),
+                Some(Err(why)) => {
+                    warn!("nothing was changed about TLS {side}: {why}");
+                    is_fine = false;
+                }
             }
         }
-        true
+        is_fine
     }
 }
 
@@ -477,66 +495,6 @@ impl std::error::Error for StartError {
     }
 }
 
-/// Whether the addresses can be addresses at all.
-fn check(config: &ProxyConfig) -> Result<(), StartError> {
-    let wrong = |addr: &str, role, wanted| Err(StartError::Address { addr: addr.to_owned(), role, wanted });
-    let (inbound, out) = (&config.inbound, &config.outbound);
-    if inbound.kind.is_unix() && !inbound.allow_ip.is_empty() {
-        return Err(StartError::Contradiction(
-            "a unix socket has no addresses to allow (--in-allow-ip): limit who may use it by the permissions of its directory",
-        ));
-    }
-    let is_the_same = |name: &HeaderName| match inbound.forwarded {
-        Forwarded::Off => false,
-        Forwarded::XForwardedFor => name == "x-forwarded-for",
-        Forwarded::Forwarded => *name == header::FORWARDED,
-    };
-    if inbound.client_ip_header.as_ref().is_some_and(is_the_same) {
-        return Err(StartError::Contradiction(
-            "--client-ip-header replaces the field that --forwarded appends to: leave one of them out",
-        ));
-    }
-    if inbound.tls.client_ca.is_some() && !inbound.kind.is_tls() {
-        return Err(StartError::Contradiction(
-            "--in-tls-client-ca asks callers for certificates, which takes TLS: use --in-type https or teleports",
-        ));
-    }
-    if out.tls != OutboundTls::default() && !out.kind.is_tls() {
-        return Err(StartError::Contradiction(
-            "--out-tls-... take TLS: use --out-type https or teleports, or leave them out",
-        ));
-    }
-    let listens_on = "the address to listen on (--in)";
-    if inbound.kind.is_unix() && inbound.addr.is_empty() {
-        return wrong(&inbound.addr, listens_on, A_PATH);
-    }
-    if !inbound.kind.is_unix() && split_port(&inbound.addr).is_none() {
-        return wrong(&inbound.addr, listens_on, HOST_PORT);
-    }
-    let sends_to = "the address to send to (--out)";
-    for addr in out.addrs() {
-        let is_host_port = split_port(addr).is_some_and(|(host, port)| !host.is_empty() && port != 0);
-        match out.kind.is_unix() {
-            true if addr.is_empty() => return wrong(addr, sends_to, A_PATH),
-            false if !is_host_port => return wrong(addr, sends_to, HOST_PORT),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-const HOST_PORT: &str = "HOST:PORT, such as 127.0.0.1:8043 or far.example:8043";
-const A_PATH: &str = "the path of a unix socket, such as /run/httptp.sock";
-
-/// Host and port of `HOST:PORT`, where an IPv6 host stands in brackets.
-fn split_port(addr: &str) -> Option<(&str, u16)> {
-    let (host, port) = addr.rsplit_once(':')?;
-    let is_plain = !host.contains([':', '/', ' ', ',']);
-    let is_bracketed = host.starts_with('[') && host.ends_with(']');
-    (is_plain || is_bracketed).then_some(())?;
-    Some((host, port.parse().ok()?))
-}
-
 /// Whether requests would come in again where they go out. A loop over other hosts is not seen here.
 fn is_own_upstream(config: &ProxyConfig, out: &str, local: &ListenAddr) -> bool {
     let local = match local {
@@ -588,25 +546,6 @@ fn name(compression: Compression) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_host_and_port() {
-        assert_eq!(split_port("127.0.0.1:80"), Some(("127.0.0.1", 80)));
-        assert_eq!(split_port("[::1]:80"), Some(("[::1]", 80)));
-        assert_eq!(split_port(":80"), Some(("", 80)));
-        for bad in ["", "host", "host:", "host:http", "host:70000", "::1:80", "http://h:80", "a:1,b:2"] {
-            assert_eq!(split_port(bad), None, "{bad}");
-        }
-        let sending_to = |addr: &str| {
-            let outbound = Outbound { addr: addr.to_owned(), ..Outbound::default() };
-            check(&ProxyConfig { outbound, ..ProxyConfig::default() })
-        };
-        assert!(sending_to("h:1").is_ok());
-        assert!(sending_to(":80").is_err());
-        assert!(sending_to("h:0").is_err());
-        assert!(sending_to("h:1, 10.0.0.1:2,[::1]:3").is_ok());
-        assert!(sending_to("h:1,").is_err());
-    }
 
     #[test]
     fn a_proxy_is_not_its_own_upstream() {

@@ -3,8 +3,10 @@
 // Callers and origins are real sockets in real time.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 
@@ -89,7 +91,7 @@ fn the_access_log_has_a_line_for_each_request() {
     let trace = "0af7651916cd43dd8448eb211c80319c";
     for request in [
         format!("GET /missing?x=1 HTTP/1.1\r\nHost: h\r\ntraceparent: 00-{trace}-b7ad6b7169203331-01\r\n\r\n"),
-        "DELETE / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE / HTTP/1.1\r\nHost: h\r\nX-Request-Id: 7f-\"3\r\n\r\n".to_owned(),
     ] {
         stream.write_all(request.as_bytes()).unwrap();
         stream.read_exact(&mut [0; 12]).unwrap();
@@ -99,8 +101,72 @@ fn the_access_log_has_a_line_for_each_request() {
     assert_eq!((&line["method"], &line["target"]), (&"GET".into(), &"/missing?x=1".into()));
     assert_eq!((&line["status"], &line["bytes"], &line["trace"]), (&404.into(), &0.into(), &trace.into()));
     assert_eq!(line["upstream"], upstream.to_string());
-    assert!(line["ms"].as_f64().unwrap() > 0.0 && line["reason"].is_null());
+    assert!(line["ms"].as_f64().unwrap() > 0.0 && line["reason"].is_null() && line["id"].is_null());
+    assert_eq!(line["from"], stream.local_addr().unwrap().to_string());
     let line = program.next(is_request);
     assert_eq!((&line["status"], &line["upstream"]), (&405.into(), &Value::Null));
+    assert_eq!(line["id"], "7f-\"3");
     assert!(line["reason"].as_str().unwrap().contains("--in-get-only"));
+}
+
+#[test]
+fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy() {
+    let upstream = origin();
+    let addr_in = |line: &Value| {
+        let message = line["message"].as_str()?.strip_prefix("listening on ")?;
+        message.split(' ').next()?.parse::<SocketAddr>().ok()
+    };
+    let out = format!("--out={upstream}");
+    let mut far = Program::start(&["--in-type=teleport", "--out-type=http", &out, "--expvar-addr=", "--access-log"]);
+    let out = format!("--out={}", far.next(addr_in));
+    let mut near = Program::start(&[&out, "--expvar-addr=", "--access-log", "--in-proxy-protocol"]);
+    let mut stream = TcpStream::connect(near.next(addr_in)).unwrap();
+    // A balancer tells of 192.0.2.7:5000, which has connected to 192.0.2.1:80.
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([192, 0, 2, 7, 192, 0, 2, 1, 0x13, 0x88, 0, 80]);
+    stream.write_all(&header).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    let from = |line: &Value| (line["message"] == "request").then(|| line["from"].as_str().unwrap().to_owned());
+    assert_eq!(near.next(from), "192.0.2.7:5000");
+    assert!(far.next(from).starts_with("127.0.0.1:"));
+}
+
+/// A directory of its own, removed when dropped.
+struct Dir(PathBuf);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_hangup_has_files_read_again_and_the_log_says_how_that_went() {
+    let dir = Dir(std::env::temp_dir().join(format!("httptp-hangup-{}", std::process::id())));
+    fs::create_dir_all(&dir.0).unwrap();
+    let path = |name: &str| dir.0.join(name).display().to_string();
+    let made = rcgen::generate_simple_self_signed(["near.example".to_owned()]).unwrap();
+    fs::write(path("near.pem"), made.cert.pem()).unwrap();
+    fs::write(path("near.key"), made.signing_key.serialize_pem()).unwrap();
+    let options = format!(
+        "in-type = \"https\"\nin-tls-cert = {:?}\nin-tls-key = {:?}\nexpvar-addr = \"\"\n",
+        path("near.pem"),
+        path("near.key")
+    );
+    fs::write(path("near.toml"), &options).unwrap();
+    let mut program = Program::start(&["--config", &path("near.toml")]);
+    let says = |what: &'static str| {
+        move |line: &Value| line["message"].as_str()?.contains(what).then(|| line["level"].as_str().unwrap().to_owned())
+    };
+    program.next(says("listening on"));
+    let pid = program.child.id().to_string();
+    let hang_up = || assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    hang_up();
+    assert_eq!(program.next(says("TLS where requests come in were read again")), "INFO");
+    fs::write(path("near.key"), "none").unwrap();
+    fs::write(path("near.toml"), options + "# another\n").unwrap();
+    hang_up();
+    assert_eq!(program.next(says("nothing was changed about TLS where requests come in: --in-tls-key")), "WARN");
+    assert_eq!(program.next(says("near.toml has changed, which counts after a restart")), "WARN");
 }

@@ -31,6 +31,14 @@ impl Cache {
         Ok(Self(path.to_owned()))
     }
 
+    /// Why the directory could not be made or used, as far as that can be seen.
+    pub(super) fn problem(path: &Path) -> Option<String> {
+        let there = path.ancestors().find(|part| part.as_os_str().is_empty() || part.exists())?;
+        let is_fine = there.as_os_str().is_empty() || there.is_dir();
+        let complaint = || format!("--autocert-cache-dir {}: {} is no directory", path.display(), there.display());
+        (!is_fine).then(complaint)
+    }
+
     /// The certificate for `name`, if there is one that has not expired.
     pub(super) async fn load(&self, name: &str) -> Option<Bundle> {
         let text = self.read(name).await?;
@@ -42,6 +50,19 @@ impl Cache {
                 None
             }
         }
+    }
+
+    /// The names that something was kept by.
+    pub(super) async fn names(&self) -> Vec<String> {
+        let path = self.0.clone();
+        smol::unblock(move || match fs::read_dir(&path) {
+            Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect(),
+            Err(error) => {
+                warn!("cannot look through {}: {error}", path.display());
+                Vec::new()
+            }
+        })
+        .await
     }
 
     /// What was kept by this name.
@@ -109,12 +130,21 @@ impl Bundle {
         Ok(Self { key: Arc::new(key), not_before, not_after })
     }
 
+    /// How long before its end it should be made anew.
+    fn renewed_before(&self) -> Duration {
+        RENEW_BEFORE.min(self.not_after.duration_since(self.not_before).unwrap_or_default() / 3)
+    }
+
+    /// How long it is good for.
+    pub(super) fn grows_old_in(&self, now: SystemTime) -> Duration {
+        self.not_after.duration_since(now).unwrap_or_default().saturating_sub(self.renewed_before())
+    }
+
     pub(super) fn state(&self, now: SystemTime) -> State {
-        let lifetime = self.not_after.duration_since(self.not_before).unwrap_or_default();
         let left = self.not_after.duration_since(now).unwrap_or_default();
         if left.is_zero() {
             State::Expired
-        } else if left < RENEW_BEFORE.min(lifetime / 3) {
+        } else if left < self.renewed_before() {
             State::Old
         } else {
             State::Good
@@ -123,13 +153,18 @@ impl Bundle {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair};
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-    fn pem(name: &str) -> String {
+    /// When the certificate of [`pem`] begins to be good; it is for 90 days.
+    pub(in super::super) fn begin() -> SystemTime {
+        Bundle::parse(&pem("a.example"), "a.example").unwrap().not_before
+    }
+
+    pub(in super::super) fn pem(name: &str) -> String {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2030, 1, 1);
         params.not_after = rcgen::date_time_ymd(2030, 4, 1);

@@ -3,7 +3,7 @@
 //! The authority convinces itself that the name leads here by a TLS connection of its own, to port 443, on which it is
 //! shown a certificate made for it (`tls-alpn-01`, RFC 8737): no other port and no web server are needed. What was made
 //! is kept in a directory, in the form of the original's, and made anew while it is good for a third of its time or for
-//! 30 days.
+//! 30 days: when somebody asks for the name, and by itself, whether or not anybody does.
 
 mod cache;
 mod http;
@@ -20,18 +20,22 @@ use regex::Regex;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
-use smol::Executor;
-use smol::channel::Receiver;
+use smol::channel::{Receiver, Sender};
+use smol::future::FutureExt;
 use smol::lock::Semaphore;
+use smol::{Executor, Timer};
 use tracing::{info, warn};
 
 use super::tls::{ClientTls, OutboundTls, provider};
-use cache::{Bundle, Cache};
+use cache::{Bundle, Cache, State};
 
 /// The protocol of the authority's own connections (RFC 8737).
 const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 /// After a failure a name is not tried again for so long: authorities lock out who asks too often.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// When certificates are first looked through, and how often at least. Where one is about to grow old, it is sooner.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_secs(6 * 60 * 60);
 /// Most certificates in the making at once, and most names that wait for that.
 const AT_ONCE: usize = 4;
 const MAX_WAITING: usize = 100;
@@ -78,6 +82,8 @@ pub(crate) struct Acme {
     executor: Weak<Executor<'static>>,
     account: smol::lock::Mutex<Option<Account>>,
     at_once: Semaphore,
+    /// A certificate was made or taken up, and may be the next to grow old.
+    made: (Sender<()>, Receiver<()>),
     names: Mutex<Names>,
     /// What the authority is to be shown.
     challenges: Mutex<HashMap<String, Arc<CertifiedKey>>>,
@@ -100,26 +106,29 @@ impl fmt::Debug for Acme {
 impl Acme {
     /// Makes the directory for certificates. Nobody is asked for any before a client asks for a name.
     pub(crate) fn new(config: &Autocert, executor: &Arc<Executor<'static>>) -> Result<Self, String> {
-        let hosts = Regex::new(&config.host_regexp)
-            .map_err(|error| format!("--autocert-host-regexp {:?}: {error}", config.host_regexp))?;
-        if !config.directory.starts_with("https://") {
-            return Err(format!("--autocert-directory {:?} does not begin with https://", config.directory));
-        }
-        let files = OutboundTls { ca: config.ca.clone(), ..OutboundTls::default() };
-        let tls =
-            ClientTls::load(&files, &[b"http/1.1"]).map_err(|why| why.replace("--out-tls-ca", "--autocert-ca"))?;
+        let hosts = hosts(config)?;
+        check_directory(config)?;
+        let tls = tls(config)?;
         Ok(Self {
             hosts,
             directory: config.directory.clone(),
             email: config.email.clone(),
             cache: Cache::open(&config.cache_dir)?,
-            tls: tls.config,
+            tls: tls.config(),
             executor: Arc::downgrade(executor),
             account: smol::lock::Mutex::new(None),
             at_once: Semaphore::new(AT_ONCE),
+            made: smol::channel::bounded(1),
             names: Mutex::default(),
             challenges: Mutex::default(),
         })
+    }
+
+    /// All that is wrong with the configuration. Nothing is made.
+    pub(crate) fn problems(config: &Autocert) -> Vec<String> {
+        let found =
+            [hosts(config).err(), check_directory(config).err(), tls(config).err(), Cache::problem(&config.cache_dir)];
+        found.into_iter().flatten().collect()
     }
 
     /// Whether this hello is the authority's, that looks whether a name leads here.
@@ -148,19 +157,71 @@ impl Acme {
         let pending = {
             let mut names = lock(&self.names);
             match names.ready.get(name).map(|bundle| bundle.state(SystemTime::now())) {
-                Some(cache::State::Good) => return Ok(()),
-                Some(cache::State::Old) => {
+                Some(State::Good) => return Ok(()),
+                Some(State::Old) => {
                     // Meanwhile the old one serves. If it cannot be made anew now, then later.
                     let _ = self.start(&mut names, name);
                     return Ok(());
                 }
-                Some(cache::State::Expired) | None => self.start(&mut names, name)?,
+                Some(State::Expired) | None => self.start(&mut names, name)?,
             }
         };
         // It is closed when the certificate is there, or will not come.
         let _ = pending.recv().await;
         let is_there = lock(&self.names).ready.contains_key(name);
         is_there.then_some(()).ok_or("the certificate for the name that it asked for could not be had")
+    }
+
+    /// Makes certificates anew that grow old, also such as nobody asks for, until there is nobody to show them to.
+    pub(crate) fn keep_fresh(self: &Arc<Self>) {
+        let Some(executor) = self.executor.upgrade() else { return };
+        let (acme, made) = (Arc::downgrade(self), self.made.1.clone());
+        let look = async move {
+            let mut pause = FIRST_LOOK;
+            loop {
+                let is_due = async {
+                    Timer::after(pause).await;
+                };
+                let is_new = async {
+                    // If it is closed, that is the end.
+                    let _ = made.recv().await;
+                };
+                is_due.or(is_new).await;
+                let Some(acme) = acme.upgrade() else { return };
+                acme.load_kept().await;
+                pause = acme.renew(SystemTime::now());
+            }
+        };
+        executor.spawn(look).detach();
+    }
+
+    /// Takes up what was kept and nobody has asked for yet.
+    async fn load_kept(&self) {
+        for name in self.cache.names().await {
+            let is_wanted = is_host(&name) && self.hosts.is_match(&name);
+            if !is_wanted || lock(&self.names).ready.contains_key(&name) {
+                continue;
+            }
+            if let Some(bundle) = self.cache.load(&name).await {
+                lock(&self.names).ready.entry(name).or_insert(bundle);
+            }
+        }
+    }
+
+    /// Has those made anew that are old by now. What has expired is left to whoever asks for it: it may be nobody's any
+    /// more. Returns when to look again.
+    fn renew(self: &Arc<Self>, now: SystemTime) -> Duration {
+        let mut names = lock(&self.names);
+        let of = |state: State| move |(_, bundle): &(&String, &Bundle)| bundle.state(now) == state;
+        let old: Vec<String> = names.ready.iter().filter(of(State::Old)).map(|(name, _)| name.clone()).collect();
+        for name in &old {
+            // If it cannot be made now, then at the next look.
+            let _ = self.start(&mut names, name);
+        }
+        let good = names.ready.iter().filter(of(State::Good)).map(|(_, bundle)| bundle.grows_old_in(now));
+        // Several that share a directory should not look at the same time.
+        let pause = good.fold(LOOK_EVERY, Duration::min).mul_f64(1.0 + 0.1 * fastrand::f64());
+        pause.max(FIRST_LOOK)
     }
 
     /// Has a certificate made, unless it is in the making.
@@ -186,6 +247,8 @@ impl Acme {
                 Ok(bundle) => {
                     names.failed.remove(&name);
                     names.ready.insert(name, bundle);
+                    // If there is no room, it has been told already.
+                    let _ = acme.made.0.try_send(());
                 }
                 Err(why) => {
                     warn!("no certificate for {name}: {why} (not tried again for {RETRY_AFTER:?})");
@@ -201,10 +264,11 @@ impl Acme {
         Ok(pending)
     }
 
-    /// A certificate that was kept, if it is good; else one that is made.
+    /// A certificate that was kept, if it is good, perhaps by another that shares the directory; else one that is made.
     async fn obtain(&self, name: &str) -> Result<Bundle, String> {
         let is_known = lock(&self.names).ready.contains_key(name);
-        if !is_known && let Some(bundle) = self.cache.load(name).await {
+        let suits = |bundle: &Bundle| !is_known || bundle.state(SystemTime::now()) == State::Good;
+        if let Some(bundle) = self.cache.load(name).await.filter(suits) {
             return Ok(bundle);
         }
         let _place = self.at_once.acquire().await;
@@ -217,6 +281,28 @@ impl Acme {
         }
         Ok(bundle)
     }
+}
+
+fn hosts(config: &Autocert) -> Result<Regex, String> {
+    let text = &config.host_regexp;
+    // Its complaint has several lines, the last of which says what is wrong.
+    Regex::new(text).map_err(|error| {
+        let error = error.to_string();
+        format!("--autocert-host-regexp {text:?}: {}", error.lines().last().unwrap_or_default())
+    })
+}
+
+fn check_directory(config: &Autocert) -> Result<(), String> {
+    let is_url = config.directory.starts_with("https://");
+    is_url
+        .then_some(())
+        .ok_or_else(|| format!("--autocert-directory {:?} does not begin with https://", config.directory))
+}
+
+/// TLS to the authority.
+fn tls(config: &Autocert) -> Result<ClientTls, String> {
+    let files = OutboundTls { ca: config.ca.clone(), ..OutboundTls::default() };
+    ClientTls::load(&files, &[b"http/1.1"]).map_err(|why| why.replace("--out-tls-ca", "--autocert-ca"))
 }
 
 impl ResolvesServerCert for Acme {
@@ -275,5 +361,52 @@ mod tests {
         ] {
             assert!(!is_host(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_grows_old_is_made_anew_whether_or_not_anybody_asks() {
+        let dir = std::env::temp_dir().join(format!("httptp-renew-{}", std::process::id()));
+        let executor = Arc::new(Executor::new());
+        let ca = dir.with_extension("pem");
+        std::fs::write(&ca, rcgen::generate_simple_self_signed(vec!["ca.example".to_owned()]).unwrap().cert.pem())
+            .unwrap();
+        let config = Autocert {
+            cache_dir: dir.clone(),
+            host_regexp: r"\.example$".to_owned(),
+            // Nobody is there: what is to be made is in the making, and no more.
+            directory: "https://127.0.0.1:1/".to_owned(),
+            ca: Some(ca.clone()),
+            ..Autocert::default()
+        };
+        let acme = Arc::new(Acme::new(&config, &executor).unwrap());
+        let (begin, pem) = (cache::tests::begin(), cache::tests::pem);
+        smol::block_on(async {
+            for name in ["a.example", "b.example", "a.other"] {
+                acme.cache.store(name, pem(name)).await.unwrap();
+            }
+            acme.cache.store("acme_account-1.json", "{}".into()).await.unwrap();
+            acme.load_kept().await;
+        });
+        let ready = || {
+            let mut names: Vec<_> = lock(&acme.names).ready.keys().cloned().collect();
+            names.sort();
+            names
+        };
+        let making = || lock(&acme.names).pending.len();
+        assert_eq!(ready(), ["a.example", "b.example"]);
+        let day = Duration::from_secs(24 * 60 * 60);
+        let pause = acme.renew(begin);
+        assert!(making() == 0 && (LOOK_EVERY..LOOK_EVERY * 2).contains(&pause), "{pause:?}");
+        // Good for 90 days, old in the last 30: it looks again when that begins.
+        let pause = acme.renew(begin + 60 * day - Duration::from_secs(100));
+        assert!(making() == 0 && (Duration::from_secs(100)..Duration::from_secs(120)).contains(&pause), "{pause:?}");
+        acme.renew(begin + 90 * day);
+        assert_eq!(making(), 0, "what has expired may be nobody's any more");
+        acme.renew(begin + 61 * day);
+        assert_eq!(making(), 2);
+        acme.renew(begin + 61 * day);
+        assert_eq!(making(), 2, "once");
+        std::fs::remove_dir_all(dir).unwrap();
+        std::fs::remove_file(ca).unwrap();
     }
 }

@@ -1,18 +1,23 @@
 //! The command line, and what it makes of a [`ProxyConfig`].
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::args_access::AccessArgs;
-use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs};
+use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs, path};
 use super::balancing::BalancingArgs;
 use super::duration;
+use super::number::{or_default, or_default as bytes, up_to};
 use super::seeing::SeeingArgs;
 use crate::proto::Compression;
 use crate::proxy::process::Log;
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
+
+/// The default of `--concurrency`, the original's.
+const CONCURRENCY: usize = 100_000;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -20,32 +25,46 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-const EXAMPLES: &str = "\
+// No line is longer than 80 columns: clap would wrap it, and commands are to be copied.
+pub(super) const EXAMPLES: &str = "\
 Examples:
   See it work, with nothing else installed:
       httptp demo
 
   The usual pair. Beside the callers:
-      httptp --in-type http --in 127.0.0.1:8080 --out-type teleport --out far.example:8043
+      httptp --in 127.0.0.1:8080 --out far.example:8043
   and beside the origin, an HTTP server on port 80:
-      httptp --in-type teleport --in 0.0.0.0:8043 --out-type http --out 127.0.0.1:80
+      httptp --in-type teleport --in :8043 --out-type http --out 127.0.0.1:80
   Then send requests to the near one as if it were the origin:
       curl http://127.0.0.1:8080/
 
-  Fewer bytes for a little waiting: requests of up to 2 ms share a batch, responses too:
+  Fewer bytes for a little waiting: what comes within 2 ms shares a batch:
       httptp --out far.example:8043 --out-delay 2ms
-      httptp --in-type teleport --in 0.0.0.0:8043 --in-delay 2ms --out-type http --out 127.0.0.1:80
-
-  An encrypted link, for near proxies with a certificate by your own authority only:
-      httptp --in-type teleports --in :8443 --in-tls-cert far.pem --in-tls-key far.key --in-tls-client-ca ca.pem \\
+      httptp --in-type teleport --in :8043 --in-delay 2ms \\
           --out-type http --out 127.0.0.1:80
-      httptp --out-type teleports --out far.example:8443 --out-tls-ca ca.pem --out-tls-cert near.pem --out-tls-key near.key
+
+  An encrypted link, for near proxies with a certificate by your authority only:
+      httptp --in-type teleports --in :8443 --in-tls-client-ca ca.pem \\
+          --in-tls-cert far.pem --in-tls-key far.key \\
+          --out-type http --out 127.0.0.1:80
+      httptp --out-type teleports --out far.example:8443 --out-tls-ca ca.pem \\
+          --out-tls-cert near.pem --out-tls-key near.key
 
   Less CPU for more bytes:
       httptp --out far.example:8043 --out-compress snappy
 
-The original's spelling of flags is taken too: -inType=http is --in-type http, and so on.
-A link of type teleport is not encrypted: between networks that you do not trust use teleports.";
+  The same from a file, from variables, or from both; and what comes of it:
+      httptp --config near.toml         # with lines such as: out-delay = \"2ms\"
+      HTTPTP_OUT_DELAY=2ms httptp --out far.example:8043
+      httptp check --config near.toml
+
+Every option is a key of the file and a variable, too: --out-delay is out-delay
+and HTTPTP_OUT_DELAY. The command line counts most, then the variable, then the
+file. SIGHUP has the files with certificates, keys and authorities read again.
+
+The original's spelling is taken, too: -inType=http for --in-type http, etc.
+A link of type teleport is not encrypted: between networks that you do not trust
+use teleports.";
 
 /// Teleports HTTP between servers: many requests and responses, batched and compressed together, over one connection.
 ///
@@ -68,6 +87,22 @@ pub(super) enum Command {
     /// Real sockets on loopback ports that the system picks, generated bid requests, every response checked. The
     /// figures are those of the link between the two proxies.
     Demo(DemoArgs),
+    /// Says all that is wrong with a configuration, and where, without listening.
+    ///
+    /// Takes the options of the proxy itself, and minds its variables and its file. Prints each option with its value and
+    /// where that is from, as a file for --config, with defaults as comments. The exit code is 0 if nothing is wrong but
+    /// perhaps that an address is busy, and 2 otherwise.
+    Check(Box<CheckArgs>),
+}
+
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(super) struct CheckArgs {
+    /// Look the names in addresses up, too, as they are now
+    #[arg(long)]
+    pub(super) resolve: bool,
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -152,8 +187,12 @@ pub(super) struct ProxyArgs {
     #[command(flatten)]
     seeing: SeeingArgs,
 
-    /// Most requests at once; above it the answer is 429
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
+    /// TOML file with options by their long names, such as `in-type = "http"`. What the command line or a variable
+    /// (HTTPTP_IN_TYPE=http) says counts more
+    #[arg(long, value_name = "FILE", value_parser = path, help_heading = "The process")]
+    pub(super) config: Option<PathBuf>,
+    /// Most requests at once; above it the answer is 429; 0 is the default
+    #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = or_default, help_heading = "The process")]
     concurrency: usize,
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
@@ -280,20 +319,20 @@ impl ProxyArgs {
             }),
             outbound: self.balancing.apply(Outbound {
                 kind: self.out_type.into(),
-                addr: self.out,
+                addr: with_ports(self.out, self.out_type),
                 compression: self.out_compress.into(),
                 prefer_zstd: self.out_compress == Compress::Auto,
                 level: self.out_level,
                 max_compress_share: self.out_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.out_delay,
                 max_head_bytes: unless_zero(self.out_max_header_size).unwrap_or(Outbound::default().max_head_bytes),
-                max_body_bytes: self.out_max_body_size,
+                max_body_bytes: unless_zero(self.out_max_body_size).unwrap_or(Outbound::MAX_BODY_BYTES),
                 timeout: (!self.out_timeout.is_zero()).then_some(self.out_timeout),
                 links: self.out_conns_per_addr,
                 tls: self.out_tls.tls(),
                 ..Outbound::default()
             }),
-            concurrency: self.concurrency,
+            concurrency: unless_zero(self.concurrency).unwrap_or(CONCURRENCY),
             log_all_errors: self.log_all_errors,
             seeing: self.seeing.seeing(),
         })
@@ -321,25 +360,22 @@ pub(super) fn go_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// The original takes a size of 0 for its default.
+/// The original takes a size of 0, or of less, for its default.
 fn unless_zero(bytes: usize) -> Option<usize> {
     Some(bytes).filter(|bytes| *bytes > 0)
 }
 
-fn bytes(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "write whole bytes, such as 65536".to_owned())
-}
-
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    up_to::<{ usize::MAX }>(text)
-}
-
-/// A number from 1 to `MAX`: more threads, links or callers are a slip of the finger.
-pub(super) fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least 1".to_owned()),
-        Ok(n) if n > MAX => Err(format!("at most {MAX}")),
-        Ok(n) => Ok(n),
-        Err(error) => Err(error.to_string()),
-    }
+/// As the original, for HTTP: without a port it is the usual one.
+fn with_ports(addrs: String, kind: Type) -> String {
+    let port = match kind {
+        Type::Http => 80,
+        Type::Https => 443,
+        Type::Unix | Type::Teleport | Type::Teleports => return addrs,
+    };
+    let with_port = |addr: &str| {
+        let addr = addr.trim();
+        let has_none = !addr.is_empty() && (!addr.contains(':') || (addr.starts_with('[') && addr.ends_with(']')));
+        if has_none { format!("{addr}:{port}") } else { addr.to_owned() }
+    };
+    addrs.split(',').map(with_port).collect::<Vec<_>>().join(",")
 }

@@ -7,17 +7,18 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::args::go_bool;
-use crate::proxy::{Forwarded, Inbound};
+use super::number;
+use crate::proxy::{Forwarded, ForwardedProto, Inbound};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Who may connect")]
 pub(super) struct AccessArgs {
     /// Addresses and networks that may connect, such as 10.0.0.0/8,192.0.2.7,2001:db8::/32; everybody without it. The
     /// other end of the connection counts, which with --in-proxy-protocol is the balancer
-    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true, value_parser = networks)]
+    #[arg(long, value_name = "NETWORK,...", default_value = "", hide_default_value = true, value_parser = networks)]
     in_allow_ip: Networks,
     /// Most connections at once; further ones are closed at once; 0 is any number
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = number::or_default)]
     in_max_conns: usize,
     /// Each connection begins with a header of the PROXY protocol, version 2, that tells who it comes from; one that does
     /// not is closed
@@ -31,6 +32,10 @@ pub(super) struct AccessArgs {
     /// only the last entries, one for each proxy of yours
     #[arg(long, value_name = "FIELD", default_value = "off")]
     forwarded: ForwardedArg,
+    /// http, https, unix: tell in X-Forwarded-Proto what the caller has spoken [default: set with --forwarded
+    /// x-forwarded-for, else off]
+    #[arg(long, value_name = "HOW")]
+    forwarded_proto: Option<ProtoArg>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -38,6 +43,16 @@ enum ForwardedArg {
     Off,
     XForwardedFor,
     Forwarded,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProtoArg {
+    /// what the caller wrote passes through
+    Off,
+    /// in place of what the caller wrote
+    Set,
+    /// what the caller wrote stays, for listeners that only balancers of yours reach
+    Keep,
 }
 
 impl AccessArgs {
@@ -51,6 +66,11 @@ impl AccessArgs {
                 ForwardedArg::Off => Forwarded::Off,
                 ForwardedArg::XForwardedFor => Forwarded::XForwardedFor,
                 ForwardedArg::Forwarded => Forwarded::Forwarded,
+            },
+            forwarded_proto: match (self.forwarded_proto, self.forwarded) {
+                (Some(ProtoArg::Set), _) | (None, ForwardedArg::XForwardedFor) => ForwardedProto::Set,
+                (Some(ProtoArg::Keep), _) => ForwardedProto::Keep,
+                (Some(ProtoArg::Off) | None, _) => ForwardedProto::Off,
             },
             ..inbound
         }

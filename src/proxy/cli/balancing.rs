@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::args::{go_bool, up_to};
+use super::args::go_bool;
 use super::duration;
+use super::number::up_to;
 use crate::proxy::{HealthCheck, Outbound, Retry};
 
 #[derive(Debug, Args)]

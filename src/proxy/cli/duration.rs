@@ -14,13 +14,11 @@ const UNITS: [(&str, u64); 8] = [
     ("h", 3_600 * 1_000_000_000),
 ];
 
-/// Parses a duration: numbers with units, one after another, or `0`.
+/// Parses a duration: numbers with units, one after another, or `0`. Less than that is 0, too, as in the original.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
     let invalid = || format!("{text:?} is no duration; write it like 10ms, 1.5s, 2m or 0");
-    if text.starts_with('-') {
-        return Err(format!("{text:?} is negative"));
-    }
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let is_negative = text.starts_with('-');
+    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
     if rest == "0" {
         return Ok(Duration::ZERO);
     }
@@ -42,7 +40,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     if nanos > i64::MAX as f64 {
         return Err(format!("{text:?} is too long"));
     }
-    Ok(Duration::from_nanos(nanos as u64))
+    Ok(if is_negative { Duration::ZERO } else { Duration::from_nanos(nanos as u64) })
 }
 
 #[cfg(test)]
@@ -64,11 +62,14 @@ mod tests {
         ok("2m", 120_000_000_000);
         ok("1m30s", 90_000_000_000);
         ok("1h0.5m", 3_630_000_000_000);
+        ok("-1s", 0);
     }
 
     #[test]
     fn not_durations() {
-        for text in ["", "10", "ms", "1 s", "-1s", "1.2.3s", "1d", "s1", "1sms", ".s", "+", "999999999h"] {
+        for text in
+            ["", "10", "ms", "1 s", "-1", "--1s", "1.5h-1s", "1.2.3s", "1d", "s1", "1sms", ".s", "+", "999999999h"]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
     }

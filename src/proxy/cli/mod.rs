@@ -4,51 +4,58 @@ mod args;
 mod args_access;
 mod args_tls;
 mod balancing;
+mod check;
 mod duration;
+mod file;
+mod layers;
+mod number;
 mod seeing;
 mod spelling;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use smol::Executor;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::process::Log;
-use args::{Cli, Command};
+use args::{Cli, Command, DemoArgs};
+use layers::{Layers, Options, Problem};
 
-use super::{Proxy, ProxyConfig, check, demo, process};
+use super::check::problems;
+use super::{Proxy, ProxyConfig, demo, process};
 
-/// Something on the command line cannot be done.
+/// Something that was configured cannot be done.
 const USAGE: u8 = 2;
 
 /// Runs the program with `args`, the name of the program first.
 ///
-/// The exit code is 0 after an orderly end, 1 if it could not start or something went wrong, 2 for a bad command line.
+/// The exit code is 0 after an orderly end, 1 if it could not start or something went wrong, 2 for a bad command line,
+/// variable or configuration file.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<_> = args.into_iter().collect();
     let is_bare = args.len() < 2;
-    let Parsed { command, config, threads, log } = match parse(args) {
+    let Parsed { task, config, threads, log, layers } = match parse(args, &variables()) {
         Ok(parsed) => parsed,
-        Err(Stop::Clap(error)) if error.use_stderr() => {
-            eprintln!("httptp: {}", in_one_line(&error));
-            return ExitCode::from(USAGE);
-        }
         Err(Stop::Clap(error)) => {
-            // Where help and complaints cannot be written, the exit code still tells.
+            // Where help cannot be written, the exit code still tells.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
-        Err(Stop::Line(line)) => {
-            eprintln!("httptp: {line}");
+        Err(Stop::Problems(problems)) => {
+            for problem in problems {
+                eprintln!("httptp: {problem}");
+            }
             return ExitCode::from(USAGE);
         }
     };
-    let result = match command {
-        Some(Command::Demo(args)) => demo::main(args.into()),
-        None => serve(config, threads, log, is_bare),
+    let result = match task {
+        Task::Demo(args) => demo::main(args.into()),
+        Task::Check { resolve } => return check::main(&config, &layers, resolve),
+        Task::Serve => serve(config, threads, log, is_bare && layers.settings.is_empty(), layers),
     };
     result.unwrap_or_else(|line| {
         eprintln!("httptp: {line}");
@@ -56,49 +63,89 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// What clap complains of, and what it advises, without the usage, which `--help` tells better.
-fn in_one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let mut parts: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
-    parts.retain(|line| !line.is_empty() && !line.starts_with("For more information"));
-    let line = parts.join("; ");
-    format!("{} (see httptp --help)", line.trim_start_matches("error: "))
+/// The environment.
+fn variables() -> Vec<(String, String)> {
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
 /// Why there is nothing to run.
 #[derive(Debug)]
 enum Stop {
-    /// Help, the version, or clap's complaint.
+    /// Help or the version.
     Clap(clap::Error),
-    /// One line.
-    Line(String),
+    /// All that is wrong.
+    Problems(Vec<Problem>),
 }
 
-/// What the command line says.
+/// What is to be done.
+#[derive(Debug)]
+enum Task {
+    Serve,
+    Demo(DemoArgs),
+    Check { resolve: bool },
+}
+
+/// What the command line, the environment and the file say.
 #[derive(Debug)]
 struct Parsed {
-    command: Option<Command>,
+    task: Task,
     config: ProxyConfig,
     threads: Option<usize>,
     log: Log,
+    layers: Layers,
 }
 
-fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Stop> {
+fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)]) -> Result<Parsed, Stop> {
     let mut args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned());
     let program = args.next().unwrap_or_else(|| "httptp".to_owned());
-    let normal = spelling::normalise(args);
-    let cli = Cli::try_parse_from([program].into_iter().chain(normal)).map_err(Stop::Clap)?;
-    let (threads, log) = (cli.proxy.threads, cli.proxy.log());
-    let config = cli.proxy.config().map_err(Stop::Line)?;
-    check(&config).map_err(|error| Stop::Line(error.to_string()))?;
-    Ok(Parsed { command: cli.command, config, threads, log })
+    let options = Options::new();
+    let normal = spelling::normalise(args, |name| options.takes_value(name));
+    let mut layers = Layers::gather(normal, variables, &options);
+    let parsed = Cli::try_parse_from([&program].into_iter().chain(&layers.args));
+    let cli = match parsed {
+        Err(error) if !error.use_stderr() => return Err(Stop::Clap(error)),
+        Err(error) => {
+            // It names the first problem only, and those are known already.
+            if layers.problems.is_empty() {
+                layers.note_error(&error);
+            }
+            return Err(Stop::Problems(layers.problems));
+        }
+        Ok(_) if !layers.problems.is_empty() => return Err(Stop::Problems(layers.problems)),
+        Ok(cli) => cli,
+    };
+    let (task, proxy) = match cli.command {
+        None => (Task::Serve, cli.proxy),
+        Some(Command::Demo(args)) => (Task::Demo(args), cli.proxy),
+        Some(Command::Check(args)) => (Task::Check { resolve: args.resolve }, args.proxy),
+    };
+    let (threads, log) = (proxy.threads, proxy.log());
+    let located = |text: String| layers.locate(text);
+    let config = proxy.config().map_err(|text| Stop::Problems(vec![located(text)]))?;
+    let found: Vec<_> = problems(&config).iter().map(|error| located(error.to_string())).collect();
+    // A check goes on, to what is wrong with files.
+    if !found.is_empty() && !matches!(task, Task::Check { .. }) {
+        return Err(Stop::Problems(found));
+    }
+    Ok(Parsed { task, config, threads, log, layers })
 }
 
-fn serve(config: ProxyConfig, threads: Option<usize>, log: Log, is_bare: bool) -> Result<ExitCode, String> {
+fn serve(
+    config: ProxyConfig,
+    threads: Option<usize>,
+    log: Log,
+    is_bare: bool,
+    layers: Layers,
+) -> Result<ExitCode, String> {
     process::log_to_stderr(log);
     if is_bare {
         info!("no flags given: this is a near proxy with the defaults; --help tells more, and `httptp demo` shows it");
     }
+    for note in &layers.notes {
+        warn!("{note}");
+    }
+    let file = layers.file.map(ConfigFile::read);
     let signal = process::until_signal()?;
     let hangups = process::Hangups::catch()?;
     let executor = Arc::new(Executor::new());
@@ -111,6 +158,9 @@ fn serve(config: ProxyConfig, threads: Option<usize>, log: Log, is_bare: bool) -
                 loop {
                     hangups.next().await;
                     reloader.reload();
+                    if let Some(file) = &file {
+                        file.tell_if_changed();
+                    }
                 }
             };
             executor.spawn(reload).detach();
@@ -124,6 +174,29 @@ fn serve(config: ProxyConfig, threads: Option<usize>, log: Log, is_bare: bool) -
     process::run(&executor, threads, main)??;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The file with options, as it was at the start.
+struct ConfigFile {
+    path: PathBuf,
+    text: Option<Vec<u8>>,
+}
+
+impl ConfigFile {
+    fn read(path: PathBuf) -> Self {
+        info!("options are read from {}", path.display());
+        Self { text: std::fs::read(&path).ok(), path }
+    }
+
+    /// Options count from the start to the end of the process.
+    fn tell_if_changed(&self) {
+        if std::fs::read(&self.path).ok() != self.text {
+            warn!(
+                "{} has changed, which counts after a restart: SIGHUP has the files read again that options name",
+                self.path.display()
+            );
+        }
+    }
 }
 
 #[cfg(test)]

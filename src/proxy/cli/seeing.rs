@@ -17,7 +17,7 @@ pub(super) struct SeeingArgs {
     /// localhost:8040, unless it is busy]
     #[arg(long, value_name = "HOST:PORT")]
     expvar_addr: Option<String>,
-    /// Log one line for each request: method, target, status, bytes, milliseconds, upstream and trace
+    /// Log one line for each request: sender, method, target, status, bytes, milliseconds, upstream, trace and X-Request-Id
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool)]
     access_log: bool,

@@ -3,6 +3,8 @@
 //! Go takes `-inType http`, `-inType=http` and the same with two dashes. Flags that are on or off take their value only
 //! after `=`. Everything is brought into this program's own spelling before clap sees it.
 
+use std::iter::Peekable;
+
 /// The original's flags that take a value.
 const WITH_VALUE: [(&str, &str); 22] = [
     ("in", "in"),
@@ -33,9 +35,15 @@ const WITH_VALUE: [(&str, &str); 22] = [
 const SWITCHES: [(&str, &str); 3] =
     [("inGetOnly", "in-get-only"), ("reusePort", "reuse-port"), ("logAllErrors", "log-all-errors")];
 
-/// The command line (without the program's name) in this program's own spelling.
-pub(super) fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut args = args.into_iter();
+/// The flag that the original calls so.
+pub(super) fn own(go: &str) -> Option<&'static str> {
+    WITH_VALUE.iter().chain(&SWITCHES).find(|(name, _)| *name == go).map(|(_, own)| *own)
+}
+
+/// The command line (without the program's name) in this program's own spelling, with `=` between an option and its value
+/// wherever it `takes_value`.
+pub(super) fn normalise(args: impl IntoIterator<Item = String>, takes_value: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut args = args.into_iter().peekable();
     let mut normal = Vec::new();
     while let Some(arg) = args.next() {
         if arg == "--" {
@@ -45,7 +53,7 @@ pub(super) fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
         }
         normal.push(match Flag::split(&arg) {
             None => arg,
-            Some(flag) => flag.respell(&mut args),
+            Some(flag) => flag.respell(&mut args, &takes_value),
         });
     }
     normal
@@ -70,8 +78,13 @@ impl<'a> Flag<'a> {
         Some(Self { dashes: arg.len() - bare.len(), name, value })
     }
 
-    /// `rest` gives the value if it stands apart: Go takes whatever comes next, also what starts with a dash.
-    fn respell(&self, rest: &mut impl Iterator<Item = String>) -> String {
+    /// `rest` gives the value if it stands apart: Go takes whatever comes next, also what starts with a dash. For the
+    /// options that the original does not have, what looks like another option is none.
+    fn respell(
+        &self,
+        rest: &mut Peekable<impl Iterator<Item = String>>,
+        takes_value: &impl Fn(&str) -> bool,
+    ) -> String {
         let known = |table: &[(&'static str, &'static str)]| {
             table.iter().find(|(go, own)| *go == self.name || *own == self.name).map(|(_, own)| *own)
         };
@@ -87,6 +100,12 @@ impl<'a> Flag<'a> {
             None if self.name.len() > 1 => kebab(self.name),
             None => self.name.to_owned(),
         };
+        if self.value.is_none()
+            && takes_value(&name)
+            && let Some(value) = rest.next_if(|next| Flag::split(next).is_none())
+        {
+            return format!("--{name}={value}");
+        }
         let dashes = if name.len() > 1 { "--" } else { &"--"[..self.dashes] };
         match self.value {
             Some(value) => format!("{dashes}{name}={value}"),
@@ -96,7 +115,7 @@ impl<'a> Flag<'a> {
 }
 
 /// `inTypo` as `in-typo`, so that clap finds what was meant.
-fn kebab(name: &str) -> String {
+pub(super) fn kebab(name: &str) -> String {
     let mut kebab = String::with_capacity(name.len() + 4);
     let mut was_lower = false;
     for c in name.chars() {
@@ -114,7 +133,7 @@ mod tests {
     use super::*;
 
     fn normal(line: &str) -> String {
-        normalise(line.split_whitespace().map(str::to_owned)).join(" ")
+        normalise(line.split_whitespace().map(str::to_owned), |name| name == "threads").join(" ")
     }
 
     #[test]
@@ -142,7 +161,7 @@ mod tests {
     #[test]
     fn values_may_look_like_flags_and_may_be_empty() {
         assert_eq!(normal("-clientIPHeader -x -in=:1"), "--client-ip-header=-x --in=:1");
-        assert_eq!(normalise(["-inAllowIP".to_owned(), String::new()]), ["--in-allow-ip="]);
+        assert_eq!(normalise(["-inAllowIP".to_owned(), String::new()], |_| false), ["--in-allow-ip="]);
         assert_eq!(normal("-in"), "--in");
     }
 
@@ -154,5 +173,12 @@ mod tests {
         assert_eq!(normal("-inTypo=x"), "--in-typo=x");
         assert_eq!(normal("demo --seconds 3 --json"), "demo --seconds 3 --json");
         assert_eq!(normal("-- -in"), "-- -in");
+    }
+
+    #[test]
+    fn values_of_other_options_are_joined_to_them() {
+        assert_eq!(normal("--threads 2 --other 3"), "--threads=2 --other 3");
+        assert_eq!(normal("-threads=2"), "--threads=2");
+        assert_eq!(normal("--threads --in :80"), "--threads --in=:80");
     }
 }

@@ -1,7 +1,7 @@
 //! TLS to where requests go.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier, verify_server_name};
@@ -12,41 +12,67 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 
 use super::{OutboundTls, files, provider};
 
-/// TLS to where requests go, the same for all addresses.
+/// TLS to where requests go, the same for all addresses. Its files can be read again.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientTls {
     /// Stands for the host of the address.
     pub(crate) server_name: Option<String>,
-    pub(crate) config: Arc<ClientConfig>,
+    files: Arc<OutboundTls>,
+    protocols: Arc<[Vec<u8>]>,
+    current: Arc<RwLock<Arc<ClientConfig>>>,
 }
 
 impl ClientTls {
     /// Reads all files. `protocols` is what can be spoken inside (ALPN).
     pub(crate) fn load(files: &OutboundTls, protocols: &[&[u8]]) -> Result<Self, String> {
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
-        let builder = if files.insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous(provider())))
-        } else {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(files)?))
-        };
-        let mut config = match (&files.cert, &files.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(cert), Some(key)) => {
-                let key = files::certified_key((cert, "--out-tls-cert"), (key, "--out-tls-key"))?;
-                builder.with_client_cert_resolver(Arc::new(Own(Arc::new(key))))
-            }
-            _ => return Err("--out-tls-cert and --out-tls-key go together: give both, or neither".to_owned()),
-        };
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        config.resumption = Resumption::in_memory_sessions(1024);
         if let Some(name) = &files.server_name {
             ServerName::try_from(name.as_str())
                 .map_err(|_| format!("--out-tls-server-name {name:?} is neither a name nor an IP address"))?;
         }
-        Ok(Self { server_name: files.server_name.clone(), config: Arc::new(config) })
+        let protocols: Arc<[Vec<u8>]> = protocols.iter().map(|name| name.to_vec()).collect();
+        let current = Arc::new(RwLock::new(build(files, &protocols)?));
+        Ok(Self { server_name: files.server_name.clone(), files: Arc::new(files.clone()), protocols, current })
     }
+
+    /// What counts for a new connection.
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there are files to read again.
+    pub(crate) fn has_files(&self) -> bool {
+        self.files.ca.is_some() || self.files.cert.is_some()
+    }
+
+    /// Reads all files again, for connections to come. If anything is wrong with them, what was there stays.
+    pub(crate) fn reload(&self) -> Result<(), String> {
+        // Sessions go, too: a server that is resumed is not asked for its certificate again.
+        let fresh = build(&self.files, &self.protocols)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+}
+
+fn build(files: &OutboundTls, protocols: &[Vec<u8>]) -> Result<Arc<ClientConfig>, String> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = if files.insecure {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous(provider())))
+    } else {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(files)?))
+    };
+    let mut config = match (&files.cert, &files.key) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(cert), Some(key)) => {
+            let key = files::certified_key((cert, "--out-tls-cert"), (key, "--out-tls-key"))?;
+            builder.with_client_cert_resolver(Arc::new(Own(Arc::new(key))))
+        }
+        _ => return Err("--out-tls-cert and --out-tls-key go together: give both, or neither".to_owned()),
+    };
+    config.alpn_protocols = protocols.to_vec();
+    config.resumption = Resumption::in_memory_sessions(1024);
+    Ok(Arc::new(config))
 }
 
 /// Believes certificates by authorities; and those that are listed beside the authorities themselves.

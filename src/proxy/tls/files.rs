@@ -1,14 +1,20 @@
 //! Certificates and keys from PEM files, with errors that tell which file and which flag.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
+use x509_parser::parse_x509_certificate;
 
 use super::provider;
+
+/// Who has so few days left should see to a new certificate.
+const SOON_DAYS: i64 = 7;
 
 /// The certificates of a PEM file, at least one.
 pub(super) fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -22,6 +28,22 @@ pub(super) fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer
         ));
     }
     Ok(certificates)
+}
+
+/// What is odd about how long the first certificate of a file is good, as of `now`.
+pub(crate) fn validity_note(path: &Path, flag: &str, now: SystemTime) -> Option<String> {
+    let chain = certificates(path, flag).ok()?;
+    let (_, parsed) = parse_x509_certificate(chain.first()?).ok()?;
+    let now = i64::try_from(now.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
+    let (begin, end) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+    let days = (end - now) / (24 * 60 * 60);
+    let what = match () {
+        () if now < begin => "is not good yet".to_owned(),
+        () if end < now => "has expired".to_owned(),
+        () if days < SOON_DAYS => format!("expires in {days} days"),
+        () => return None,
+    };
+    Some(format!("{flag} {}: the certificate {what}", path.display()))
 }
 
 /// The private key of a PEM file.
@@ -61,6 +83,18 @@ pub(super) fn authorities(path: &Path, flag: &str) -> Result<Arc<RootCertStore>,
             .map_err(|error| format!("{flag} {}: a certificate cannot be used: {error}", path.display()))?;
     }
     Ok(Arc::new(roots))
+}
+
+/// The secrets in a file, one a line, at least one.
+pub(super) fn secrets(path: &Path, flag: &str) -> Result<Vec<String>, String> {
+    let shown = path.display();
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("cannot read the secrets in {shown} ({flag}): {error}"))?;
+    let secrets: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if secrets.is_empty() {
+        return Err(format!("{flag} {shown}: there is no secret in this file; write one a line"));
+    }
+    Ok(secrets)
 }
 
 fn unreadable(path: &Path, flag: &str, what: &str, error: &pem::Error) -> String {

@@ -13,7 +13,8 @@ use rustls::crypto::CryptoProvider;
 
 use super::acme::Autocert;
 pub(crate) use client::ClientTls;
-pub(crate) use server::{ServerTls, is_for_host};
+pub(crate) use files::validity_note;
+pub(crate) use server::{ServerTls, is_for_host, problems as server_problems};
 
 /// TLS of a listener.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -29,8 +30,17 @@ pub struct InboundTls {
     /// Secrets of any length: instances that share the first one resume each other's sessions. Those after it only open
     /// what they have sealed before, so that the secret can change. Default: one of its own, made at random.
     pub ticket_secrets: Vec<String>,
+    /// A file with such secrets in place of them, one a line. Default none.
+    pub ticket_secrets_file: Option<PathBuf>,
     /// HTTPS: the authority that makes certificates, if none are given.
     pub autocert: Autocert,
+}
+
+impl InboundTls {
+    /// Whether no certificate is given, nor the key of one.
+    pub(crate) fn is_without_certificates(&self) -> bool {
+        self.certs.is_empty() && self.keys.is_empty()
+    }
 }
 
 impl fmt::Debug for InboundTls {
@@ -39,6 +49,7 @@ impl fmt::Debug for InboundTls {
             .field("certs", &self.certs)
             .field("keys", &self.keys)
             .field("client_ca", &self.client_ca)
+            .field("ticket_secrets_file", &self.ticket_secrets_file)
             .field("autocert", &self.autocert)
             .finish_non_exhaustive()
     }

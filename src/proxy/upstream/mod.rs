@@ -33,6 +33,7 @@ use super::error::{Delivered, UpstreamError};
 use super::fields;
 use super::metrics::IoCounters;
 use super::time_left;
+use super::tls::ClientTls;
 use crate::proto::Stats;
 use balance::{Balancer, Change, MemberId, Outcome, Pick, Policy};
 use budget::Budget;
@@ -52,6 +53,8 @@ pub(crate) struct Upstreams {
     gone: Arc<Mutex<Stats>>,
     /// What follows names and checks health; it ends with the proxy.
     tasks: Mutex<Vec<Task<()>>>,
+    /// TLS to them, if it is spoken.
+    pub(super) tls: Option<ClientTls>,
 }
 
 struct Shared {
@@ -107,6 +110,7 @@ impl Upstreams {
             retries: AtomicU64::new(0),
             gone: Arc::default(),
             tasks: Mutex::default(),
+            tls: dialing.tls().cloned(),
         });
         for addr in config.outbound.addrs() {
             follow::start(&upstreams, addr, dialing.to(addr)?, &resolver).await;

@@ -1,0 +1,363 @@
+//! Where the values of options come from: the command line, else the environment, else a file, else the default.
+//!
+//! What options there are, and what they take, is read off clap's own description of the command line: the long name of an
+//! option is its key in a file, and with `HTTPTP_` before it, in capitals and with `_` for `-`, its variable. So a new
+//! option needs no second listing. The values themselves are judged by clap, wherever they are from: those of the
+//! environment and of the file become arguments before those of the command line, which win.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::builder::ArgAction;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
+
+use super::args::Cli;
+use super::file;
+use super::spelling;
+
+/// What all variables begin with.
+const PREFIX: &str = "HTTPTP_";
+/// The option that names the file. A file cannot name another.
+pub(super) const CONFIG: &str = "config";
+
+/// An option of the proxy.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// Without dashes.
+    pub(super) name: String,
+    pub(super) takes: Takes,
+    /// What it is if nobody says, if that can be written down.
+    pub(super) default: Option<String>,
+    /// The values that there are, if they are listed.
+    pub(super) values: Vec<String>,
+    pub(super) heading: Option<String>,
+}
+
+/// What an option takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Nothing, or `true` or `false`: it is on or off.
+    Switch,
+    /// Nothing: it is on or off.
+    Flag,
+    /// A value.
+    One,
+    /// Values with commas between.
+    List,
+    /// Values, each with the name of the option before it.
+    Repeated,
+}
+
+/// The options of the proxy.
+#[derive(Clone, Debug)]
+pub(super) struct Options(Vec<Known>);
+
+impl Options {
+    pub(super) fn new() -> Self {
+        let command = Cli::command();
+        let known = command.get_arguments().filter_map(|arg| {
+            let takes = match arg.get_action() {
+                ArgAction::Append => Takes::Repeated,
+                ArgAction::Set if arg.get_num_args().is_some_and(|n| n.min_values() == 0) => Takes::Switch,
+                // As in `ADDR,...`.
+                ArgAction::Set if arg.get_value_names().is_some_and(|names| names[0].ends_with(",...")) => Takes::List,
+                ArgAction::Set => Takes::One,
+                ArgAction::SetTrue => Takes::Flag,
+                _ => return None,
+            };
+            let default = arg.get_default_values().first().map(|value| value.to_string_lossy().into_owned());
+            let is_switch = matches!(takes, Takes::Switch | Takes::Flag);
+            let values = if is_switch { Vec::new() } else { arg.get_possible_values() };
+            Some(Known {
+                name: arg.get_long()?.to_owned(),
+                takes,
+                default: default.or_else(|| is_switch.then(|| "false".to_owned())),
+                values: values.iter().map(|value| value.get_name().to_owned()).collect(),
+                heading: arg.get_help_heading().map(str::to_owned),
+            })
+        });
+        Self(known.collect())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
+        self.0.iter()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Known> {
+        self.0.iter().find(|known| known.name == name)
+    }
+
+    /// Whether an option of this name has to have a value.
+    pub(super) fn takes_value(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|known| !matches!(known.takes, Takes::Switch | Takes::Flag))
+    }
+
+    /// The one that somebody may have meant, in their way to write it.
+    pub(super) fn resembling(&self, name: &str) -> Option<String> {
+        let spelled = spelling::kebab(&name.to_ascii_lowercase().replace(['_', '.', ' '], "-"));
+        if self.find(&spelled).is_some() {
+            return Some(spelled);
+        }
+        let original = spelling::own(name).filter(|own| self.find(own).is_some());
+        if let Some(own) = original {
+            return Some(own.to_owned());
+        }
+        let kebab = spelling::kebab(name);
+        if self.find(&kebab).is_some() {
+            return Some(kebab);
+        }
+        let error = Cli::try_parse_from(["httptp".to_owned(), format!("--{spelled}=")]).err()?;
+        match error.get(ContextKind::SuggestedArg)? {
+            ContextValue::String(arg) => arg.strip_prefix("--").map(str::to_owned),
+            _ => None,
+        }
+    }
+}
+
+/// Where a value is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    CommandLine,
+    /// A variable of this name.
+    Variable(String),
+    File(PathBuf, Line),
+}
+
+/// A line of a file, from 1.
+pub(super) type Line = usize;
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandLine => f.write_str("command line"),
+            Self::Variable(name) => f.write_str(name),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+        }
+    }
+}
+
+/// An option and what somebody wants it to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    pub(super) name: String,
+    /// As on the command line.
+    pub(super) value: String,
+    pub(super) origin: Origin,
+}
+
+impl Setting {
+    fn to_arg(&self, options: &Options) -> Option<String> {
+        let Self { name, value, .. } = self;
+        match options.find(name).map(|known| known.takes) {
+            Some(Takes::Flag) => (value == "true").then(|| format!("--{name}")),
+            _ => Some(format!("--{name}={value}")),
+        }
+    }
+
+    /// What is wrong with the value, if anything, whatever the others are.
+    pub(super) fn problem(&self, options: &Options) -> Option<Problem> {
+        let Self { name, value, origin } = self;
+        let problem = |text| Some(Problem { origin: origin.clone(), text });
+        if options.find(name).is_some_and(|known| known.takes == Takes::Flag) && !matches!(&**value, "true" | "false") {
+            return problem(format!("invalid value {value:?} for --{name}: write true or false"));
+        }
+        let error = Cli::try_parse_from(["httptp".to_owned(), self.to_arg(options)?]).err()?;
+        // What else has to be there is for the whole to tell.
+        let is_of_the_whole = matches!(error.kind(), ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict);
+        if is_of_the_whole { None } else { problem(in_one_line(&error)) }
+    }
+}
+
+/// Something that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) origin: Origin,
+    pub(super) text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::CommandLine => f.write_str(&self.text),
+            origin => write!(f, "{origin}: {}", self.text),
+        }
+    }
+}
+
+/// What was said, by whom.
+#[derive(Debug, Default)]
+pub(super) struct Layers {
+    /// The file, if there is one.
+    pub(super) file: Option<PathBuf>,
+    /// What counts, by the names of options.
+    pub(super) settings: HashMap<String, Setting>,
+    /// The whole command line, with what is from elsewhere in its place, without the name of the program.
+    pub(super) args: Vec<String>,
+    pub(super) problems: Vec<Problem>,
+    /// What is strange and does no harm.
+    pub(super) notes: Vec<String>,
+}
+
+impl Layers {
+    /// Adds to a command line, in this program's own spelling, what variables and the file say. Each value is judged, and
+    /// each problem kept.
+    pub(super) fn gather(args: Vec<String>, variables: &[(String, String)], options: &Options) -> Self {
+        let Some(place) = place_for_options(&args) else { return Self { args, ..Self::default() } };
+        let mut layers = Self::default();
+        let spoken: Vec<Setting> = args[place..].iter().filter_map(|arg| spoken(arg, options)).collect();
+        let environment = layers.read_variables(variables, options);
+        let path = spoken.iter().rev().chain(&environment).find(|setting| setting.name == CONFIG);
+        layers.file = path.map(|setting| PathBuf::from(&setting.value)).filter(|path| !path.as_os_str().is_empty());
+        let filed = match &layers.file {
+            None => Vec::new(),
+            Some(path) => {
+                let (settings, problems) = file::read(path, options);
+                let origin = path_origin(&spoken, &environment);
+                layers.problems.extend(problems.into_iter().map(|problem| problem.unless_unread(&origin)));
+                settings
+            }
+        };
+        layers
+            .problems
+            .extend(spoken.iter().chain(&environment).chain(&filed).filter_map(|setting| setting.problem(options)));
+        layers.problems.extend(args[place..].iter().filter_map(|arg| unknown(arg, options)));
+        layers.args.extend_from_slice(&args[..place]);
+        let is_said = |name: &str, by: &[Setting]| by.iter().any(|setting| setting.name == name);
+        let filed_alone = filed.iter().filter(|setting| !is_said(&setting.name, &environment));
+        let below = filed_alone.chain(&environment).filter(|setting| !is_said(&setting.name, &spoken));
+        layers.args.extend(below.filter_map(|setting| setting.to_arg(options)));
+        layers.args.extend_from_slice(&args[place..]);
+        for setting in filed.into_iter().chain(environment).chain(spoken) {
+            layers.settings.insert(setting.name.clone(), setting);
+        }
+        layers
+    }
+
+    fn read_variables(&mut self, variables: &[(String, String)], options: &Options) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        for (variable, value) in variables {
+            let Some(rest) = variable.strip_prefix(PREFIX) else { continue };
+            let name = rest.to_ascii_lowercase().replace('_', "-");
+            if options.find(&name).is_some() {
+                let origin = Origin::Variable(variable.clone());
+                settings.push(Setting { name, value: value.clone(), origin });
+            } else if !is_of_a_service(rest) {
+                let meant = options.resembling(&name).map(|name| format!("; did you mean {}?", variable_of(&name)));
+                self.notes
+                    .push(format!("{variable}: there is no option for this variable{}", meant.unwrap_or_default()));
+            }
+        }
+        settings.sort_by(|a, b| a.name.cmp(&b.name));
+        settings
+    }
+
+    /// What clap says of the whole, once nothing is wrong with its parts.
+    pub(super) fn note_error(&mut self, error: &clap::Error) {
+        let text = in_one_line(error);
+        let problem = self.locate(text);
+        self.problems.push(problem);
+    }
+
+    /// Says of a problem that names options where those are from.
+    pub(super) fn locate(&self, text: String) -> Problem {
+        let named = text.split("--").skip(1).map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-');
+            &rest[..end.unwrap_or(rest.len())]
+        });
+        let mut said: Vec<&Setting> = named.filter_map(|name| self.settings.get(name)).collect();
+        said.retain(|setting| setting.origin != Origin::CommandLine);
+        let mut distinct: Vec<&Setting> = Vec::new();
+        for setting in said {
+            if !distinct.contains(&setting) {
+                distinct.push(setting);
+            }
+        }
+        let Some((first, others)) = distinct.split_first() else {
+            return Problem { origin: Origin::CommandLine, text };
+        };
+        let others: Vec<String> = others.iter().map(|other| format!("--{}: {}", other.name, other.origin)).collect();
+        let more = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
+        Problem { origin: first.origin.clone(), text: format!("{text}{more}") }
+    }
+}
+
+impl Problem {
+    /// A file that cannot be read at all is the fault of who named it.
+    fn unless_unread(self, named: &Origin) -> Self {
+        match self.origin {
+            Origin::File(_, 0) => Self { origin: named.clone(), text: self.text },
+            _ => self,
+        }
+    }
+}
+
+fn path_origin(spoken: &[Setting], environment: &[Setting]) -> Origin {
+    let named = spoken.iter().rev().chain(environment).find(|setting| setting.name == CONFIG);
+    named.map_or(Origin::CommandLine, |setting| setting.origin.clone())
+}
+
+/// The variable of an option.
+pub(super) fn variable_of(name: &str) -> String {
+    format!("{PREFIX}{}", name.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Kubernetes gives every program variables about each service there is, which may be called `httptp` or `httptp-far`.
+fn is_of_a_service(rest: &str) -> bool {
+    let marks = ["SERVICE_HOST", "SERVICE_PORT", "PORT"];
+    let part = |mark: &str| rest == mark || rest.ends_with(&format!("_{mark}")) || rest.contains(&format!("{mark}_"));
+    marks.into_iter().any(part)
+}
+
+/// Where on the command line the options of the proxy stand: after the name of a command that takes them. None for those
+/// that do not, and if only help is wanted.
+fn place_for_options(args: &[String]) -> Option<usize> {
+    let wants_help = |arg: &String| matches!(arg.as_str(), "-h" | "--help" | "-V" | "--version");
+    if args.iter().any(wants_help) {
+        return None;
+    }
+    match args.first().filter(|first| !first.starts_with('-')) {
+        None => Some(0),
+        Some(command) => {
+            let takes_them =
+                |command: &clap::Command| command.get_arguments().any(|arg| arg.get_long() == Some(CONFIG));
+            Cli::command().find_subcommand(command).is_some_and(takes_them).then_some(1)
+        }
+    }
+}
+
+/// An argument of the command line that gives an option a value.
+fn spoken(arg: &str, options: &Options) -> Option<Setting> {
+    let (name, value) = split(arg)?;
+    let known = options.find(name)?;
+    let value = value.or_else(|| matches!(known.takes, Takes::Switch | Takes::Flag).then_some("true"))?;
+    Some(Setting { name: name.to_owned(), value: value.to_owned(), origin: Origin::CommandLine })
+}
+
+/// An argument that looks like an option and is none.
+fn unknown(arg: &str, options: &Options) -> Option<Problem> {
+    let (name, _) = split(arg)?;
+    if name.is_empty() || options.find(name).is_some() {
+        return None;
+    }
+    let command = [vec!["httptp".to_owned(), arg.to_owned()], vec!["httptp".into(), "check".into(), arg.to_owned()]];
+    let mut errors = command.into_iter().filter_map(|args| Cli::try_parse_from(args).err());
+    let error = errors.next()?;
+    errors.next()?;
+    Some(Problem { origin: Origin::CommandLine, text: in_one_line(&error) })
+}
+
+fn split(arg: &str) -> Option<(&str, Option<&str>)> {
+    let bare = arg.strip_prefix("--")?;
+    Some(bare.split_once('=').map_or((bare, None), |(name, value)| (name, Some(value))))
+}
+
+/// What clap complains of, and what it advises, without the usage, which `--help` tells better.
+pub(super) fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let mut parts: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
+    parts.retain(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let line = parts.join("; ");
+    format!("{} (see httptp --help)", line.trim_start_matches("error: "))
+}
