@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::access::Forwarded;
 use super::fields;
+use super::recompress::Recompress;
 use super::tls::{InboundTls, OutboundTls};
 use super::upstream::{HealthCheck, resolve};
 use crate::driver::{ClientOptions, ServerOptions};
@@ -35,6 +36,9 @@ pub struct ProxyConfig {
     pub concurrency: usize,
     /// Log each request that fails as a warning, not only the first of a row. Default off.
     pub log_all_errors: bool,
+    /// Compressed bodies go decoded over the link and are restored behind it (R-proxy-recompress), where the proxy at the
+    /// other end does the same. Default off.
+    pub recompress: Recompress,
     /// What it shows of itself.
     pub seeing: Seeing,
 }
@@ -46,6 +50,7 @@ impl Default for ProxyConfig {
             outbound: Outbound::default(),
             concurrency: 100_000,
             log_all_errors: false,
+            recompress: Recompress::Off,
             seeing: Seeing::default(),
         }
     }

@@ -87,14 +87,20 @@ impl Dialer {
         }
     }
 
-    /// A client that speaks teleport. Its links agree on TLS in their hellos.
-    pub(crate) fn client(&self, executor: Arc<Executor<'static>>, options: ClientOptions) -> Client {
+    /// A client that speaks teleport. Its links agree on TLS in their hellos. `on_dial` is told of each before it begins.
+    pub(crate) fn client(
+        &self,
+        executor: Arc<Executor<'static>>,
+        options: ClientOptions,
+        on_dial: impl Fn() + Send + Sync + 'static,
+    ) -> Client {
         let options = match &self.tls {
             None => options,
             Some((config, name)) => options.tls(TlsClient::with_name(config.clone(), name.clone())),
         };
         let dialer = self.clone();
         let dial = move || {
+            on_dial();
             let dialer = dialer.clone();
             async move { dialer.socket().await }
         };

@@ -36,6 +36,7 @@ mod listen;
 mod metrics;
 mod process;
 mod proxy_header;
+mod recompress;
 mod stranger;
 mod stream;
 mod time_left;
@@ -63,6 +64,7 @@ pub use access::Forwarded;
 pub use acme::Autocert;
 pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
 pub use listen::ListenAddr;
+pub use recompress::{Recompress, RecompressStats};
 pub use tls::{InboundTls, OutboundTls};
 pub use upstream::HealthCheck;
 
@@ -325,6 +327,7 @@ impl StatsReader {
             in_flight: self.handler.in_flight(),
             in_links: self.server.as_ref().map(Server::stats),
             out_links: self.handler.upstreams().link_stats(),
+            recompress: self.handler.upstreams().recompressor().map(|recompressor| recompressor.stats()),
         }
     }
 
@@ -399,6 +402,8 @@ pub struct ProxyStats {
     pub in_links: Option<Stats>,
     /// What the links that requests go out by have carried, if they go by links.
     pub out_links: Option<Stats>,
+    /// What became of compressed bodies, if they are recompressed.
+    pub recompress: Option<RecompressStats>,
 }
 
 /// Why a proxy did not start.
@@ -504,6 +509,11 @@ fn check(config: &ProxyConfig) -> Result<(), StartError> {
     if out.tls != OutboundTls::default() && !out.kind.is_tls() {
         return Err(StartError::Contradiction(
             "--out-tls-... take TLS: use --out-type https or teleports, or leave them out",
+        ));
+    }
+    if config.recompress != Recompress::Off && inbound.kind.is_link() == out.kind.is_link() {
+        return Err(StartError::Contradiction(
+            "--recompress is for a proxy with a link on one side and HTTP on the other, which this one is not: leave it out here",
         ));
     }
     let listens_on = "the address to listen on (--in)";

@@ -12,7 +12,7 @@ use super::duration;
 use super::seeing::SeeingArgs;
 use crate::proto::Compression;
 use crate::proxy::process::Log;
-use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
+use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, Recompress, demo};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -140,6 +140,12 @@ pub(super) struct ProxyArgs {
     out_conns_per_addr: usize,
     #[command(flatten)]
     balancing: BalancingArgs,
+
+    /// Decode bodies that come compressed (gzip, deflate, br, zstd) for the link, and restore them behind it, if the proxy
+    /// at its other end was told the same: the link makes them smaller together than each is alone. Costs CPU
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "exact",
+        help_heading = "The link")]
+    recompress: RecompressHow,
 
     #[command(flatten)]
     access: AccessArgs,
@@ -295,8 +301,29 @@ impl ProxyArgs {
             }),
             concurrency: self.concurrency,
             log_all_errors: self.log_all_errors,
+            recompress: self.recompress.into(),
             seeing: self.seeing.seeing(),
         })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RecompressHow {
+    /// they pass as they are
+    Off,
+    /// what can be restored to the very same bytes
+    Exact,
+    /// the same content in the same coding, where no field of the message depends on the bytes; else as exact. Cheaper
+    Content,
+}
+
+impl From<RecompressHow> for Recompress {
+    fn from(how: RecompressHow) -> Self {
+        match how {
+            RecompressHow::Off => Self::Off,
+            RecompressHow::Exact => Self::Exact,
+            RecompressHow::Content => Self::Content,
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::proto::Compression;
 use crate::proxy::process::LogFormat;
-use crate::proxy::{HealthCheck, Inbound, Kind, Outbound, Retry, Seeing};
+use crate::proxy::{HealthCheck, Inbound, Kind, Outbound, Recompress, Retry, Seeing};
 
 fn parse_line(line: &str) -> Result<ProxyConfig, String> {
     parse_args(line.split_whitespace())
@@ -37,6 +37,16 @@ fn defaults() {
     let outbound = Outbound { prefer_zstd: true, ..Outbound::default() };
     let defaults = ProxyConfig { inbound, outbound, ..ProxyConfig::default() };
     assert_eq!(format!("{config:?}"), format!("{defaults:?}"), "those of the library but for zstd");
+}
+
+#[test]
+fn recompressing() {
+    let recompress = |line: &str| parse_line(line).map(|config| config.recompress);
+    assert_eq!(recompress("--recompress"), Ok(Recompress::Exact));
+    assert_eq!(recompress("--recompress=content"), Ok(Recompress::Content));
+    assert_eq!(recompress("--recompress=off --out-type http"), Ok(Recompress::Off));
+    assert!(recompress("--recompress --out-type http").unwrap_err().contains("a link on one side"));
+    assert!(recompress("--recompress=all").is_err());
 }
 
 #[test]
