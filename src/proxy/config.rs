@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::access::Forwarded;
 use super::fields;
 use super::recompress::Recompress;
+use super::record::Recording;
 use super::tls::{InboundTls, OutboundTls};
 use super::upstream::{HealthCheck, resolve};
 use crate::driver::{ClientOptions, ServerOptions};
@@ -68,6 +69,8 @@ pub struct Seeing {
     pub access_log: bool,
     /// Give each request that has no `traceparent` field one. A field that is there is passed on as it is.
     pub make_traceparent: bool,
+    /// Record what is carried, heads and bodies, secrets included.
+    pub record: Option<Recording>,
 }
 
 /// What is spoken on one side of a proxy, and over what.

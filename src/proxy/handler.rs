@@ -22,6 +22,7 @@ use super::error::UpstreamError;
 use super::fields;
 use super::metrics::Counters;
 use super::recompress::{self, Peer};
+use super::record::Recorder;
 use super::time_left;
 use super::upstream::{Failure, Sent, Upstream, Upstreams};
 
@@ -41,6 +42,7 @@ pub(crate) struct Handler {
     by_links: bool,
     access_log: bool,
     make_traceparent: bool,
+    recorder: Option<Arc<Recorder>>,
     pub(crate) counters: Counters,
 }
 
@@ -61,6 +63,7 @@ impl Handler {
         upstreams: Arc<Upstreams>,
         counters: Counters,
         default_host: HeaderValue,
+        recorder: Option<Arc<Recorder>>,
     ) -> Self {
         Self {
             upstreams,
@@ -74,12 +77,20 @@ impl Handler {
             by_links: config.inbound.kind.is_link(),
             access_log: config.seeing.access_log,
             make_traceparent: config.seeing.make_traceparent,
+            recorder,
             counters,
         }
     }
 
     pub(crate) fn upstreams(&self) -> &Upstreams {
         &self.upstreams
+    }
+
+    /// Writes what is left to record.
+    pub(crate) fn finish_recording(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.finish();
+        }
     }
 
     /// Requests whose answer has not left yet.
@@ -135,8 +146,14 @@ impl Handler {
         let deadline = time_left.and_then(|time_left| began.checked_add(time_left));
         let peer = self.open(&mut request).await;
         self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
+        let recording = self.recorder.as_ref().map(|recorder| (recorder, recorder.begin(&request)));
         let result = match self.exchange(request, deadline).await {
-            Ok((response, upstream)) => Ok((self.close(response, peer).await, upstream)),
+            Ok((response, upstream)) => {
+                if let Some((recorder, request)) = recording {
+                    recorder.end(began.elapsed(), request, &response);
+                }
+                Ok((self.close(response, peer).await, upstream))
+            }
             Err(refusal) => Err(refusal),
         };
         self.counters.latency.note(began.elapsed());
