@@ -28,6 +28,7 @@ mod counted;
 mod demo;
 mod dial;
 mod error;
+mod estimate;
 mod fields;
 mod handler;
 mod http_in;

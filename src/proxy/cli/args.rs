@@ -1,9 +1,10 @@
 //! The command line, and what it makes of a [`ProxyConfig`].
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::args_access::AccessArgs;
 use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs};
@@ -12,7 +13,7 @@ use super::duration;
 use super::seeing::SeeingArgs;
 use crate::proto::Compression;
 use crate::proxy::process::Log;
-use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, Recompress, demo};
+use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, Recompress, demo, estimate};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -68,6 +69,12 @@ pub(super) enum Command {
     /// Real sockets on loopback ports that the system picks, generated bid requests, every response checked. The
     /// figures are those of the link between the two proxies.
     Demo(DemoArgs),
+    /// Tells how many times smaller the traffic in a file would be on a link, by compression and batch delay, and what CPU
+    /// that takes.
+    ///
+    /// The file is a recording of --record, a HAR of a browser's developer tools, or one JSON body a line. Its requests and
+    /// answers go through a link of the real protocol at their own times; no socket is opened. The CPU is measured here.
+    Estimate(EstimateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +203,38 @@ pub(super) struct DemoArgs {
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>)]
     pub(super) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EstimateArgs {
+    /// What --record has written, a HAR file, or a file with one JSON body a line
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
+    /// Draw the figures into this file, as an SVG
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    plot: Option<PathBuf>,
+    /// Requests a second, for a file without times
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = rate)]
+    rate: f64,
+    /// Decode compressed bodies first, as --recompress=content does
+    #[arg(long)]
+    recompress: bool,
+}
+
+impl From<EstimateArgs> for estimate::Options {
+    fn from(args: EstimateArgs) -> Self {
+        let EstimateArgs { file, json, plot, rate, recompress } = args;
+        Self { file, json, plot, rate, recompress }
+    }
+}
+
+/// Requests a second.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e9).contains(rate));
+    rate.ok_or_else(|| "write a number of requests a second, such as 1000".to_owned())
 }
 
 impl From<DemoArgs> for demo::Options {

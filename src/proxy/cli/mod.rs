@@ -19,7 +19,7 @@ use tracing::info;
 use super::process::Log;
 use args::{Cli, Command};
 
-use super::{Proxy, ProxyConfig, check, demo, process};
+use super::{Proxy, ProxyConfig, check, demo, estimate, process};
 
 /// Something on the command line cannot be done.
 const USAGE: u8 = 2;
@@ -48,6 +48,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match command {
         Some(Command::Demo(args)) => demo::main(args.into()),
+        Some(Command::Estimate(args)) => estimate::main(&args.into()),
         None => serve(config, threads, log, is_bare),
     };
     result.unwrap_or_else(|line| {

@@ -51,6 +51,10 @@ fn recompressing_and_recording() {
     assert_eq!(recording, Some(Recording { path: "/x/y".into(), limit: 7 }));
     let recording = parse_line("--record=/x/y").unwrap().seeing.record;
     assert_eq!(recording.map(|recording| recording.limit), Some(Recording::LIMIT));
+    assert!(matches!(
+        parse(["httptp", "estimate", "f.har", "--rate=0"].map(OsString::from)).unwrap_err(),
+        Stop::Clap(error) if error.exit_code() == 2
+    ));
 }
 
 #[test]

@@ -217,6 +217,16 @@ impl Lowered {
     }
 }
 
+/// What becomes of a message with `Recompress::Content`, where nothing depends on the bytes: its head and body on the link.
+/// Its body is coded again, too, for whoever asks what that costs.
+pub(crate) fn there_and_back(mut headers: HeaderMap, body: &Bytes) -> Option<(HeaderMap, Bytes)> {
+    let coded = rules::look(&headers)?.ok().filter(|_| body.len() >= MIN_CODED_BYTES)?;
+    let lowered = decode(coded, body, MAX_DECODED_BYTES, None).ok()?;
+    code(&lowered.mark, &lowered.body)?;
+    let body = lowered.apply_to(&mut headers);
+    Some((headers, body))
+}
+
 /// The body without its coding, with the way back; to the very bytes, by what `exactly` says is there for it.
 fn decode(coded: Coded, body: &Bytes, limit: usize, exactly: Option<Peer>) -> Result<Lowered, Reason> {
     let Coded { coding, has_strong_etag, .. } = coded;
