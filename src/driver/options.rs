@@ -150,6 +150,7 @@ pub struct ClientOptions {
     pub(super) links: usize,
     pub(super) overflow: Overflow,
     pub(super) retry_if: Option<RetryIf>,
+    pub(super) send_if: Option<RetryIf>,
     pub(super) reconnect_pause: (Duration, Duration),
     pub(super) wait_for_link: bool,
 }
@@ -171,6 +172,7 @@ impl Default for ClientOptions {
             links: 1,
             overflow: Overflow::default(),
             retry_if: None,
+            send_if: None,
             reconnect_pause: (Duration::from_millis(100), Duration::from_secs(1)),
             wait_for_link: false,
         }
@@ -253,6 +255,15 @@ impl ClientOptions {
     #[must_use]
     pub fn retry_if(mut self, may: impl Fn(&Request<Bytes>) -> bool + Send + Sync + 'static) -> Self {
         self.retry_if = Some(Arc::new(may));
+        self
+    }
+
+    /// Asked of each request at the moment at which it is to enter a link, be it the first or, for one that is sent again,
+    /// another: whether it still may. If not, it ends with [`SendError::Closing`](crate::proto::SendError::Closing), as on
+    /// a link that takes no more, and has surely not been sent on this one. Default: each may.
+    #[must_use]
+    pub fn send_if(mut self, may: impl Fn(&Request<Bytes>) -> bool + Send + Sync + 'static) -> Self {
+        self.send_if = Some(Arc::new(may));
         self
     }
 

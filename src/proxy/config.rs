@@ -8,6 +8,8 @@ use ipnet::IpNet;
 
 use super::access::{Forwarded, ForwardedProto};
 use super::fields;
+use super::recompress::Recompress;
+use super::record::Recording;
 use super::tls::{InboundTls, OutboundTls};
 use super::upstream::{HealthCheck, resolve};
 use crate::driver::{ClientOptions, ServerOptions};
@@ -35,6 +37,9 @@ pub struct ProxyConfig {
     pub concurrency: usize,
     /// Log each request that fails as a warning, not only the first of a row. Default off.
     pub log_all_errors: bool,
+    /// Compressed bodies go decoded over the link and are restored behind it (R-proxy-recompress), where the proxy at the
+    /// other end does the same. Default off.
+    pub recompress: Recompress,
     /// What it shows of itself.
     pub seeing: Seeing,
 }
@@ -46,6 +51,7 @@ impl Default for ProxyConfig {
             outbound: Outbound::default(),
             concurrency: 100_000,
             log_all_errors: false,
+            recompress: Recompress::Off,
             seeing: Seeing::default(),
         }
     }
@@ -63,6 +69,8 @@ pub struct Seeing {
     pub access_log: bool,
     /// Give each request that has no `traceparent` field one. A field that is there is passed on as it is.
     pub make_traceparent: bool,
+    /// Record what is carried, heads and bodies, secrets included.
+    pub record: Option<Recording>,
 }
 
 /// What is spoken on one side of a proxy, and over what.

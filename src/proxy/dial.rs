@@ -93,8 +93,13 @@ impl Dialer {
         }
     }
 
-    /// A client that speaks teleport. Its links agree on TLS in their hellos.
-    pub(crate) fn client(&self, executor: Arc<Executor<'static>>, options: ClientOptions) -> Client {
+    /// A client that speaks teleport. Its links agree on TLS in their hellos. `on_dial` is told of each before it begins.
+    pub(crate) fn client(
+        &self,
+        executor: Arc<Executor<'static>>,
+        options: ClientOptions,
+        on_dial: impl Fn() + Send + Sync + 'static,
+    ) -> Client {
         let options = match &self.tls {
             None => options,
             Some((tls, name)) => {
@@ -104,6 +109,7 @@ impl Dialer {
         };
         let dialer = self.clone();
         let dial = move || {
+            on_dial();
             let dialer = dialer.clone();
             async move { dialer.socket().await }
         };

@@ -21,6 +21,8 @@ use super::config::ProxyConfig;
 use super::error::UpstreamError;
 use super::fields;
 use super::metrics::Counters;
+use super::recompress::{self, Peer};
+use super::record::Recorder;
 use super::time_left;
 use super::upstream::{Failure, Sent, Upstream, Upstreams};
 use crate::driver::PeerAddr;
@@ -41,6 +43,7 @@ pub(crate) struct Handler {
     by_links: bool,
     access_log: bool,
     make_traceparent: bool,
+    recorder: Option<Arc<Recorder>>,
     pub(crate) counters: Counters,
 }
 
@@ -61,6 +64,7 @@ impl Handler {
         upstreams: Arc<Upstreams>,
         counters: Counters,
         default_host: HeaderValue,
+        recorder: Option<Arc<Recorder>>,
     ) -> Self {
         Self {
             upstreams,
@@ -74,12 +78,20 @@ impl Handler {
             by_links: config.inbound.kind.is_link(),
             access_log: config.seeing.access_log,
             make_traceparent: config.seeing.make_traceparent,
+            recorder,
             counters,
         }
     }
 
     pub(crate) fn upstreams(&self) -> &Upstreams {
         &self.upstreams
+    }
+
+    /// Writes what is left to record.
+    pub(crate) fn finish_recording(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.finish();
+        }
     }
 
     /// Requests whose answer has not left yet.
@@ -140,11 +152,57 @@ impl Handler {
         // Only another proxy can say so; whoever else does is not passed on.
         let time_left = time_left::take(request.headers_mut()).filter(|_| self.by_links);
         let deadline = time_left.and_then(|time_left| began.checked_add(time_left));
+        let peer = self.open(&mut request).await;
         self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
-        let result = self.exchange(request, deadline).await;
+        let recording = self.recorder.as_ref().map(|recorder| (recorder, recorder.begin(&request)));
+        let result = match self.exchange(request, deadline).await {
+            Ok((response, upstream)) => {
+                if let Some((recorder, request)) = recording {
+                    recorder.end(began.elapsed(), request, &response);
+                }
+                Ok((self.close(response, peer).await, upstream))
+            }
+            Err(refusal) => Err(refusal),
+        };
         self.counters.latency.note(began.elapsed());
         self.counters.count_forwarded(result.as_ref().map(|(response, _)| response.status()).map_err(|r| r.status));
         result
+    }
+
+    /// Restores the body of a request that leaves the links, and says what the other end restores. Between links all that
+    /// is for the ends (R-proxy-recompress-door).
+    async fn open(&self, request: &mut Request<Bytes>) -> Option<Peer> {
+        if self.is_between_links() {
+            return None;
+        }
+        let recompressor = self.upstreams.recompressor().filter(|_| self.by_links);
+        let peer = recompressor.and_then(|_| Peer::of(request.headers()));
+        if let Some(recompressor) = recompressor {
+            let body = std::mem::take(request.body_mut());
+            *request.body_mut() = recompressor.restore(request.headers_mut(), body).await;
+        }
+        recompress::strip(request.headers_mut());
+        peer
+    }
+
+    /// Decodes the body of a response that goes into the links, if `peer` restores it.
+    async fn close(&self, mut response: Response<Bytes>, peer: Option<Peer>) -> Response<Bytes> {
+        if self.is_between_links() {
+            return response;
+        }
+        recompress::strip(response.headers_mut());
+        let Some(recompressor) = self.upstreams.recompressor().filter(|_| self.by_links) else { return response };
+        if let Some(lowered) = recompressor.lower(response.headers(), response.body(), peer).await {
+            *response.body_mut() = lowered.apply_to(response.headers_mut());
+        }
+        if peer.is_some() {
+            recompressor.announce(response.headers_mut());
+        }
+        response
+    }
+
+    fn is_between_links(&self) -> bool {
+        self.by_links && self.upstreams.are_links()
     }
 
     async fn exchange(

@@ -29,6 +29,7 @@ mod counted;
 mod demo;
 mod dial;
 mod error;
+mod estimate;
 mod fields;
 mod handler;
 mod http_in;
@@ -37,6 +38,8 @@ mod listen;
 mod metrics;
 mod process;
 mod proxy_header;
+mod recompress;
+mod record;
 mod stranger;
 mod stream;
 mod time_left;
@@ -47,7 +50,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -64,6 +67,8 @@ pub use access::{Forwarded, ForwardedProto};
 pub use acme::Autocert;
 pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
 pub use listen::ListenAddr;
+pub use recompress::{Recompress, RecompressStats};
+pub use record::Recording;
 pub use tls::{InboundTls, OutboundTls};
 pub use upstream::HealthCheck;
 
@@ -78,6 +83,7 @@ use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
 use metrics::{Counters, Identity, IoCounters, MetricsListener};
+use record::Recorder;
 use stranger::Strangers;
 use tls::{ClientTls, ServerTls};
 use upstream::{Upstream, Upstreams, View};
@@ -160,7 +166,11 @@ impl Proxy {
             ListenAddr::Unix(_) => None,
         };
         let default_host = default_host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-        let handler = Arc::new(Handler::new(&config, upstreams, Counters::new(inward, outward), default_host));
+        let recorder = config.seeing.record.as_ref().map(|recording| {
+            Recorder::start(recording).map_err(|error| StartError::Record { path: recording.path.clone(), error })
+        });
+        let counters = Counters::new(inward, outward);
+        let handler = Arc::new(Handler::new(&config, upstreams, counters, default_host, recorder.transpose()?));
         let server = inbound.kind.is_link().then(|| {
             let options = config.server_options();
             let options = match &tls {
@@ -212,6 +222,12 @@ impl Proxy {
                 config.outbound.addr
             );
         }
+        if let Some(recording) = &config.seeing.record {
+            let (path, limit) = (recording.path.display(), recording.limit);
+            warn!(
+                "--record: whatever is carried goes into {path}, up to {limit} bytes, passwords and cookies included"
+            );
+        }
         if tls.is_none() && !config.inbound.tls.certs.is_empty() {
             warn!("--in-tls-cert is not used: {} is spoken without TLS", config.inbound.kind);
         }
@@ -229,6 +245,7 @@ impl Proxy {
             Some(server) => serve_links(server, listener.into_links(&executor), handler.clone(), shutdown).await,
         };
         handler.upstreams().close(Instant::now() + Duration::from_secs(1)).await;
+        handler.finish_recording();
         if let Some(showing) = showing {
             showing.cancel().await;
         }
@@ -343,6 +360,7 @@ impl StatsReader {
             in_flight: self.handler.in_flight(),
             in_links: self.server.as_ref().map(Server::stats),
             out_links: self.handler.upstreams().link_stats(),
+            recompress: self.handler.upstreams().recompressor().map(|recompressor| recompressor.stats()),
         }
     }
 
@@ -417,6 +435,8 @@ pub struct ProxyStats {
     pub in_links: Option<Stats>,
     /// What the links that requests go out by have carried, if they go by links.
     pub out_links: Option<Stats>,
+    /// What became of compressed bodies, if they are recompressed.
+    pub recompress: Option<RecompressStats>,
 }
 
 /// Why a proxy did not start.
@@ -450,6 +470,13 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The file to record to cannot be used.
+    Record {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// It would send requests to itself, for ever.
     Loop {
         /// Where it would send them.
@@ -478,6 +505,7 @@ impl fmt::Display for StartError {
                 f,
                 "cannot show figures at {addr}: {error}; give another address with --expvar-addr, or an empty one for none"
             ),
+            Self::Record { path, error } => write!(f, "cannot record to {} (--record): {error}", path.display()),
             Self::Loop { addr } => write!(
                 f,
                 "it would send requests to itself, at {addr}: give the address of the next hop with --out and what is spoken there with --out-type"
@@ -489,7 +517,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Listen { error, .. } | Self::Metrics { error, .. } => Some(error),
+            Self::Listen { error, .. } | Self::Metrics { error, .. } | Self::Record { error, .. } => Some(error),
             Self::Address { .. } | Self::Contradiction(_) | Self::Tls(_) | Self::Loop { .. } => None,
         }
     }

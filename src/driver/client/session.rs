@@ -125,6 +125,11 @@ impl<'a> Session<'a> {
     }
 
     fn send(&mut self, job: Box<Job>, now: Instant) {
+        if let Some(may) = &self.lane.options.send_if
+            && !unharmed(|| may(&job.request)).unwrap_or(false)
+        {
+            return job.end(Err(ClientError::Send(SendError::Closing)));
+        }
         if job.is_oneway {
             match self.connection.send_oneway(now, &job.request) {
                 Ok(()) => job.end(Ok(http::Response::default())),

@@ -32,6 +32,7 @@ impl Collector for Snapshot {
         self.encode_requests(&mut page)?;
         self.encode_connections(&mut page)?;
         self.encode_links(&mut page)?;
+        self.encode_recompressed(&mut page)?;
         self.encode_upstreams(&mut page)
     }
 }
@@ -129,6 +130,22 @@ impl Snapshot {
             (labels.clone(), stats.frames_out as f64, bounds.collect())
         });
         page.histograms("link_batch_frames", "How many messages left in each batch.", batches)
+    }
+
+    fn encode_recompressed(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(stats) = &self.stats.recompress else { return Ok(()) };
+        let decoded = [("exact", stats.decoded_exactly), ("content", stats.decoded_freely)];
+        let help = "Coded bodies that were decoded for the link, by how the other end restores them.";
+        page.counters("recompress_decoded", help, decoded.map(|(how, n)| (vec![("how", how)], n)))?;
+        let bytes = [("coded", stats.coded_bytes), ("decoded", stats.decoded_bytes)];
+        let help = "Bytes of these bodies, as they came (coded) and as they went into the link (decoded).";
+        page.counters("recompress_bytes", help, bytes.map(|(stage, n)| (vec![("stage", stage)], n)))?;
+        let restored =
+            [("exact", stats.restored_exactly), ("content", stats.restored_freely), ("not", stats.not_restored)];
+        let help = "Bodies from the link that were coded again; or could not be and went on without a coding.";
+        page.counters("recompress_restored", help, restored.map(|(how, n)| (vec![("how", how)], n)))?;
+        let passed = stats.passed().map(|(reason, n)| (vec![("reason", reason)], n));
+        page.counters("recompress_passed", "Coded bodies that passed as they were, by the reason.", passed)
     }
 
     fn encode_upstreams(&self, page: &mut Page<'_>) -> fmt::Result {

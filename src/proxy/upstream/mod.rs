@@ -9,6 +9,7 @@ mod budget;
 mod check;
 mod estimate;
 mod follow;
+mod links;
 mod member;
 pub(crate) mod resolve;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use super::dial::{Dialer, Dialing};
 use super::error::{Delivered, UpstreamError};
 use super::fields;
 use super::metrics::IoCounters;
+use super::recompress::Recompressor;
 use super::time_left;
 use super::tls::ClientTls;
 use crate::proto::Stats;
@@ -46,6 +48,7 @@ pub(crate) use via::Upstream;
 pub(crate) struct Upstreams {
     state: Mutex<Shared>,
     config: ProxyConfig,
+    recompressor: Option<Arc<Recompressor>>,
     executor: Arc<Executor<'static>>,
     /// Requests that were sent again, to another one.
     retries: AtomicU64,
@@ -106,6 +109,7 @@ impl Upstreams {
         let upstreams = Arc::new(Self {
             state: Mutex::new(Shared { balancer: Balancer::new(policy), budget: Budget::new() }),
             config: config.clone(),
+            recompressor: Recompressor::new(config),
             executor: executor.clone(),
             retries: AtomicU64::new(0),
             gone: Arc::default(),
@@ -189,6 +193,11 @@ impl Upstreams {
         self.config.outbound.kind.is_link()
     }
 
+    /// What recompresses bodies, if that is wanted.
+    pub(crate) fn recompressor(&self) -> Option<&Arc<Recompressor>> {
+        self.recompressor.as_ref()
+    }
+
     /// Each upstream, now.
     pub(crate) fn view(&self) -> Vec<View<Arc<Upstream>>> {
         self.state().balancer.view(Instant::now())
@@ -221,7 +230,9 @@ impl Upstreams {
     }
 
     fn add(self: &Arc<Self>, name: &str, dialer: &Dialer, ip: Option<SocketAddr>, starts_slowly: bool) -> MemberId {
-        let upstream = Arc::new(Upstream::new(&self.executor, &self.config, name, dialer, ip, self.gone.clone()));
+        let recompressor = self.recompressor.as_ref();
+        let upstream = Upstream::new(&self.executor, &self.config, recompressor, name, dialer, ip, self.gone.clone());
+        let upstream = Arc::new(upstream);
         let id = self.state().balancer.add(Instant::now(), upstream.clone(), starts_slowly);
         if let Some(check) = &self.config.outbound.health_check {
             let task = check::run(Arc::downgrade(self), id, Arc::downgrade(&upstream), check.clone());
