@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
+use super::memory::{Charge, MemoryBudget};
 use super::patience::{ReadPatience, WritePatience};
 use super::throttle::Throttle;
 use crate::proto::Connection;
@@ -48,6 +49,11 @@ pub(super) trait Endpoint {
     fn end_at(&self) -> Option<Instant>;
     /// Whether the connection's last event was delivered.
     fn is_over(&self) -> bool;
+
+    /// What the link's memory is counted in.
+    fn memory(&self) -> Option<&MemoryBudget>;
+    /// What the program holds of messages, beside the connection.
+    fn held_bytes(&self) -> usize;
 }
 
 /// How a stream is used.
@@ -78,6 +84,8 @@ pub(super) struct Carrier<E> {
     written: usize,
     /// `output` is elsewhere, being written.
     is_lent: bool,
+    /// What the link holds of the budget, if there is one.
+    charge: Option<Charge>,
     writing: WritePatience,
     reading: ReadPatience,
     throttle: Throttle,
@@ -94,6 +102,7 @@ pub(super) struct Carrier<E> {
 impl<E: Endpoint> Carrier<E> {
     pub(super) fn new(endpoint: E, patience: Patience) -> Self {
         Self {
+            charge: endpoint.memory().map(MemoryBudget::account),
             endpoint,
             channel: Channel::default(),
             input: vec![0; FIRST_READ],
@@ -129,11 +138,18 @@ impl<E: Endpoint> Carrier<E> {
             return false;
         }
         let taken = self.take_input(now);
+        self.count_memory();
         // Who is still told something cannot answer it.
         let is_told = !self.output.is_empty() || self.is_lent;
         self.reading.watch(now, self.endpoint.awaits_peer() && !is_told);
         // Delivering can have made room for more, or something to transmit.
         progress || taken
+    }
+
+    fn count_memory(&mut self) {
+        let Some(charge) = &mut self.charge else { return };
+        let buffers = self.input.len() + self.output.capacity();
+        charge.set(buffers + self.endpoint.connection().buffered_bytes() + self.endpoint.held_bytes());
     }
 
     /// Offers input to the connection; returns whether there was any that it took.
@@ -145,7 +161,9 @@ impl<E: Endpoint> Carrier<E> {
         }
         let turn = self.unread.len().min(self.turn_bytes);
         let data = &self.input[self.unread.start..self.unread.start + turn];
+        let is_full = self.charge.as_ref().is_some_and(|charge| charge.budget().is_full());
         let connection = self.endpoint.connection_mut();
+        connection.shed(is_full);
         let before = connection.stats().plain_in;
         match self.channel.handle_input(data, |plain| connection.handle_input(now, plain)) {
             Ok(taken) if taken == self.unread.len() => self.unread = 0..0,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
+use super::memory::MemoryBudget;
 #[cfg(feature = "tls")]
 use super::tls::{TlsClient, TlsServer};
 use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls};
@@ -108,6 +109,14 @@ macro_rules! link_options {
             self
         }
 
+        /// The budget that what links hold of messages is counted in, and that limits it over all of them: see
+        /// [`MemoryBudget`]. Default none: each link has its own limits.
+        #[must_use]
+        pub fn memory_budget(mut self, budget: MemoryBudget) -> Self {
+            self.memory = Some(budget);
+            self
+        }
+
         /// All that the core is told about each link, in one.
         #[must_use]
         pub fn config(mut self, config: Config) -> Self {
@@ -145,6 +154,7 @@ pub struct ClientOptions {
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
     pub(super) max_compress_share: Option<f64>,
+    pub(super) memory: Option<MemoryBudget>,
     #[cfg(feature = "zstd")]
     pub(super) zstd_retry: Duration,
     pub(super) links: usize,
@@ -166,6 +176,7 @@ impl Default for ClientOptions {
             write_timeout: Duration::from_secs(5),
             read_buffer: 64 * 1024,
             max_compress_share: None,
+            memory: None,
             #[cfg(feature = "zstd")]
             zstd_retry: Duration::from_secs(10 * 60),
             links: 1,
@@ -318,6 +329,7 @@ pub struct ServerOptions {
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
     pub(super) max_compress_share: Option<f64>,
+    pub(super) memory: Option<MemoryBudget>,
     pub(super) links: usize,
     pub(super) concurrency: usize,
     pub(super) waiting_bytes: usize,
@@ -339,6 +351,7 @@ impl Default for ServerOptions {
             write_timeout: Duration::from_secs(5),
             read_buffer: 64 * 1024,
             max_compress_share: None,
+            memory: None,
             links: 10_000,
             concurrency: 10_000,
             waiting_bytes: 256 * 1024 * 1024,

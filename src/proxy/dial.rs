@@ -16,9 +16,9 @@ use super::config::{Kind, Outbound};
 use super::metrics::IoCounters;
 use super::stream::{Socket, Stream};
 use super::tls::ClientTls;
-use crate::driver::ClientOptions;
 use crate::driver::smol::Client;
 use crate::driver::tls::TlsClient;
+use crate::driver::{ClientOptions, MemoryBudget};
 
 /// What all ways to the upstreams of one proxy have in common.
 #[derive(Clone, Debug)]
@@ -27,15 +27,16 @@ pub(crate) struct Dialing {
     /// Counts their connections.
     counters: Arc<IoCounters>,
     tls: Option<ClientTls>,
+    memory: MemoryBudget,
 }
 
 impl Dialing {
     /// Reads the files that TLS needs, if it is spoken.
-    pub(crate) fn new(out: &Outbound, counters: Arc<IoCounters>) -> Result<Self, StartError> {
+    pub(crate) fn new(out: &Outbound, counters: Arc<IoCounters>, memory: MemoryBudget) -> Result<Self, StartError> {
         // An original far proxy knows of no protocols inside TLS.
         let protocols: &[&[u8]] = if out.kind == Kind::Https { &[b"http/1.1"] } else { &[] };
         let tls = out.kind.is_tls().then(|| ClientTls::load(&out.tls, protocols)).transpose();
-        Ok(Self { kind: out.kind, counters, tls: tls.map_err(StartError::Tls)? })
+        Ok(Self { kind: out.kind, counters, memory, tls: tls.map_err(StartError::Tls)? })
     }
 
     /// The way to this address: `HOST:PORT`, or a path for [`Kind::Unix`].
@@ -53,7 +54,8 @@ impl Dialing {
                 Some((tls.config.clone(), name))
             }
         };
-        Ok(Dialer { kind: self.kind, addr: addr.into(), ip: None, tls, counters: self.counters.clone() })
+        let (counters, memory) = (self.counters.clone(), self.memory.clone());
+        Ok(Dialer { kind: self.kind, addr: addr.into(), ip: None, tls, counters, memory })
     }
 }
 
@@ -66,12 +68,18 @@ pub(crate) struct Dialer {
     ip: Option<SocketAddr>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     counters: Arc<IoCounters>,
+    memory: MemoryBudget,
 }
 
 impl Dialer {
     /// The way to the same upstream, at this one of the addresses that its name has.
     pub(crate) fn at(&self, ip: SocketAddr) -> Self {
         Self { ip: Some(ip), ..self.clone() }
+    }
+
+    /// What messages from there are counted in.
+    pub(crate) fn memory(&self) -> &MemoryBudget {
+        &self.memory
     }
 
     /// A connection to speak HTTP on.
@@ -89,6 +97,7 @@ impl Dialer {
 
     /// A client that speaks teleport. Its links agree on TLS in their hellos.
     pub(crate) fn client(&self, executor: Arc<Executor<'static>>, options: ClientOptions) -> Client {
+        let options = options.memory_budget(self.memory.clone());
         let options = match &self.tls {
             None => options,
             Some((config, name)) => options.tls(TlsClient::with_name(config.clone(), name.clone())),

@@ -35,6 +35,7 @@ use super::handler::Handler;
 use super::listen::{self, Listener};
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
+use super::strict::Strict;
 use super::tls::ServerTls;
 use crate::driver::PeerAddr;
 
@@ -44,6 +45,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take if the certificate has to be made first.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a connection takes that does nothing.
+const CONNECTION_BYTES: usize = 16 * 1024;
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
 /// HTTP/2: most requests at once on one connection.
@@ -143,6 +146,11 @@ impl HttpIn {
             match self.listener.accept().await {
                 Ok(arrival) => {
                     let (shared, signals) = (self.connection.clone(), signals.clone());
+                    if shared.handler.memory().is_full() {
+                        // It would take more, if only for a head.
+                        shared.handler.memory().note_shed();
+                        continue;
+                    }
                     shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
                     let run = async move {
                         let stopped = async {
@@ -194,7 +202,8 @@ impl Shared {
         let is_http2 = stream.protocol() == Some(b"h2");
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
-        let io = FuturesIo::new(Counted::new(stream, counts.clone()));
+        let stream = Counted::new(stream, counts.clone());
+        let mut charge = self.handler.memory().account();
         let service = {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
@@ -212,13 +221,15 @@ impl Shared {
         };
         let watch = Watch { signals, idle_timeout: self.idle_timeout, says_goodbye: is_http2, activity, counts };
         if is_http2 {
-            let connection = pin!(self.http2.serve_connection(io, service));
+            charge.set(CONNECTION_BYTES);
+            let connection = pin!(self.http2.serve_connection(FuturesIo::new(stream), service));
             let finish = http2::Connection::graceful_shutdown;
             if let End::Over(Err(error)) = watch.run(connection, finish).await {
                 debug!("caller {peer}: {error}");
             }
             return;
         }
+        let io = FuturesIo::new(Strict::new(stream, charge, CONNECTION_BYTES));
         let mut connection = self.http1.serve_connection(io, service);
         let finish = http1::Connection::graceful_shutdown;
         if let End::Over(result) = watch.run(Pin::new(&mut connection), finish).await {
@@ -227,7 +238,7 @@ impl Shared {
                 debug!("caller {peer}: {error}");
                 self.strangers.note_on_http(&peer, &parts.read_buf);
             }
-            linger(parts.io.into_inner().into_inner()).await;
+            linger(parts.io.into_inner().into_inner().into_inner()).await;
         }
     }
 

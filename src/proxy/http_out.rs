@@ -216,7 +216,15 @@ impl Pool {
             let why = "its transfer coding is not `chunked`, the only one supported";
             return Err(UpstreamError::Response(why.to_owned()));
         }
-        let body = collect(body, self.0.max_body_bytes).await.map_err(|error| match error {
+        if fields::has_doubtful_length(&parts.headers) {
+            let why =
+                "it has several lengths, Content-Length and Transfer-Encoding, or a Content-Length that is no number";
+            return Err(UpstreamError::Response(why.to_owned()));
+        }
+        // Until it is whole; then it is the caller's.
+        let mut charge = self.0.dialer.memory().account();
+        let body = collect(body, self.0.max_body_bytes, Some(&mut charge)).await.map_err(|error| match error {
+            CollectError::NoMemory => UpstreamError::NoMemory,
             CollectError::TooLong => UpstreamError::Response(format!(
                 "the response body is larger than the limit of {} bytes (--out-max-body-size)",
                 self.0.max_body_bytes

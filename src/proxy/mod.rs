@@ -38,6 +38,7 @@ mod process;
 mod proxy_header;
 mod stranger;
 mod stream;
+mod strict;
 mod time_left;
 mod tls;
 mod upstream;
@@ -66,9 +67,9 @@ pub use listen::ListenAddr;
 pub use tls::{InboundTls, OutboundTls};
 pub use upstream::HealthCheck;
 
-use crate::driver::Peer;
 use crate::driver::smol::Server;
 use crate::driver::tls::TlsServer;
+use crate::driver::{MemoryBudget, Peer};
 use crate::proto::{Compression, Stats};
 use access::Gate;
 use acme::Acme;
@@ -142,7 +143,8 @@ impl Proxy {
         let inbound = &config.inbound;
         let tls = inbound.kind.is_tls().then(|| load_tls(inbound, &executor)).transpose().map_err(StartError::Tls)?;
         let (inward, outward) = (Arc::<IoCounters>::default(), Arc::<IoCounters>::default());
-        let upstreams = Upstreams::start(&executor, &config, outward.clone()).await?;
+        let memory = config.memory_budget.map_or_else(MemoryBudget::unlimited, MemoryBudget::new);
+        let upstreams = Upstreams::start(&executor, &config, outward.clone(), memory.clone()).await?;
         let listener = Listener::bind(inbound, inward.clone()).await?;
         if let Some(addr) = config.outbound.addrs().find(|addr| is_own_upstream(&config, addr, listener.addr())) {
             return Err(StartError::Loop { addr: addr.to_owned() });
@@ -153,9 +155,10 @@ impl Proxy {
             ListenAddr::Unix(_) => None,
         };
         let default_host = default_host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-        let handler = Arc::new(Handler::new(&config, upstreams, Counters::new(inward, outward), default_host));
+        let handler =
+            Arc::new(Handler::new(&config, upstreams, Counters::new(inward, outward), default_host, memory.clone()));
         let server = inbound.kind.is_link().then(|| {
-            let options = config.server_options();
+            let options = config.server_options().memory_budget(memory);
             let options = match &tls {
                 None => options,
                 Some(tls) => options.tls(TlsServer::new(tls.config.clone())).require_tls(true),
@@ -323,6 +326,9 @@ impl StatsReader {
             timeouts: load(&counters.timeouts),
             upstream_errors: load(&counters.upstream_errors),
             in_flight: self.handler.in_flight(),
+            memory_held: self.handler.memory().held(),
+            memory_peak: self.handler.memory().peak(),
+            memory_shed: self.handler.memory().shed(),
             in_links: self.server.as_ref().map(Server::stats),
             out_links: self.handler.upstreams().link_stats(),
         }
@@ -395,6 +401,12 @@ pub struct ProxyStats {
     pub upstream_errors: u64,
     /// Requests not yet answered.
     pub in_flight: usize,
+    /// Bytes of memory that messages take now.
+    pub memory_held: usize,
+    /// The most that they took.
+    pub memory_peak: usize,
+    /// Messages refused because the [budget](ProxyConfig::memory_budget) was used up.
+    pub memory_shed: u64,
     /// What the links that requests come in by have carried, if they come by links.
     pub in_links: Option<Stats>,
     /// What the links that requests go out by have carried, if they go by links.

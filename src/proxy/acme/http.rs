@@ -66,8 +66,9 @@ async fn exchange(
     let (mut sender, connection) = http1::handshake(FuturesIo::new(stream)).await?;
     let answer = async {
         let (parts, body) = sender.send_request(Request::from_parts(parts, Full::new(body))).await?.into_parts();
-        let body = collect(body, MAX_BODY).await.map_err(|error| match error {
+        let body = collect(body, MAX_BODY, None).await.map_err(|error| match error {
             CollectError::TooLong => "the answer is too long".to_owned(),
+            CollectError::NoMemory => "there is no memory for it".to_owned(),
             CollectError::Broken(why) => why,
         })?;
         Ok(Response::from_parts(parts, Full::new(body)))

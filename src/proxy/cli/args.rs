@@ -11,7 +11,7 @@ use super::balancing::BalancingArgs;
 use super::duration;
 use super::seeing::SeeingArgs;
 use crate::proto::Compression;
-use crate::proxy::process::Log;
+use crate::proxy::process::{self, Log};
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
 
 const STYLES: Styles = Styles::styled()
@@ -155,6 +155,10 @@ pub(super) struct ProxyArgs {
     /// Most requests at once; above it the answer is 429
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one, help_heading = "The process")]
     concurrency: usize,
+    /// Most memory for messages, in bytes; above it the answer is 503; 0 is no limit [default: half of what the process
+    /// may have, by its cgroup or of the machine]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "The process")]
+    memory_budget: Option<usize>,
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
     pub(super) threads: Option<usize>,
@@ -294,6 +298,7 @@ impl ProxyArgs {
                 ..Outbound::default()
             }),
             concurrency: self.concurrency,
+            memory_budget: self.memory_budget.map_or_else(process::default_memory_budget, unless_zero),
             log_all_errors: self.log_all_errors,
             seeing: self.seeing.seeing(),
         })
