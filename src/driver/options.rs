@@ -214,8 +214,8 @@ impl ClientOptions {
         self
     }
 
-    /// Ends a link on which requests wait for responses and nothing has come for so long: its server is taken for dead.
-    /// Default none.
+    /// Ends a link on which responses are due, also to requests that timed out, and nothing has come for so long: its
+    /// server is taken for dead. Default none.
     #[must_use]
     pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.read_timeout = timeout.into();

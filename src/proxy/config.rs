@@ -17,6 +17,10 @@ use crate::proto::{Compression, Config, Limits};
 /// waits meanwhile is limited in bytes.
 const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A far proxy that owes answers and says nothing for three times as long as they may take, and at least for so long, is
+/// taken for dead: something on the way may answer for it, so that TCP does not find out.
+const LEAST_SILENCE: Duration = Duration::from_secs(10);
+
 /// A far proxy closes a link that carries nothing for so long. The near proxy, which knows whether it is about to send
 /// something, has closed it before ([`Outbound::idle_timeout`]).
 const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(150);
@@ -327,6 +331,7 @@ impl ProxyConfig {
             .idle_timeout(out.idle_timeout)
             .limits(limits)
             .connect_timeout(connect_timeout.unwrap_or(Outbound::TIMEOUT))
+            .read_timeout(out.timeout.map(|timeout| (timeout * 3).max(LEAST_SILENCE)))
             .write_timeout(LINK_WRITE_TIMEOUT);
         // A link that ended is dialled anew before another upstream is tried.
         match out.retry {

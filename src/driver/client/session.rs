@@ -303,7 +303,9 @@ impl Endpoint for Session<'_> {
     }
 
     fn awaits_peer(&self) -> bool {
-        self.connection.pending_requests() > 0
+        // It owes an answer also to those who wait no longer: else requests that time out one after another would hide
+        // that nothing comes any more.
+        self.connection.pending_requests() + self.connection.abandoned_requests() > 0
     }
 
     fn end_at(&self) -> Option<Instant> {

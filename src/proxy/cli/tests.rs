@@ -35,8 +35,11 @@ fn defaults() {
     let config = ProxyConfig { seeing: Seeing::default(), ..config };
     let inbound = Inbound { prefer_zstd: true, ..Inbound::default() };
     let outbound = Outbound { prefer_zstd: true, ..Outbound::default() };
-    let defaults = ProxyConfig { inbound, outbound, ..ProxyConfig::default() };
-    assert_eq!(format!("{config:?}"), format!("{defaults:?}"), "those of the library but for zstd");
+    let memory_budget = crate::proxy::process::default_memory_budget();
+    let defaults = ProxyConfig { inbound, outbound, memory_budget, ..ProxyConfig::default() };
+    assert_eq!(format!("{config:?}"), format!("{defaults:?}"), "those of the library but for zstd and memory");
+    assert_eq!(parse_line("--memory-budget=0").unwrap().memory_budget, None);
+    assert_eq!(parse_line("--memory-budget=1000000").unwrap().memory_budget, Some(1_000_000));
 }
 
 #[test]
