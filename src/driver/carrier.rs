@@ -18,6 +18,8 @@ const KEPT_BYTES: usize = 256 * 1024;
 const TURN_BYTES: (usize, usize) = (8 * 1024, 64);
 /// Turns get shorter while more than this comes of one.
 const TURN_PLAIN: u64 = 1024 * 1024;
+/// Output that the stream has not taken so long after it was made waits for the peer.
+const MOMENT: Duration = Duration::from_millis(5);
 /// How much is read at first: enough for a hello, so that a peer that says no more costs little.
 const FIRST_READ: usize = 256;
 
@@ -86,6 +88,8 @@ pub(super) struct Carrier<E> {
     is_lent: bool,
     /// What the link holds of the budget, if there is one.
     charge: Option<Charge>,
+    /// Since when `output` is what it is.
+    told_since: Instant,
     writing: WritePatience,
     reading: ReadPatience,
     throttle: Throttle,
@@ -111,6 +115,7 @@ impl<E: Endpoint> Carrier<E> {
             output: Vec::new(),
             written: 0,
             is_lent: false,
+            told_since: Instant::now(),
             writing: WritePatience::new(patience.write_timeout),
             reading: ReadPatience::new(patience.read_timeout),
             throttle: Throttle::new(patience.max_compress_share),
@@ -139,8 +144,10 @@ impl<E: Endpoint> Carrier<E> {
         }
         let taken = self.take_input(now);
         self.count_memory();
-        // Who is still told something cannot answer it.
-        let is_told = !self.output.is_empty() || self.is_lent;
+        // Who is still told something cannot answer it. What is written at once tells nothing about the peer: requests that
+        // come now and then must not begin its time anew.
+        let is_under_way = !self.output.is_empty() || self.is_lent;
+        let is_told = is_under_way && now.saturating_duration_since(self.told_since) > MOMENT;
         self.reading.watch(now, self.endpoint.awaits_peer() && !is_told);
         // Delivering can have made room for more, or something to transmit.
         progress || taken
@@ -197,6 +204,7 @@ impl<E: Endpoint> Carrier<E> {
             self.channel.close(&mut self.output);
         }
         if !self.output.is_empty() {
+            self.told_since = now;
             self.writing.begin(now);
         }
     }

@@ -158,10 +158,11 @@ impl HttpIn {
                             let _ = signals.finish.recv().await;
                             None
                         };
-                        let open = async {
+                        // What comes before HTTP, and other kinds of it, must not make room in every connection's task.
+                        let open = Box::pin(async {
                             let (socket, peer) = arrival.open().await?;
                             Some((shared.secure(socket, &peer).await?, peer))
-                        };
+                        });
                         if let Some((stream, peer)) = open.or(stopped).await {
                             shared.serve(stream, peer, signals).await;
                         }
@@ -210,21 +211,22 @@ impl Shared {
                 let (shared, busy) = (shared.clone(), Busy::begin(&activity));
                 let refusal = shared.refuse_large(&request);
                 let request = shared.introduce(request, &peer);
-                async move {
+                // hyper keeps room for one in each connection, also while it is idle.
+                Box::pin(async move {
                     let (response, slot) = match refusal {
                         Some(refusal) => (refusal, None),
                         None => shared.handler.handle(request).await,
                     };
                     Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
-                }
+                })
             })
         };
         let watch = Watch { signals, idle_timeout: self.idle_timeout, says_goodbye: is_http2, activity, counts };
         if is_http2 {
             charge.set(CONNECTION_BYTES);
-            let connection = pin!(self.http2.serve_connection(FuturesIo::new(stream), service));
+            let mut connection = Box::pin(self.http2.serve_connection(FuturesIo::new(stream), service));
             let finish = http2::Connection::graceful_shutdown;
-            if let End::Over(Err(error)) = watch.run(connection, finish).await {
+            if let End::Over(Err(error)) = watch.run(connection.as_mut(), finish).await {
                 debug!("caller {peer}: {error}");
             }
             return;
@@ -238,7 +240,7 @@ impl Shared {
                 debug!("caller {peer}: {error}");
                 self.strangers.note_on_http(&peer, &parts.read_buf);
             }
-            linger(parts.io.into_inner().into_inner().into_inner()).await;
+            Box::pin(linger(parts.io.into_inner().into_inner().into_inner())).await;
         }
     }
 
@@ -388,8 +390,8 @@ enum End {
 /// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset
 /// can overtake the answer (RFC 9112, section 9.6).
 async fn linger(mut stream: Stream) {
-    let mut sink = [0; 4096];
     let read_on = async {
+        let mut sink = vec![0; 4096];
         if stream.close().await.is_ok() {
             while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
         }

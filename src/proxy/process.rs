@@ -138,6 +138,9 @@ pub(crate) fn log_to_stderr(log: Log) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_max_level(log.level)
+        // A line that cannot be written is lost. To tell that would be to write, too, and to panic when that fails: a full
+        // disk must not end requests.
+        .log_internal_errors(false)
         .with_target(false);
     // It fails if somebody has already set up logging, who then gets the lines.
     let _ = match log.format {

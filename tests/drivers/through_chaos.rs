@@ -63,13 +63,13 @@ both! {
         let (_server, addr) = D::server(ServerOptions::default(), |request, _| echo(request));
         let chaos = Chaos { seed: 1, harms: vec![Harm::HalfOpen], within: 4_000 };
         let relay = Relay::start(addr.parse().unwrap(), chaos);
-        let client = D::client(&relay.addr().to_string(), plain().timeout(200 * MS).read_timeout(600 * MS));
+        let client = D::client(&relay.addr().to_string(), plain().timeout(200 * MS).read_timeout(2 * S));
         eventually("a link that works", || client.request(post("x"), None).is_ok());
         eventually("a link that is dead", || client.request(post("x".repeat(1000)), None).is_err());
         assert_eq!(relay.counts().0, 1);
         relay.calm_down();
         eventually("another link", || {
-            std::thread::sleep(300 * MS);
+            std::thread::sleep(100 * MS);
             client.request(post("x"), None).is_ok()
         });
         assert_eq!(relay.counts().0, 2);
