@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
+use super::memory::{Charge, MemoryBudget};
 use super::patience::{ReadPatience, WritePatience};
 use super::throttle::Throttle;
 use crate::proto::Connection;
@@ -17,6 +18,8 @@ const KEPT_BYTES: usize = 256 * 1024;
 const TURN_BYTES: (usize, usize) = (8 * 1024, 64);
 /// Turns get shorter while more than this comes of one.
 const TURN_PLAIN: u64 = 1024 * 1024;
+/// Output that the stream has not taken so long after it was made waits for the peer.
+const MOMENT: Duration = Duration::from_millis(5);
 /// How much is read at first: enough for a hello, so that a peer that says no more costs little.
 const FIRST_READ: usize = 256;
 
@@ -48,6 +51,11 @@ pub(super) trait Endpoint {
     fn end_at(&self) -> Option<Instant>;
     /// Whether the connection's last event was delivered.
     fn is_over(&self) -> bool;
+
+    /// What the link's memory is counted in.
+    fn memory(&self) -> Option<&MemoryBudget>;
+    /// What the program holds of messages, beside the connection.
+    fn held_bytes(&self) -> usize;
 }
 
 /// How a stream is used.
@@ -78,6 +86,10 @@ pub(super) struct Carrier<E> {
     written: usize,
     /// `output` is elsewhere, being written.
     is_lent: bool,
+    /// What the link holds of the budget, if there is one.
+    charge: Option<Charge>,
+    /// Since when `output` is what it is.
+    told_since: Instant,
     writing: WritePatience,
     reading: ReadPatience,
     throttle: Throttle,
@@ -94,6 +106,7 @@ pub(super) struct Carrier<E> {
 impl<E: Endpoint> Carrier<E> {
     pub(super) fn new(endpoint: E, patience: Patience) -> Self {
         Self {
+            charge: endpoint.memory().map(MemoryBudget::account),
             endpoint,
             channel: Channel::default(),
             input: vec![0; FIRST_READ],
@@ -102,6 +115,7 @@ impl<E: Endpoint> Carrier<E> {
             output: Vec::new(),
             written: 0,
             is_lent: false,
+            told_since: Instant::now(),
             writing: WritePatience::new(patience.write_timeout),
             reading: ReadPatience::new(patience.read_timeout),
             throttle: Throttle::new(patience.max_compress_share),
@@ -129,11 +143,20 @@ impl<E: Endpoint> Carrier<E> {
             return false;
         }
         let taken = self.take_input(now);
-        // Who is still told something cannot answer it.
-        let is_told = !self.output.is_empty() || self.is_lent;
+        self.count_memory();
+        // Who is still told something cannot answer it. What is written at once tells nothing about the peer: requests that
+        // come now and then must not begin its time anew.
+        let is_under_way = !self.output.is_empty() || self.is_lent;
+        let is_told = is_under_way && now.saturating_duration_since(self.told_since) > MOMENT;
         self.reading.watch(now, self.endpoint.awaits_peer() && !is_told);
         // Delivering can have made room for more, or something to transmit.
         progress || taken
+    }
+
+    fn count_memory(&mut self) {
+        let Some(charge) = &mut self.charge else { return };
+        let buffers = self.input.len() + self.output.capacity();
+        charge.set(buffers + self.endpoint.connection().buffered_bytes() + self.endpoint.held_bytes());
     }
 
     /// Offers input to the connection; returns whether there was any that it took.
@@ -145,7 +168,9 @@ impl<E: Endpoint> Carrier<E> {
         }
         let turn = self.unread.len().min(self.turn_bytes);
         let data = &self.input[self.unread.start..self.unread.start + turn];
+        let is_full = self.charge.as_ref().is_some_and(|charge| charge.budget().is_full());
         let connection = self.endpoint.connection_mut();
+        connection.shed(is_full);
         let before = connection.stats().plain_in;
         match self.channel.handle_input(data, |plain| connection.handle_input(now, plain)) {
             Ok(taken) if taken == self.unread.len() => self.unread = 0..0,
@@ -179,6 +204,7 @@ impl<E: Endpoint> Carrier<E> {
             self.channel.close(&mut self.output);
         }
         if !self.output.is_empty() {
+            self.told_since = now;
             self.writing.begin(now);
         }
     }

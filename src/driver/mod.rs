@@ -16,6 +16,7 @@ mod client;
 mod crowd;
 mod error;
 mod mailbox;
+mod memory;
 mod options;
 mod patience;
 mod server;
@@ -34,6 +35,9 @@ pub mod tower;
 pub use address::Address;
 pub use channel::Channel;
 pub use error::ClientError;
+#[cfg(feature = "httptp")]
+pub(crate) use memory::Charge;
+pub use memory::MemoryBudget;
 pub use options::{ClientOptions, Deadline, Overflow, ServerOptions, request_timeout};
 pub use server::{Peer, PeerAddr};
 #[cfg(feature = "httptp")]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
+use super::memory::MemoryBudget;
 #[cfg(feature = "tls")]
 use super::tls::{TlsClient, TlsServer};
 use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls};
@@ -108,6 +109,14 @@ macro_rules! link_options {
             self
         }
 
+        /// The budget that what links hold of messages is counted in, and that limits it over all of them: see
+        /// [`MemoryBudget`]. Default none: each link has its own limits.
+        #[must_use]
+        pub fn memory_budget(mut self, budget: MemoryBudget) -> Self {
+            self.memory = Some(budget);
+            self
+        }
+
         /// All that the core is told about each link, in one.
         #[must_use]
         pub fn config(mut self, config: Config) -> Self {
@@ -145,6 +154,7 @@ pub struct ClientOptions {
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
     pub(super) max_compress_share: Option<f64>,
+    pub(super) memory: Option<MemoryBudget>,
     #[cfg(feature = "zstd")]
     pub(super) zstd_retry: Duration,
     pub(super) links: usize,
@@ -167,6 +177,7 @@ impl Default for ClientOptions {
             write_timeout: Duration::from_secs(5),
             read_buffer: 64 * 1024,
             max_compress_share: None,
+            memory: None,
             #[cfg(feature = "zstd")]
             zstd_retry: Duration::from_secs(10 * 60),
             links: 1,
@@ -205,8 +216,8 @@ impl ClientOptions {
         self
     }
 
-    /// Ends a link on which requests wait for responses and nothing has come for so long: its server is taken for dead.
-    /// Default none.
+    /// Ends a link on which responses are due, also to requests that timed out, and nothing has come for so long: its
+    /// server is taken for dead. Default none.
     #[must_use]
     pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.read_timeout = timeout.into();
@@ -329,6 +340,7 @@ pub struct ServerOptions {
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
     pub(super) max_compress_share: Option<f64>,
+    pub(super) memory: Option<MemoryBudget>,
     pub(super) links: usize,
     pub(super) concurrency: usize,
     pub(super) waiting_bytes: usize,
@@ -350,6 +362,7 @@ impl Default for ServerOptions {
             write_timeout: Duration::from_secs(5),
             read_buffer: 64 * 1024,
             max_compress_share: None,
+            memory: None,
             links: 10_000,
             concurrency: 10_000,
             waiting_bytes: 256 * 1024 * 1024,

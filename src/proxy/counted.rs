@@ -1,26 +1,15 @@
-//! A stream for hyper that counts what goes through it: hyper tells neither whether a response has begun nor whether one
-//! is still leaving.
+//! A stream that counts what goes through it: hyper tells neither whether a response has begun nor whether one is
+//! still leaving.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
 use smol::io::{AsyncRead, AsyncWrite};
 
 use super::stream::Stream;
-
-/// The most that one read takes.
-const READ_BYTES: usize = 64 * 1024;
-
-thread_local! {
-    /// Where bytes are read to. hyper's own buffers are not initialized, and to initialize one costs more than to copy the
-    /// few bytes of a head.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// How many bytes a stream has carried each way.
 #[derive(Debug, Default)]
@@ -63,22 +52,17 @@ impl Counted {
     }
 }
 
-impl Read for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            if scratch.is_empty() {
-                scratch.resize(READ_BYTES, 0);
-            }
-            let room = buf.remaining().min(READ_BYTES);
-            let n = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut scratch[..room]))?;
-            buf.put_slice(&scratch[..n]);
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Ok(n)) = read {
             self.counts.received.fetch_add(n as u64, Ordering::Relaxed);
-            Poll::Ready(Ok(()))
-        })
+        }
+        read
     }
 }
 
-impl Write for Counted {
+impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.count_sent(written)
@@ -93,15 +77,11 @@ impl Write for Counted {
         self.count_sent(written)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        matches!(self.stream, Stream::Plain(_))
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_close(cx)
     }
 }

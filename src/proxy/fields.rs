@@ -138,6 +138,15 @@ pub(crate) fn has_unknown_coding(headers: &HeaderMap) -> bool {
     codings.next().is_some() || first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
+/// Whether another reader could take another length for the body than hyper does, which shows all that came of a
+/// response (R-proxy-strict).
+pub(crate) fn has_doubtful_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return false };
+    let is_decimal = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+    !is_decimal || lengths.next().is_some() || headers.contains_key(header::TRANSFER_ENCODING)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

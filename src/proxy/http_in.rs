@@ -30,9 +30,11 @@ use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
 use super::handler::Handler;
+use super::hyper_io::HyperIo;
 use super::listen::{self, Listener};
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
+use super::strict::Strict;
 use super::tls::ServerTls;
 use crate::driver::PeerAddr;
 
@@ -42,6 +44,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take if the certificate has to be made first.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a connection takes that does nothing.
+const CONNECTION_BYTES: usize = 16 * 1024;
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
 /// HTTP/2: most requests at once on one connection.
@@ -141,6 +145,11 @@ impl HttpIn {
             match self.listener.accept().await {
                 Ok(arrival) => {
                     let (shared, signals) = (self.connection.clone(), signals.clone());
+                    if shared.handler.memory().is_full() {
+                        // It would take more, if only for a head.
+                        shared.handler.memory().note_shed();
+                        continue;
+                    }
                     shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
                     let run = async move {
                         let stopped = async {
@@ -148,10 +157,11 @@ impl HttpIn {
                             let _ = signals.finish.recv().await;
                             None
                         };
-                        let open = async {
+                        // What comes before HTTP, and other kinds of it, must not make room in every connection's task.
+                        let open = Box::pin(async {
                             let (socket, peer) = arrival.open().await?;
                             Some((shared.secure(socket, &peer).await?, peer))
-                        };
+                        });
                         if let Some((stream, peer)) = open.or(stopped).await {
                             shared.serve(stream, peer, signals).await;
                         }
@@ -192,31 +202,36 @@ impl Shared {
         let is_http2 = stream.protocol() == Some(b"h2");
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
-        let io = Counted::new(stream, counts.clone());
+        let is_plain = matches!(stream, Stream::Plain(_));
+        let stream = Counted::new(stream, counts.clone());
+        let mut charge = self.handler.memory().account();
         let service = {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
                 let (shared, busy) = (shared.clone(), Busy::begin(&activity));
                 let refusal = shared.refuse_large(&request);
                 let request = shared.introduce(request, &peer);
-                async move {
+                // hyper keeps room for one in each connection, also while it is idle.
+                Box::pin(async move {
                     let (response, slot) = match refusal {
                         Some(refusal) => (refusal, None),
                         None => shared.handler.handle(request).await,
                     };
                     Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
-                }
+                })
             })
         };
         let watch = Watch { signals, idle_timeout: self.idle_timeout, says_goodbye: is_http2, activity, counts };
         if is_http2 {
-            let connection = pin!(self.http2.serve_connection(io, service));
+            charge.set(CONNECTION_BYTES);
+            let mut connection = Box::pin(self.http2.serve_connection(HyperIo::new(stream), service));
             let finish = http2::Connection::graceful_shutdown;
-            if let End::Over(Err(error)) = watch.run(connection, finish).await {
+            if let End::Over(Err(error)) = watch.run(connection.as_mut(), finish).await {
                 debug!("caller {peer}: {error}");
             }
             return;
         }
+        let io = HyperIo::new(Strict::new(stream, charge, CONNECTION_BYTES)).vectored(is_plain);
         let mut connection = self.http1.serve_connection(io, service);
         let finish = http1::Connection::graceful_shutdown;
         if let End::Over(result) = watch.run(Pin::new(&mut connection), finish).await {
@@ -225,7 +240,7 @@ impl Shared {
                 debug!("caller {peer}: {error}");
                 self.strangers.note_on_http(&peer, &parts.read_buf);
             }
-            linger(parts.io.into_inner()).await;
+            Box::pin(linger(parts.io.into_inner().into_inner().into_inner())).await;
         }
     }
 
@@ -376,9 +391,9 @@ enum End {
 /// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset
 /// can overtake the answer (RFC 9112, section 9.6).
 async fn linger(mut stream: Stream) {
-    // Not in the future itself, whose size every connection pays for.
-    let mut sink = vec![0; 4096];
     let read_on = async {
+        // Not in the future itself, whose size every connection pays for.
+        let mut sink = vec![0; 4096];
         if stream.close().await.is_ok() {
             while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
         }

@@ -25,6 +25,8 @@ use super::counted::{Counted, Counts};
 use super::dial::Dialer;
 use super::error::{Delivered, UpstreamError};
 use super::fields;
+use super::hyper_io::HyperIo;
+use super::stream::Stream;
 
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -196,7 +198,8 @@ impl Pool {
         let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
         let stream = self.0.dialer.connect().await.map_err(unreachable)?;
         let counts = Arc::new(Counts::default());
-        let io = Counted::new(stream, counts.clone());
+        let is_plain = matches!(stream, Stream::Plain(_));
+        let io = HyperIo::new(Counted::new(stream, counts.clone())).vectored(is_plain);
         let (sender, connection) = self.0.http.handshake(io).await.map_err(|error| broken(&error, Delivered::No))?;
         let task = async move {
             // Its errors reach the request that meets them.
@@ -216,7 +219,15 @@ impl Pool {
             let why = "its transfer coding is not `chunked`, the only one supported";
             return Err(UpstreamError::Response(why.to_owned()));
         }
-        let body = collect(body, self.0.max_body_bytes).await.map_err(|error| match error {
+        if fields::has_doubtful_length(&parts.headers) {
+            let why =
+                "it has several lengths, Content-Length and Transfer-Encoding, or a Content-Length that is no number";
+            return Err(UpstreamError::Response(why.to_owned()));
+        }
+        // Until it is whole; then it is the caller's.
+        let mut charge = self.0.dialer.memory().account();
+        let body = collect(body, self.0.max_body_bytes, Some(&mut charge)).await.map_err(|error| match error {
+            CollectError::NoMemory => UpstreamError::NoMemory,
             CollectError::TooLong => UpstreamError::Response(format!(
                 "the response body is larger than the limit of {} bytes (--out-max-body-size)",
                 self.0.max_body_bytes

@@ -34,6 +34,7 @@ mod fields;
 mod handler;
 mod http_in;
 mod http_out;
+mod hyper_io;
 mod listen;
 mod metrics;
 mod process;
@@ -42,6 +43,7 @@ mod recompress;
 mod record;
 mod stranger;
 mod stream;
+mod strict;
 mod time_left;
 mod tls;
 mod upstream;
@@ -72,9 +74,9 @@ pub use record::Recording;
 pub use tls::{InboundTls, OutboundTls};
 pub use upstream::HealthCheck;
 
-use crate::driver::Peer;
 use crate::driver::smol::Server;
 use crate::driver::tls::TlsServer;
+use crate::driver::{MemoryBudget, Peer};
 use crate::proto::{Compression, Stats};
 use access::Gate;
 use acme::Acme;
@@ -155,7 +157,8 @@ impl Proxy {
         let inbound = &config.inbound;
         let tls = inbound.kind.is_tls().then(|| load_tls(inbound, &executor)).transpose().map_err(StartError::Tls)?;
         let (inward, outward) = (Arc::<IoCounters>::default(), Arc::<IoCounters>::default());
-        let upstreams = Upstreams::start(&executor, &config, outward.clone()).await?;
+        let memory = config.memory_budget.map_or_else(MemoryBudget::unlimited, MemoryBudget::new);
+        let upstreams = Upstreams::start(&executor, &config, outward.clone(), memory.clone()).await?;
         let listener = Listener::bind(inbound, inward.clone()).await?;
         if let Some(addr) = config.outbound.addrs().find(|addr| is_own_upstream(&config, addr, listener.addr())) {
             return Err(StartError::Loop { addr: addr.to_owned() });
@@ -170,9 +173,10 @@ impl Proxy {
             Recorder::start(recording).map_err(|error| StartError::Record { path: recording.path.clone(), error })
         });
         let counters = Counters::new(inward, outward);
-        let handler = Arc::new(Handler::new(&config, upstreams, counters, default_host, recorder.transpose()?));
+        let handler =
+            Arc::new(Handler::new(&config, upstreams, counters, default_host, recorder.transpose()?, memory.clone()));
         let server = inbound.kind.is_link().then(|| {
-            let options = config.server_options();
+            let options = config.server_options().memory_budget(memory);
             let options = match &tls {
                 None => options,
                 Some(tls) => {
@@ -358,6 +362,9 @@ impl StatsReader {
             timeouts: load(&counters.timeouts),
             upstream_errors: load(&counters.upstream_errors),
             in_flight: self.handler.in_flight(),
+            memory_held: self.handler.memory().held(),
+            memory_peak: self.handler.memory().peak(),
+            memory_shed: self.handler.memory().shed(),
             in_links: self.server.as_ref().map(Server::stats),
             out_links: self.handler.upstreams().link_stats(),
             recompress: self.handler.upstreams().recompressor().map(|recompressor| recompressor.stats()),
@@ -431,6 +438,12 @@ pub struct ProxyStats {
     pub upstream_errors: u64,
     /// Requests not yet answered.
     pub in_flight: usize,
+    /// Bytes of memory that messages take now.
+    pub memory_held: usize,
+    /// The most that they took.
+    pub memory_peak: usize,
+    /// Messages refused because the [budget](ProxyConfig::memory_budget) was used up.
+    pub memory_shed: u64,
     /// What the links that requests come in by have carried, if they come by links.
     pub in_links: Option<Stats>,
     /// What the links that requests go out by have carried, if they go by links.

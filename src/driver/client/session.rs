@@ -10,11 +10,13 @@ use super::super::carrier::Endpoint;
 use super::super::channel::{Channel, no_tls};
 use super::super::error::ClientError;
 use super::super::mailbox::{lock, unharmed};
+use super::super::memory::MemoryBudget;
 use super::super::options::Overflow;
 use super::lane::Lane;
 use super::queue::Job;
 use crate::proto::{
-    ClientConnection, ClientEvent, ConnectionError, ErrorKind, IdMap, RequestError, RequestId, SendError, Stats,
+    ClientConnection, ClientEvent, ConnectionError, ErrorKind, IdMap, MessageError, RequestError, RequestId, SendError,
+    Stats,
 };
 
 /// How often a request that was not delivered, or may be repeated, is given to another connection.
@@ -180,7 +182,12 @@ impl<'a> Session<'a> {
         let Some(mut job) = self.take(id) else { return };
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
-            RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
+            RequestError::Refused(error) => {
+                if let Some(memory) = self.lane.options.memory.as_ref().filter(|_| error == MessageError::Overload) {
+                    memory.note_shed();
+                }
+                job.end(Err(ClientError::Response(error)));
+            }
             RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push_back(job),
             RequestError::Link { maybe_delivered: false, .. } => self.try_again(job),
             RequestError::Link { error, maybe_delivered: true } => {
@@ -301,7 +308,9 @@ impl Endpoint for Session<'_> {
     }
 
     fn awaits_peer(&self) -> bool {
-        self.connection.pending_requests() > 0
+        // It owes an answer also to those who wait no longer: else requests that time out one after another would hide
+        // that nothing comes any more.
+        self.connection.pending_requests() + self.connection.abandoned_requests() > 0
     }
 
     fn end_at(&self) -> Option<Instant> {
@@ -310,6 +319,15 @@ impl Endpoint for Session<'_> {
 
     fn is_over(&self) -> bool {
         self.end.is_some()
+    }
+
+    fn memory(&self) -> Option<&MemoryBudget> {
+        self.lane.options.memory.as_ref()
+    }
+
+    fn held_bytes(&self) -> usize {
+        // Requests and responses are their callers'.
+        0
     }
 }
 

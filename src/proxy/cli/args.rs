@@ -13,7 +13,7 @@ use super::duration;
 use super::number::{or_default, or_default as bytes, up_to};
 use super::seeing::SeeingArgs;
 use crate::proto::Compression;
-use crate::proxy::process::Log;
+use crate::proxy::process::{self, Log};
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, Recompress, demo, estimate};
 
 /// The default of `--concurrency`, the original's.
@@ -206,6 +206,10 @@ pub(super) struct ProxyArgs {
     /// Most requests at once; above it the answer is 429; 0 is the default
     #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = or_default, help_heading = "The process")]
     concurrency: usize,
+    /// Most memory for messages, in bytes; above it the answer is 503; 0 is no limit [default: half of what the process
+    /// may have, by its cgroup or of the machine]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "The process")]
+    memory_budget: Option<usize>,
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
     pub(super) threads: Option<usize>,
@@ -377,6 +381,7 @@ impl ProxyArgs {
                 ..Outbound::default()
             }),
             concurrency: unless_zero(self.concurrency).unwrap_or(CONCURRENCY),
+            memory_budget: self.memory_budget.map_or_else(process::default_memory_budget, unless_zero),
             log_all_errors: self.log_all_errors,
             recompress: self.recompress.into(),
             seeing: self.seeing.seeing(),

@@ -19,6 +19,8 @@ pub(super) fn json(snapshot: &Snapshot) -> String {
         "upstream_errors": stats.upstream_errors,
         "retries": snapshot.retries,
         "in_flight": stats.in_flight,
+        "memory": { "held": stats.memory_held, "peak": stats.memory_peak, "budget": snapshot.memory_budget,
+            "shed": stats.memory_shed },
         "connections": { "in": snapshot.inward.open(), "out": snapshot.outward.open() },
         // The microseconds below which the values of a bucket are, and how many they are.
         "latency": snapshot.latency.buckets,

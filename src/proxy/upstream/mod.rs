@@ -36,6 +36,7 @@ use super::metrics::IoCounters;
 use super::recompress::Recompressor;
 use super::time_left;
 use super::tls::ClientTls;
+use crate::driver::MemoryBudget;
 use crate::proto::Stats;
 use balance::{Balancer, Change, MemberId, Outcome, Pick, Policy};
 use budget::Budget;
@@ -94,17 +95,19 @@ impl Upstreams {
         executor: &Arc<Executor<'static>>,
         config: &ProxyConfig,
         counters: Arc<IoCounters>,
+        memory: MemoryBudget,
     ) -> Result<Arc<Self>, StartError> {
-        Self::start_with(executor, config, counters, follow::system()).await
+        Self::start_with(executor, config, counters, memory, follow::system()).await
     }
 
     async fn start_with(
         executor: &Arc<Executor<'static>>,
         config: &ProxyConfig,
         counters: Arc<IoCounters>,
+        memory: MemoryBudget,
         resolver: Resolver,
     ) -> Result<Arc<Self>, StartError> {
-        let dialing = Dialing::new(&config.outbound, counters)?;
+        let dialing = Dialing::new(&config.outbound, counters, memory)?;
         let policy = Policy { slow_start: config.outbound.slow_start, ..Policy::default() };
         let upstreams = Arc::new(Self {
             state: Mutex::new(Shared { balancer: Balancer::new(policy), budget: Budget::new() }),
@@ -319,6 +322,8 @@ fn blame(error: &UpstreamError) -> Outcome {
     match error {
         UpstreamError::Timeout { .. } | UpstreamError::Unreachable(_) | UpstreamError::Broken { .. } => Outcome::Failed,
         UpstreamError::Response(_) => Outcome::Refused,
+        // It did nothing wrong.
+        UpstreamError::NoMemory => Outcome::Dropped,
         UpstreamError::NotSent(..) if error.is_callers_fault() => Outcome::Dropped,
         UpstreamError::NotSent(..) => Outcome::Refused,
     }
