@@ -281,7 +281,11 @@ impl ClientOptions {
         let tls = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
         let tls = false;
-        ClientConfig { config: self.config.clone(), tls }
+        let mut config = self.config.clone();
+        // As many as can be pending can be given up, all at once (R-limit-minimum).
+        let limits = &mut config.limits;
+        limits.abandoned_requests = limits.abandoned_requests.max(limits.pending_requests);
+        ClientConfig { config, tls }
     }
 }
 
@@ -506,5 +510,26 @@ impl From<Duration> for Deadline {
 impl From<Option<Instant>> for Deadline {
     fn from(at: Option<Instant>) -> Self {
         Self(at.map_or(Until::Default, Until::At))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_requests_can_be_given_up_as_can_be_pending() {
+        // R-limit-minimum, in the table of spec/07-limits-and-security.md
+        let limits = |options: ClientOptions| options.connection().config.limits;
+        let many = Limits { pending_requests: 30_000, ..Limits::default() };
+        for options in [
+            ClientOptions::default().max_pending_requests(30_000),
+            ClientOptions::default().limits(many.clone()),
+            ClientOptions::default().config(Config { limits: many, ..Config::default() }),
+        ] {
+            let Limits { pending_requests, abandoned_requests, .. } = limits(options);
+            assert_eq!((pending_requests, abandoned_requests), (30_000, 30_000));
+        }
+        assert_eq!(limits(ClientOptions::default().max_pending_requests(1)).abandoned_requests, 10_000);
     }
 }
