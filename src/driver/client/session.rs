@@ -1,6 +1,5 @@
 //! One connection of a lane: requests in, outcomes out.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,8 +36,8 @@ pub(in super::super) struct Session<'a> {
     was_answered: bool,
     /// This side closes it.
     is_closing: bool,
-    /// Jobs for the next connection, in order.
-    again: VecDeque<Box<Job>>,
+    /// Jobs for the next connection.
+    again: Vec<Box<Job>>,
     /// Jobs that may have been delivered and must not be repeated.
     broken: Vec<(Box<Job>, ConnectionError)>,
     /// The last event, when it has come.
@@ -56,7 +55,7 @@ impl<'a> Session<'a> {
             connected_at: None,
             was_answered: false,
             is_closing: false,
-            again: VecDeque::new(),
+            again: Vec::new(),
             broken: Vec::new(),
             end: None,
         }
@@ -74,7 +73,7 @@ impl<'a> Session<'a> {
             // In order, and yet before it could take what waits.
             None if !is_closing && !again.is_empty() => ConnectionError::nowhere(ErrorKind::Closed),
             None => {
-                lane.queue.put_back(again.into_iter());
+                again.into_iter().for_each(|job| lane.queue.put_back(job));
                 lane.note_ended(now, false);
                 return;
             }
@@ -82,16 +81,17 @@ impl<'a> Session<'a> {
         if *error.kind() == ErrorKind::ZstdRefused {
             // No failure, but an answer: the next connection does without.
             lane.note_zstd_refused(now);
-            lane.queue.put_back(again.into_iter());
+            again.into_iter().for_each(|job| lane.queue.put_back(job));
             return;
         }
         let error = ClientError::Link { error, transport, maybe_delivered: false };
         let most = if lane.options.wait_for_link { u32::MAX } else { MAX_TRIES };
-        let (lost, again) = again.into_iter().partition::<VecDeque<_>, _>(|job| job.tries >= most);
-        for job in lost {
-            job.end(Err(error.clone()));
+        for job in again {
+            match job.tries < most {
+                true => lane.queue.put_back(job),
+                false => job.end(Err(error.clone())),
+            }
         }
-        lane.queue.put_back(again.into_iter());
         match connected_at {
             None => lane.back_off(now, error),
             Some(at) => lane.note_ended(now, !was_answered && now.saturating_duration_since(at) < PROVEN),
@@ -168,7 +168,7 @@ impl<'a> Session<'a> {
 
     fn try_again(&mut self, mut job: Box<Job>) {
         job.tries += 1;
-        self.again.push_back(job);
+        self.again.push(job);
     }
 
     fn fail(&mut self, id: RequestId, error: RequestError) {
@@ -176,7 +176,7 @@ impl<'a> Session<'a> {
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
             RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
-            RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push_back(job),
+            RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push(job),
             RequestError::Link { maybe_delivered: false, .. } => self.try_again(job),
             RequestError::Link { error, maybe_delivered: true } => {
                 let may_repeat = match &self.lane.options.retry_if {
