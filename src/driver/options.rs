@@ -220,8 +220,9 @@ impl ClientOptions {
         self
     }
 
-    /// How many links to the address share the requests, at least 1. Default 1. One more may be opened for HEAD requests
-    /// (R-head-alone).
+    /// How many links to the address share the requests, at least 1. Default 1. A request goes to the least busy one that
+    /// is not in a [pause](Self::reconnect_pause), and from a link that cannot be had to one that is up. One more may be
+    /// opened for HEAD requests (R-head-alone).
     #[must_use]
     pub fn links(mut self, links: usize) -> Self {
         self.links = links.max(1);

@@ -10,6 +10,7 @@ use http::{Request, Response};
 
 use super::super::error::ClientError;
 use super::super::options::Overflow;
+use super::Place;
 use crate::proto::SendError;
 
 /// How late a job in the queue may learn that its deadline has passed.
@@ -32,6 +33,8 @@ pub(super) struct Job {
     pub(super) is_oneway: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: oneshot::Sender<Result<Response<Bytes>, ClientError>>,
+    /// The lane that it is in, and one of whose load it is.
+    pub(super) place: Place,
     /// How often a connection has not delivered it.
     pub(super) tries: u32,
     /// How the last link ended that may have delivered it, if one has.
@@ -40,7 +43,9 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn end(self: Box<Self>, outcome: Result<Response<Bytes>, ClientError>) {
-        let Self { earlier, reply, .. } = *self;
+        let Self { earlier, reply, place, .. } = *self;
+        // Before its caller can ask for more.
+        drop(place);
         let outcome = outcome.map_err(|error| match earlier {
             Some(earlier) => error.after(earlier),
             None => error,
@@ -155,8 +160,9 @@ mod tests {
 
     fn job(ticket: u64, deadline: Option<Instant>) -> (Box<Job>, Reply) {
         let (reply, outcome) = oneshot::channel();
-        let request = Request::default();
-        (Box::new(Job { ticket, request, is_oneway: false, deadline, reply, tries: 0, earlier: None }), outcome)
+        let (request, place) = (Request::default(), Place::nowhere());
+        let job = Job { ticket, request, is_oneway: false, deadline, reply, place, tries: 0, earlier: None };
+        (Box::new(job), outcome)
     }
 
     fn tickets(queue: &mut Queue) -> Vec<u64> {

@@ -1,5 +1,6 @@
 //! One connection of a lane: requests in, outcomes out.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,7 +38,7 @@ pub(in super::super) struct Session<'a> {
     /// This side closes it.
     is_closing: bool,
     /// Jobs for the next connection.
-    again: Vec<Box<Job>>,
+    again: VecDeque<Box<Job>>,
     /// Jobs that may have been delivered and must not be repeated.
     broken: Vec<(Box<Job>, ConnectionError)>,
     /// The last event, when it has come.
@@ -55,7 +56,7 @@ impl<'a> Session<'a> {
             connected_at: None,
             was_answered: false,
             is_closing: false,
-            again: Vec::new(),
+            again: VecDeque::new(),
             broken: Vec::new(),
             end: None,
         }
@@ -85,7 +86,7 @@ impl<'a> Session<'a> {
             return;
         }
         let error = ClientError::Link { error, transport, maybe_delivered: false };
-        let most = if lane.options.wait_for_link { u32::MAX } else { MAX_TRIES };
+        let most = if lane.options().wait_for_link { u32::MAX } else { MAX_TRIES };
         for job in again {
             match job.tries < most {
                 true => lane.queue.put_back(job),
@@ -106,7 +107,7 @@ impl<'a> Session<'a> {
 
     /// Whether the next request must wait: a HEAD travels alone until the server has shown that it may not.
     fn must_wait(&self) -> bool {
-        self.lane.for_head
+        self.lane.is_for_head()
             && !self.connection.peer_keeps_head_rule()
             && self.connection.pending_requests() + self.connection.abandoned_requests() > 0
     }
@@ -118,7 +119,7 @@ impl<'a> Session<'a> {
 
     /// Keeps what waits in the queue for room in the output within the limit: with what is under way, it is pending.
     fn limit_waiting(&mut self, now: Instant) {
-        let limit = self.lane.options.config.limits.pending_requests;
+        let limit = self.lane.options().config.limits.pending_requests;
         while self.connection.pending_requests() + self.lane.queue.len() > limit
             && (self.make_room(now) || self.lane.queue.shed())
         {}
@@ -154,13 +155,13 @@ impl<'a> Session<'a> {
 
     /// Gives the oldest request up that has not left, if that is the policy.
     fn make_room(&mut self, now: Instant) -> bool {
-        if self.lane.options.overflow != Overflow::Oldest {
+        if self.lane.options().overflow != Overflow::Oldest {
             return false;
         }
         let Some(loser) = self.connection.oldest_unsent() else { return false };
         self.connection.cancel(now, loser);
         if let Some(job) = self.take(loser) {
-            let limit = self.lane.options.config.limits.pending_requests;
+            let limit = self.lane.options().config.limits.pending_requests;
             job.end(Err(ClientError::Send(SendError::PendingOverflow(limit))));
         }
         true
@@ -168,7 +169,7 @@ impl<'a> Session<'a> {
 
     fn try_again(&mut self, mut job: Box<Job>) {
         job.tries += 1;
-        self.again.push(job);
+        self.again.push_back(job);
     }
 
     fn fail(&mut self, id: RequestId, error: RequestError) {
@@ -176,10 +177,10 @@ impl<'a> Session<'a> {
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
             RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
-            RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push(job),
+            RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push_back(job),
             RequestError::Link { maybe_delivered: false, .. } => self.try_again(job),
             RequestError::Link { error, maybe_delivered: true } => {
-                let may_repeat = match &self.lane.options.retry_if {
+                let may_repeat = match &self.lane.options().retry_if {
                     Some(may) => unharmed(|| may(&job.request)).unwrap_or(false),
                     None => false,
                 };
@@ -196,7 +197,7 @@ impl<'a> Session<'a> {
     fn count(&mut self) {
         let now = self.connection.stats();
         if now != self.counted {
-            lock(&self.lane.stats).add(now, self.counted);
+            lock(self.lane.stats()).add(now, self.counted);
             self.counted = now;
         }
     }
@@ -311,7 +312,7 @@ impl Endpoint for Session<'_> {
 impl Session<'_> {
     #[cfg(feature = "tls")]
     fn start_tls(&self, channel: &mut Channel) -> io::Result<()> {
-        match &self.lane.options.tls {
+        match &self.lane.options().tls {
             Some(tls) => channel.start_client(tls),
             None => Err(no_tls()),
         }

@@ -112,7 +112,7 @@ impl Shared {
             return None;
         }
         links.next += 1;
-        let (key, mailbox) = (links.next, Arc::new(Mailbox::new()));
+        let (key, mailbox) = (links.next, Arc::new(Mailbox::default()));
         links.mailboxes.insert(key, mailbox.clone());
         Some(Admitted { shared: self.clone(), key, mailbox, peer: Peer::new(addr), _member: self.alive.enter() })
     }
@@ -132,7 +132,7 @@ impl Shared {
         *lock(&self.go) = None;
         for mailbox in lock(&self.links).mailboxes.values() {
             // A link that has ended needs no telling.
-            mailbox.send(Command::Close(deadline));
+            let _ = mailbox.send(Command::Close(deadline));
         }
         self.alive.gone().await;
     }
