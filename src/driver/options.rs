@@ -196,10 +196,10 @@ impl ClientOptions {
         self
     }
 
-    /// How long a dial may take. Default 3 s.
+    /// How long a dial may take, at least 1 ms. Default 3 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = timeout.max(Duration::from_millis(1));
         self
     }
 

@@ -1,9 +1,11 @@
 //! A lane of a client: requests wait here for a link, and for the next one when that has ended.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::super::carrier::Patience;
@@ -11,6 +13,7 @@ use super::super::crowd::Member;
 use super::super::error::ClientError;
 use super::super::mailbox::lock;
 use super::super::options::ClientOptions;
+use super::super::timed::Timed;
 use super::queue::{Command, Queue, cannot_connect};
 use super::session::Session;
 use super::{Common, Entrance};
@@ -19,11 +22,7 @@ use crate::proto::{ClientConfig, Stats};
 /// What a lane's driver is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Step {
-    /// Wait for [`Lane::poll`].
-    Wait,
-    /// The same, until then at the latest; meanwhile [`Lane::handle_timeout`].
-    Pause(Instant),
-    /// Dial, and tell how that went; meanwhile [`Lane::poll`] and [`Lane::handle_timeout`].
+    /// Dial, and tell how that went; [`Lane::dial`] waits for it.
     Dial,
     /// Nothing more: no request will come.
     End,
@@ -89,7 +88,7 @@ impl Lane {
         }
     }
 
-    pub(in super::super) fn options(&self) -> &ClientOptions {
+    pub(super) fn options(&self) -> &ClientOptions {
         &self.common.options
     }
 
@@ -109,11 +108,11 @@ impl Lane {
 
     pub(in super::super) fn patience(&self) -> Patience {
         let ClientOptions { read_timeout, write_timeout, read_buffer, max_compress_share, .. } = self.common.options;
-        Patience { read_timeout, write_timeout, read_buffer, max_compress_share }
+        Patience { read_timeout, write_timeout, read_buffer, max_compress_share, lingers: false }
     }
 
     /// Takes what callers want. Ready if there was anything.
-    pub(in super::super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.poll_with(context, |_| ())
     }
 
@@ -140,30 +139,28 @@ impl Lane {
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// What is to be done now.
-    pub(in super::super) fn step(&mut self, now: Instant) -> Step {
+    /// What is to be done now, if anything.
+    fn step(&mut self, now: Instant) -> Option<Step> {
         self.handle_timeout(now);
         self.paused.take_if(|(until, _)| *until <= now);
-        if self.paused.is_some() {
+        if let Some((_, error)) = self.paused.clone() {
             self.move_out(now);
-        }
-        match &self.paused {
-            Some((_, Some(error))) => self.queue.fail(error),
-            Some((until, None)) if !self.queue.is_empty() => return Step::Pause(*until),
-            _ => {}
-        }
-        match self.queue.is_empty() {
-            false => {
-                if self.has_failed {
-                    // Nobody who can go elsewhere waits for a dial that may fail again.
-                    self.entrance().condition.set(now.checked_add(self.options().connect_timeout), false);
-                    self.move_out(now);
-                }
-                Step::Dial
+            error.inspect(|error| self.queue.fail(error));
+        } else if !self.queue.is_empty() {
+            if self.has_failed {
+                // Nobody who can go elsewhere waits for a dial that may fail again.
+                self.entrance().condition.set(now.checked_add(self.options().connect_timeout), false);
+                self.move_out(now);
             }
-            true if self.closing => Step::End,
-            true => Step::Wait,
+            return Some(Step::Dial);
         }
+        self.is_done().then_some(Step::End)
+    }
+
+    /// Waits for `dial` to end, while requests come, are given up and expire.
+    pub(in super::super) fn dial<F>(&mut self, now: Instant, dial: F) -> Dialling<'_, F> {
+        let limit = now.checked_add(self.options().connect_timeout);
+        Dialling { lane: self, dial, limit }
     }
 
     /// Gives what waits here, and of which nothing has left, to lanes that are up and have room for it.
@@ -190,13 +187,14 @@ impl Lane {
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
-    pub(in super::super) fn poll_timeout(&self) -> Option<Instant> {
-        let end_at = self.end_at.filter(|_| !self.queue.is_empty());
-        self.queue.poll_timeout().into_iter().chain(end_at).min()
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let paused = self.paused.as_ref().map(|(until, _)| *until);
+        let waiting = [self.queue.poll_timeout(), self.end_at, paused];
+        waiting.into_iter().flatten().filter(|_| !self.queue.is_empty()).min()
     }
 
     /// Ends the requests whose deadline has come, and all when that of the lane has.
-    pub(in super::super) fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.queue.expire(now);
         if self.end_at.is_some_and(|at| at <= now) {
             self.queue.fail(&ClientError::Closed);
@@ -204,7 +202,7 @@ impl Lane {
     }
 
     /// Whether nobody wants a connection any more, nor will.
-    pub(in super::super) fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.closing && self.queue.is_empty()
     }
 
@@ -275,6 +273,51 @@ impl Lane {
         if !nothing {
             self.pause = self.options().reconnect_pause.0;
         }
+    }
+}
+
+/// What is to be done next.
+impl Timed for Lane {
+    type Output = Step;
+
+    fn poll_at(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if let Some(step) = self.step(now) {
+                return Poll::Ready(step);
+            }
+            ready!(self.poll(context));
+        }
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+}
+
+/// A lane while it dials.
+pub(in super::super) struct Dialling<'a, F> {
+    lane: &'a mut Lane,
+    dial: F,
+    limit: Option<Instant>,
+}
+
+impl<S, F: Future<Output = io::Result<S>> + Unpin> Timed for Dialling<'_, F> {
+    type Output = io::Result<S>;
+
+    fn poll_at(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<io::Result<S>> {
+        let _ = self.lane.poll(context);
+        self.lane.handle_timeout(now);
+        if let Poll::Ready(stream) = Pin::new(&mut self.dial).poll(context) {
+            return Poll::Ready(stream);
+        }
+        if self.lane.is_done() || self.limit.is_some_and(|at| at <= now) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the dial in time")));
+        }
+        Poll::Pending
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        self.lane.poll_timeout().into_iter().chain(self.limit).min()
     }
 }
 

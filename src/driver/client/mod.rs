@@ -28,6 +28,7 @@ use super::crowd::Crowd;
 use super::error::ClientError;
 use super::mailbox::{Mailbox, lock};
 use super::options::{ClientOptions, Deadline};
+use super::timed::Timed;
 use crate::proto::Stats;
 
 /// Starts to carry a lane: on a task or on threads.
@@ -137,29 +138,24 @@ impl Callers {
     }
 
     /// Sends a request; its outcome is to be waited for. For a oneway that is an empty response, when it has left.
-    pub(super) fn send(
-        self: &Arc<Self>,
-        request: Request<Bytes>,
-        deadline: Deadline,
-        is_oneway: bool,
-    ) -> Result<Outcome, ClientError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(ClientError::Closed);
-        }
+    pub(super) fn send(self: &Arc<Self>, request: Request<Bytes>, deadline: Deadline, is_oneway: bool) -> Outcome {
         let is_head = request.method() == Method::HEAD && !is_oneway;
         let number = if is_head { self.common.head_lane() } else { self.next_lane() };
-        self.start(number)?;
         let deadline = deadline.resolve(Instant::now(), self.common.options.timeout);
-        let (reply, response) = oneshot::channel();
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
         let place = Place::new(self.common.clone(), number);
-        let lane = place.lane.clone();
-        let job = Job { ticket, request, is_oneway, deadline, reply, place, tries: 0, earlier: None };
-        if self.common.lanes[number].mailbox.send(Command::Send(Box::new(job))).is_err() {
-            return Err(ClientError::Closed);
-        }
+        let (reply, response) = oneshot::channel();
         self.pending.fetch_add(1, Ordering::Relaxed);
-        Ok(Outcome { callers: self.clone(), lane, ticket, response, is_known: false })
+        let outcome = Outcome { callers: self.clone(), lane: place.lane.clone(), ticket, response, is_known: false };
+        let job = Box::new(Job { ticket, request, is_oneway, deadline, reply, place, tries: 0, earlier: None });
+        if self.closed.load(Ordering::Acquire) {
+            job.end(Err(ClientError::Closed));
+        } else if let Err(error) = self.start(number) {
+            job.end(Err(error));
+        } else if let Err(Command::Send(job)) = self.common.lanes[number].mailbox.send(Command::Send(job)) {
+            job.end(Err(ClientError::Closed));
+        }
+        outcome
     }
 
     /// The lane with the fewest requests under way, of those that do not pause: in turn where they are equal, and those
@@ -231,6 +227,12 @@ pub(super) struct Outcome {
     is_known: bool,
 }
 
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome").finish_non_exhaustive()
+    }
+}
+
 impl Future for Outcome {
     type Output = Result<Response<Bytes>, ClientError>;
 
@@ -241,10 +243,23 @@ impl Future for Outcome {
     }
 }
 
+/// For who waits for it, and for nothing else.
+impl Timed for Outcome {
+    type Output = Result<Response<Bytes>, ClientError>;
+
+    fn poll_at(&mut self, _: Instant, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(self).poll(context)
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        None
+    }
+}
+
 impl Drop for Outcome {
     fn drop(&mut self) {
         self.callers.pending.fetch_sub(1, Ordering::Relaxed);
-        if self.is_known {
+        if self.is_known || !matches!(self.response.try_recv(), Ok(None)) {
             return;
         }
         // In this order, and with a write for a read: if the request moves after that, its new lane sees the first.

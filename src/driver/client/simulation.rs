@@ -56,10 +56,7 @@ impl World {
             {
                 let request = Request::post(format!("http://h/{}", if call.may_repeat { "again" } else { "once" }));
                 let request = request.header("number", number).body(Bytes::from(vec![b'x'; number * 50])).unwrap();
-                match callers.send(request, call.deadline.into(), call.is_oneway) {
-                    Ok(outcome) => call.outcome = Some(outcome),
-                    Err(error) => call.end = Some(Err(error)),
-                }
+                call.outcome = Some(callers.send(request, call.deadline.into(), call.is_oneway));
             }
             if let Some(Poll::Ready(end)) = call.outcome.as_mut().map(|outcome| Pin::new(outcome).poll(&mut context)) {
                 assert!(call.end.is_none(), "a second outcome");
@@ -91,28 +88,22 @@ impl World {
         let mut context = Context::from_waker(Waker::noop());
         loop {
             self.act();
-            let until = match lane.step(self.now) {
-                Step::End => return,
-                Step::Wait if lane.poll(&mut context).is_ready() => continue,
-                Step::Wait => None,
-                Step::Pause(_) if lane.poll(&mut context).is_ready() => continue,
-                Step::Pause(until) => earliest([Some(until), lane.poll_timeout()]),
-                Step::Dial => {
+            match lane.poll_at(self.now, &mut context) {
+                Poll::Ready(Step::End) => return,
+                Poll::Pending => self.pass_until(lane.next_at()),
+                Poll::Ready(Step::Dial) => {
                     let ends = self.now + MS * self.rng.u32(0..20);
-                    while self.now < ends && !lane.is_done() {
-                        self.pass_until(earliest([Some(ends), lane.poll_timeout()]));
-                        let _ = lane.poll(&mut context);
-                        lane.handle_timeout(self.now);
+                    let mut dialling = lane.dial(self.now, std::future::pending::<io::Result<()>>());
+                    while self.now < ends && dialling.poll_at(self.now, &mut context).is_pending() {
+                        self.pass_until(earliest([Some(ends), dialling.next_at()]));
                     }
                     if self.rng.u8(0..10) == 0 {
                         lane.handle_dial_error(self.now, io::ErrorKind::ConnectionRefused.into());
                     } else {
                         self.link(lane);
                     }
-                    continue;
                 }
-            };
-            self.pass_until(until);
+            }
         }
     }
 
@@ -307,14 +298,15 @@ fn pauses_double_up_to_the_longest_and_each_is_shortened_at_random() {
     for _ in 0..50 {
         let options = ClientOptions::default().reconnect_pause(MS * 100, MS * 1_000).wait_for_link(true);
         let (callers, started) = client(options);
-        let _outcome = callers.send(Request::new(Bytes::new()), None.into(), false).map(Some);
+        let _outcome = callers.send(Request::new(Bytes::new()), None.into(), false);
         let mut lane = started().unwrap();
         let _ = lane.poll(&mut context);
         let mut now = Instant::now();
         for longest in [100, 200, 400, 800, 1_000, 1_000] {
-            assert_eq!(lane.step(now), Step::Dial);
+            assert_eq!(lane.poll_at(now, &mut context), Poll::Ready(Step::Dial));
             lane.handle_dial_error(now, io::ErrorKind::ConnectionRefused.into());
-            let Step::Pause(until) = lane.step(now) else { panic!("no pause") };
+            assert!(lane.poll_at(now, &mut context).is_pending());
+            let until = lane.next_at().unwrap();
             shares.push((until - now).as_secs_f64() * 1_000.0 / f64::from(longest));
             now = until;
         }
@@ -327,12 +319,13 @@ fn pauses_double_up_to_the_longest_and_each_is_shortened_at_random() {
 #[test]
 fn what_waits_for_a_dial_that_fails_moves_to_a_lane_that_is_up_and_has_room() {
     let (callers, next) = client(ClientOptions::default().links(2).max_pending_requests(5));
-    let send = || Some(callers.send(Request::new(Bytes::new()), None.into(), false).unwrap());
+    let send = || Some(callers.send(Request::new(Bytes::new()), None.into(), false));
     let mut outcomes: Vec<_> = (0..8).map(|_| send()).collect();
     let (mut up, mut down) = (next().unwrap(), next().unwrap());
     let (now, mut context) = (Instant::now(), Context::from_waker(Waker::noop()));
-    let _ = (up.poll(&mut context), down.poll(&mut context));
-    assert_eq!((up.step(now), up.queue.len(), down.step(now), down.queue.len()), (Step::Dial, 4, Step::Dial, 4));
+    for lane in [&mut up, &mut down] {
+        assert_eq!((lane.poll_at(now, &mut context), lane.queue.len()), (Poll::Ready(Step::Dial), 4));
+    }
     up.note_connected();
     outcomes[0] = None;
     let _ = up.poll(&mut context);
