@@ -101,14 +101,17 @@ macro_rules! link_options {
         }
 
         /// How much each link takes from its peer and holds for it. For some of them, begin with those of the role:
-        /// `Limits { body_bytes: 1 << 20, ..Limits::default() }`, and [`Limits::server`] for a server.
+        /// `Limits { body_bytes: 1 << 20, ..Limits::default() }`, and [`Limits::server`] for a server. Those are the
+        /// defaults.
         #[must_use]
         pub fn limits(mut self, limits: Limits) -> Self {
             self.config.limits = limits;
             self
         }
 
-        /// All that the core is told about each link, in one.
+        /// All that the core is told about each link, in one: in place of what `compression`, `level`, the batches, the
+        /// hello, idle and drain time-outs and `limits` were before. Default `Config::default()`, for a server with
+        /// [`Limits::server`].
         #[must_use]
         pub fn config(mut self, config: Config) -> Self {
             self.config = config;
