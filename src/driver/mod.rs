@@ -3,6 +3,8 @@
 //! Two drivers, `smol` for tasks and `thread` for plain threads, have the same client and server, with the same
 //! options and errors; these are here. Only what waits is different: `request(..).await` here, `request(..)` there.
 
+// A shell stays at about 400 lines of code, without comments: `cat src/driver/thread/*.rs | grep -vcE '^\s*(//|$)'`.
+
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -19,9 +21,12 @@ mod mailbox;
 mod memory;
 mod options;
 mod patience;
+#[cfg(feature = "thread")]
+mod pool;
 mod server;
 mod socket;
 mod throttle;
+mod timed;
 
 #[cfg(feature = "smol")]
 pub mod smol;

@@ -102,7 +102,8 @@ macro_rules! link_options {
         }
 
         /// How much each link takes from its peer and holds for it. For some of them, begin with those of the role:
-        /// `Limits { body_bytes: 1 << 20, ..Limits::default() }`, and [`Limits::server`] for a server.
+        /// `Limits { body_bytes: 1 << 20, ..Limits::default() }`, and [`Limits::server`] for a server. Those are the
+        /// defaults.
         #[must_use]
         pub fn limits(mut self, limits: Limits) -> Self {
             self.config.limits = limits;
@@ -117,7 +118,9 @@ macro_rules! link_options {
             self
         }
 
-        /// All that the core is told about each link, in one.
+        /// All that the core is told about each link, in one: in place of what `compression`, `level`, the batches, the
+        /// hello, idle and drain time-outs and `limits` were before. Default `Config::default()`, for a server with
+        /// [`Limits::server`].
         #[must_use]
         pub fn config(mut self, config: Config) -> Self {
             self.config = config;
@@ -209,10 +212,10 @@ impl ClientOptions {
         self
     }
 
-    /// How long a dial may take. Default 3 s.
+    /// How long a dial may take, at least 1 ms. Default 3 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = timeout.max(Duration::from_millis(1));
         self
     }
 
@@ -233,8 +236,9 @@ impl ClientOptions {
         self
     }
 
-    /// How many links to the address share the requests, at least 1. Default 1. One more may be opened for HEAD requests
-    /// (R-head-alone).
+    /// How many links to the address share the requests, at least 1. Default 1. A request goes to the least busy one that
+    /// is not in a [pause](Self::reconnect_pause), and from a link that cannot be had to one that is up. One more may be
+    /// opened for HEAD requests (R-head-alone).
     #[must_use]
     pub fn links(mut self, links: usize) -> Self {
         self.links = links.max(1);
@@ -303,7 +307,11 @@ impl ClientOptions {
         let tls = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
         let tls = false;
-        ClientConfig { config: self.config.clone(), tls }
+        let mut config = self.config.clone();
+        // As many as can be pending can be given up, all at once (R-limit-minimum).
+        let limits = &mut config.limits;
+        limits.abandoned_requests = limits.abandoned_requests.max(limits.pending_requests);
+        ClientConfig { config, tls }
     }
 }
 
@@ -530,5 +538,26 @@ impl From<Duration> for Deadline {
 impl From<Option<Instant>> for Deadline {
     fn from(at: Option<Instant>) -> Self {
         Self(at.map_or(Until::Default, Until::At))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_requests_can_be_given_up_as_can_be_pending() {
+        // R-limit-minimum, in the table of spec/07-limits-and-security.md
+        let limits = |options: ClientOptions| options.connection().config.limits;
+        let many = Limits { pending_requests: 30_000, ..Limits::default() };
+        for options in [
+            ClientOptions::default().max_pending_requests(30_000),
+            ClientOptions::default().limits(many.clone()),
+            ClientOptions::default().config(Config { limits: many, ..Config::default() }),
+        ] {
+            let Limits { pending_requests, abandoned_requests, .. } = limits(options);
+            assert_eq!((pending_requests, abandoned_requests), (30_000, 30_000));
+        }
+        assert_eq!(limits(ClientOptions::default().max_pending_requests(1)).abandoned_requests, 10_000);
     }
 }

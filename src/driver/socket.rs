@@ -1,5 +1,7 @@
 //! How sockets are set up.
 
+#[cfg(feature = "thread")]
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -31,4 +33,15 @@ pub(crate) fn set_up<'s>(stream: impl Into<SockRef<'s>>) {
         let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
         let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     }
+}
+
+/// Where a socket is to be found from this machine that listens here.
+#[cfg(feature = "thread")]
+pub(super) fn from_here(mut addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    addr
 }
