@@ -190,11 +190,13 @@ fn need_of(step: &Step) -> Option<&'static str> {
             (Action::Close, _) => Some("close"),
             _ => None,
         },
-        // After the hello, a driver may give such a request to another link instead.
-        StepKind::Expect(Expect::Event(EventPattern::Failed { code, maybe_delivered: false, .. }))
-            if code != "timeout" && !code.starts_with("hello-") =>
-        {
-            Some("no-retry")
+        // A driver may give such a request to another link instead.
+        StepKind::Expect(Expect::Event(EventPattern::Failed { code, maybe_delivered: false, .. })) => {
+            match code.as_str() {
+                "timeout" => None,
+                code if code.starts_with("hello-") => Some("hello-fails"),
+                _ => Some("no-retry"),
+            }
         }
         _ => None,
     }

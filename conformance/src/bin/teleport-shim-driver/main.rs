@@ -154,7 +154,7 @@ async fn carry_out(
                 "profile": "tcp",
                 "can": [
                     "client", "server", "none", "deflate", "snappy", "zstd", "limits", "cancel", "idle", "batch-delay",
-                    "close", "frames", "oneway", "server-close-codes", "failure-codes",
+                    "close", "frames", "oneway", "server-close-codes", "failure-codes", "hello-fails",
                 ],
             }));
         }
