@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::scenario::{Config, Scenario};
+use crate::scenario::{Config, Role, Scenario};
 use crate::step::{ANY_CODE, Action, EventPattern, Expect, Feed, Step, StepKind};
 use crate::wire::HELLO_BYTES;
 
@@ -47,7 +47,9 @@ pub fn for_shim(scenario: &Scenario, can: &[String], longest: Duration) -> Resul
         };
         can.iter().any(|claimed| claimed == tells).then(|| step.kind.clone())
     };
-    Ok(Scenario { steps: map(&scenario.steps, &keep), ..scenario.clone() })
+    let steps = map(&scenario.steps, &keep);
+    let steps = if fails_tls(scenario) { map(&steps, &|step| failing_tls(&step.kind)) } else { steps };
+    Ok(Scenario { steps, ..scenario.clone() })
 }
 
 /// The scenario as it is run against a server of which nothing is known but that it answers every request at once.
@@ -56,16 +58,19 @@ pub fn for_shim(scenario: &Scenario, can: &[String], longest: Duration) -> Resul
 /// # Errors
 ///
 /// Why it cannot be run.
-pub fn for_server(scenario: &Scenario, longest: Duration) -> Result<Scenario, String> {
+pub fn for_server(scenario: &Scenario, longest: Duration, has_tls: bool) -> Result<Scenario, String> {
     show(scenario, longest)?;
-    let compression = scenario.config.compression;
-    if scenario.config != (Config { compression, ..Config::new(scenario.role) }) {
+    if has_tls && scenario.config.tls == "off" && asks_for_tls(scenario) {
+        return Err("the server has TLS".into());
+    }
+    let tls = if has_tls && scenario.config.tls == "optional" { "optional" } else { "off" };
+    if !is_usual(scenario, tls) {
         return Err("the server cannot be set up for it".into());
     }
     let mut why = None;
     visit(&scenario.steps, &mut |step| {
         why = why.take().or_else(|| match &step.kind {
-            StepKind::Do { action: Action::Respond { .. }, refused: None } => None,
+            StepKind::Do { action: Action::Respond { .. } | Action::TlsEstablished, refused: None } => None,
             StepKind::Do { .. } => Some(format!("there is no program that could `{}`", words(&step.source))),
             StepKind::Either(_) => Some("which branch is right may depend on what the program is told".into()),
             _ => None,
@@ -74,10 +79,14 @@ pub fn for_server(scenario: &Scenario, longest: Duration) -> Result<Scenario, St
     if let Some(why) = why {
         return Err(why);
     }
+    let fails_tls = fails_tls(scenario);
     let adapted = |step: &Step| match &step.kind {
+        kind @ StepKind::Expect(Expect::StillOpen | Expect::Quiet) if fails_tls => failing_tls(kind),
         StepKind::Expect(Expect::Event(EventPattern::Request { id: Some(id), method, .. })) => {
             Some(StepKind::Expect(Expect::Answer { id: *id, head: method == b"HEAD" }))
         }
+        StepKind::Expect(Expect::Event(EventPattern::StartTls)) => Some(step.kind.clone()),
+        StepKind::Do { action: Action::TlsEstablished, .. } => Some(step.kind.clone()),
         StepKind::Expect(Expect::Event(_) | Expect::SendFrame { .. }) | StepKind::Do { .. } => None,
         kind => Some(kind.clone()),
     };
@@ -90,10 +99,12 @@ pub fn for_server(scenario: &Scenario, longest: Duration) -> Result<Scenario, St
 /// # Errors
 ///
 /// Why it cannot be run.
-pub fn for_client(scenario: &Scenario, longest: Duration) -> Result<Scenario, String> {
+pub fn for_client(scenario: &Scenario, longest: Duration, has_tls: bool) -> Result<Scenario, String> {
     show(scenario, longest)?;
-    let compression = scenario.config.compression;
-    if scenario.config != (Config { compression, ..Config::new(scenario.role) }) {
+    if has_tls && scenario.config.tls == "no" {
+        return Err("the client asks for TLS".into());
+    }
+    if !is_usual(scenario, if has_tls { "yes" } else { "no" }) {
         return Err("the client cannot be set up for it".into());
     }
     // Of several requests the one that is answered is the program's; the others only wait.
@@ -116,6 +127,7 @@ pub fn for_client(scenario: &Scenario, longest: Duration) -> Result<Scenario, St
             StepKind::Do { action: Action::Request { request, deadline: None, .. }, refused: None } => {
                 (request.method == b"HEAD").then(|| "the program cannot be told what to ask for".into())
             }
+            StepKind::Do { action: Action::TlsEstablished, .. } => None,
             StepKind::Do { .. } => Some(format!("there is no program that could `{}`", words(&step.source))),
             StepKind::Either(_) => Some("which branch is right may depend on what the program is told".into()),
             StepKind::Expect(Expect::SendFrame { id, .. }) => {
@@ -148,17 +160,74 @@ pub fn for_client(scenario: &Scenario, longest: Duration) -> Result<Scenario, St
         }
         // A program that has its answer may end.
         StepKind::Expect(Expect::StillOpen) if !fed.is_empty() => None,
+        StepKind::Expect(Expect::Event(EventPattern::StartTls)) => Some(step.kind.clone()),
+        StepKind::Do { action: Action::TlsEstablished, .. } => Some(step.kind.clone()),
         StepKind::Expect(Expect::Event(_) | Expect::Quiet) | StepKind::Do { .. } => None,
         kind => Some(kind.clone()),
     };
     Ok(Scenario { steps: map(&scenario.steps, &adapted), ..scenario.clone() })
 }
 
+/// Whether nothing is set up for a scenario but the compression and this kind of TLS.
+fn is_usual(scenario: &Scenario, tls: &str) -> bool {
+    let compression = scenario.config.compression;
+    scenario.config == Config { compression, tls: tls.to_owned(), ..Config::new(scenario.role) }
+}
+
+/// Whether TLS is agreed on in a scenario.
+pub(super) fn agrees_on_tls(scenario: &Scenario) -> bool {
+    let mut agrees = false;
+    visit(&scenario.steps, &mut |step| {
+        agrees |= matches!(step.kind, StepKind::Expect(Expect::Event(EventPattern::StartTls)));
+    });
+    agrees
+}
+
+/// Whether the first hello that is fed has a TLS byte.
+fn asks_for_tls(scenario: &Scenario) -> bool {
+    let mut wire = Vec::new();
+    visit(&scenario.steps, &mut |step| match &step.kind {
+        StepKind::Feed(Feed::Hello { tls, .. }) => wire.extend([*tls; HELLO_BYTES]),
+        StepKind::Feed(Feed::Wire(bytes) | Feed::EofIn(bytes)) => wire.extend_from_slice(bytes),
+        _ => {}
+    });
+    wire.get(HELLO_BYTES - 1).is_some_and(|tls| *tls != 0)
+}
+
+/// Whether a scenario agrees on TLS, and then feeds in clear and looks no further: what a core leaves to the TLS layer
+/// makes that of a driver fail.
+fn fails_tls(scenario: &Scenario) -> bool {
+    let mut is_established = false;
+    visit(&scenario.steps, &mut |step| {
+        is_established |= matches!(step.kind, StepKind::Do { action: Action::TlsEstablished, .. });
+    });
+    agrees_on_tls(scenario) && !is_established && scenario.role == Role::Server
+}
+
+/// What a step of such a scenario becomes.
+fn failing_tls(kind: &StepKind) -> Option<StepKind> {
+    match kind {
+        StepKind::Expect(Expect::StillOpen) => Some(StepKind::Expect(Expect::Closed(Some("transport".to_owned())))),
+        StepKind::Expect(Expect::Quiet) => None,
+        kind => Some(kind.clone()),
+    }
+}
+
 /// Whether real time and a socket can show what a scenario looks at.
 fn show(scenario: &Scenario, longest: Duration) -> Result<(), String> {
     let (mut why, mut end) = (None, 0);
+    let (mut is_in_clear, mut fed) = (agrees_on_tls(scenario), 0);
     visit(&scenario.steps, &mut |step| {
         end = end.max(step.at);
+        is_in_clear &= !matches!(step.kind, StepKind::Do { action: Action::TlsEstablished, .. });
+        fed += match &step.kind {
+            StepKind::Feed(Feed::Wire(bytes) | Feed::Plain(bytes) | Feed::EofIn(bytes)) => bytes.len(),
+            StepKind::Feed(Feed::Hello { .. }) => HELLO_BYTES,
+            _ => 0,
+        };
+        if is_in_clear && fed > HELLO_BYTES && !fails_tls(scenario) {
+            why.get_or_insert("what it feeds in clear would end the TLS layer of the subject".to_owned());
+        }
         let core_only = match &step.kind {
             StepKind::Expect(Expect::Timer(_)) => "timer",
             StepKind::Expect(Expect::Reads(_)) => "reads",
@@ -194,7 +263,7 @@ fn need_of(step: &Step) -> Option<&'static str> {
         StepKind::Expect(Expect::Event(EventPattern::Failed { code, maybe_delivered: false, .. })) => {
             match code.as_str() {
                 "timeout" => None,
-                code if code.starts_with("hello-") => Some("hello-fails"),
+                code if code.starts_with("hello-") || code == "tls-refused" => Some("hello-fails"),
                 _ => Some("no-retry"),
             }
         }
