@@ -127,7 +127,7 @@ impl Options {
                 Ok((description, Box::new(Tcp::black_box(*addr, self.timeout, &self.time).with_tls(tls))))
             }
             Target::Client(command) => {
-                let description = black_box("client".to_owned(), "client", tcp::has_tls(command));
+                let description = black_box("client".to_owned(), "client", tcp::client_can(command).tls);
                 let client = Tcp::black_box_client(command, self.timeout, &self.time);
                 Ok((description, Box::new(client.with_tls(tls))))
             }
@@ -161,7 +161,9 @@ impl Options {
         let has_tls = description.can.iter().any(|can| can == "tls");
         match (&self.target, description.profile.as_str()) {
             (Target::Server(_), _) => tcp::for_server(scenario, longest, has_tls).map(Some).map_err(Verdict::Skipped),
-            (Target::Client(_), _) => tcp::for_client(scenario, longest, has_tls).map(Some).map_err(Verdict::Skipped),
+            (Target::Client(command), _) => {
+                tcp::for_client(scenario, longest, tcp::client_can(command)).map(Some).map_err(Verdict::Skipped)
+            }
             (_, "tcp") => match tcp::for_shim(scenario, &description.can, longest) {
                 Ok(shown) => Ok(Some(shown)),
                 Err(Obstacle::Skipped(why)) => Err(Verdict::Skipped(why)),

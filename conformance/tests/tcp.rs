@@ -86,7 +86,7 @@ fn passes_every_case_that_it_claims(driver: &str) {
 const CLIENT: &str = r#"
 import socket, ssl, sys
 host, port = sys.argv[1].rsplit(":", 1)
-fault, ca = sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None
+fault, ca = sys.argv[2], sys.argv[3] if sys.argv[3:] and sys.argv[3] != "-" else None
 link = socket.create_connection((host, int(port)))
 asks = b"\1" if ca else b"\0"
 link.sendall((b"httpteleporT\0\1" if fault == "magic" else b"httpteleport\0\1") + asks)
@@ -103,7 +103,8 @@ if ca and fault != "clear":
 field = b"Connection: close\r\n" if fault == "hop" else b""
 host = b"" if fault == "no-host" else b"Host: h\r\n"
 request = b"GET / HTTP/1.1\r\n" + host + field + b"\r\n"
-link.sendall(b"\0\0\0\7" + request)
+count = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+link.sendall(b"".join(bytes([0, 0, at, 7]) + request for at in range(count)))
 while link.recv(65536): pass
 "#;
 
@@ -114,7 +115,8 @@ fn a_client_needs_no_shim() {
     let run = |fault: &str, case: &str| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_teleport-conformance"));
         let ca = if case.starts_with("tls-") { "{ca}" } else { "" };
-        let client = format!("python3 '{}' {{addr}} {fault} {ca}", file.display());
+        let (fault, requests) = if fault == "many" { ("-", "- {requests}") } else { (fault, "") };
+        let client = format!("python3 '{}' {{addr}} {fault} {ca} {requests}", file.display());
         command.args(["run", "--slack", "300", "--client", &client, "--id", case]);
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
@@ -122,10 +124,12 @@ fn a_client_needs_no_shim() {
     let exchange = "messages-client-both";
     let table = [
         ("-", "tls-client-agreed", 0, "every required case that was chosen passes"),
-        ("-", "tls-client-deflate-inside", 3, "cannot be told what to ask for"),
+        ("-", "tls-client-deflate-inside", 3, "cannot be told how many requests to send"),
         ("-", "tls-client-not-asked-1", 3, "the client asks for TLS"),
         ("clear", "tls-client-agreed", 1, "R-tls-boundary"),
         ("-", "tls-client-refused", 0, "every required case that was chosen passes"),
+        ("-", "ids-client-two-answers-other-order", 3, "cannot be told how many requests to send"),
+        ("many", "ids-client-two-answers-other-order", 0, "every required case that was chosen passes"),
         ("-", "hello-client-magic-last-byte", 0, "every required case that was chosen passes"),
         ("magic", exchange, 1, "layer     hello"),
         ("takes-any-hello", "hello-client-version-255", 1, "R-hello-version"),

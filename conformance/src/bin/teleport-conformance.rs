@@ -119,7 +119,8 @@ struct TargetArgs {
     server: Option<String>,
     /// The shell command that starts a client with default limits, that connects to the address for which `{addr}` stands
     /// in the command, and soon sends a request that is no HEAD. If `{ca}` stands there, it asks for TLS, and trusts the
-    /// certificate in this file for the name localhost. It is started for each replay of each case. Only cases of role
+    /// certificate in this file for the name localhost; `{requests}` is the number of requests that it is to send at
+    /// once. It is started for each replay of each case. Only cases of role
     /// client are chosen.
     #[arg(long, value_name = "COMMAND")]
     client: Option<String>,

@@ -93,18 +93,27 @@ pub fn for_server(scenario: &Scenario, longest: Duration, has_tls: bool) -> Resu
     Ok(Scenario { steps: map(&scenario.steps, &adapted), ..scenario.clone() })
 }
 
+/// What the command of a client can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientCan {
+    /// It asks for TLS.
+    pub tls: bool,
+    /// How many requests it sends at once; otherwise one counts.
+    pub count: bool,
+}
+
 /// The scenario as it is run against a client of which nothing is known but that it sends requests of its own when it
-/// is started. Its first one stands for the one that the scenario has.
+/// is started. They stand for those that the scenario has.
 ///
 /// # Errors
 ///
 /// Why it cannot be run.
-pub fn for_client(scenario: &Scenario, longest: Duration, has_tls: bool) -> Result<Scenario, String> {
+pub fn for_client(scenario: &Scenario, longest: Duration, client: ClientCan) -> Result<Scenario, String> {
     show(scenario, longest)?;
-    if has_tls && scenario.config.tls == "no" {
+    if client.tls && scenario.config.tls == "no" {
         return Err("the client asks for TLS".into());
     }
-    if !is_usual(scenario, if has_tls { "yes" } else { "no" }) {
+    if !is_usual(scenario, if client.tls { "yes" } else { "no" }) {
         return Err("the client cannot be set up for it".into());
     }
     // Of several requests the one that is answered is the program's; the others only wait.
@@ -116,12 +125,17 @@ pub fn for_client(scenario: &Scenario, longest: Duration, has_tls: bool) -> Resu
     });
     fed.retain(|id| sent.contains(id));
     fed.dedup();
+    let mut distinct = sent.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
     let own = match (&sent[..], &fed[..]) {
-        ([], _) => None,
-        ([id], _) | (_, [id]) => Some(*id),
+        ([], _) => Vec::new(),
+        ([id], _) | (_, [id]) => vec![*id],
+        _ if client.count && !sent.contains(&0) && distinct.len() == sent.len() => sent,
+        _ if !client.count => return Err("the program cannot be told how many requests to send".into()),
         _ => return Err("the program cannot be told what to ask for".into()),
     };
-    let (mut why, mut is_sent) = (None, false);
+    let (mut why, mut asked) = (None, Vec::new());
     visit(&scenario.steps, &mut |step| {
         let obstacle = match &step.kind {
             StepKind::Do { action: Action::Request { request, deadline: None, .. }, refused: None } => {
@@ -131,7 +145,7 @@ pub fn for_client(scenario: &Scenario, longest: Duration, has_tls: bool) -> Resu
             StepKind::Do { .. } => Some(format!("there is no program that could `{}`", words(&step.source))),
             StepKind::Either(_) => Some("which branch is right may depend on what the program is told".into()),
             StepKind::Expect(Expect::SendFrame { id, .. }) => {
-                is_sent |= own == Some(*id);
+                asked.extend(own.contains(id).then_some(*id));
                 None
             }
             StepKind::Feed(feed) => {
@@ -139,9 +153,11 @@ pub fn for_client(scenario: &Scenario, longest: Duration, has_tls: bool) -> Resu
                 let is_free = match feed {
                     Feed::Plain(plain) => {
                         let id = plain.first_chunk().map(|id| u32::from_le_bytes(*id));
-                        step.source.contains("feed frame") && id.is_some_and(|id| id != 1 || own == Some(1) && is_sent)
+                        // The program's ids are the first ones, whatever the scenario's are.
+                        let is_strange = |id: u32| !own.contains(&id) && (id == 0 || id as usize > own.len().max(1));
+                        step.source.contains("feed frame") && id.is_some_and(|id| asked.contains(&id) || is_strange(id))
                     }
-                    Feed::Wire(wire) => wire.len() <= HELLO_BYTES && !is_sent,
+                    Feed::Wire(wire) => wire.len() <= HELLO_BYTES && asked.is_empty(),
                     Feed::EofIn(_) => false,
                     Feed::Hello { .. } | Feed::Eof => true,
                 };
@@ -156,7 +172,7 @@ pub fn for_client(scenario: &Scenario, longest: Duration, has_tls: bool) -> Resu
     }
     let adapted = |step: &Step| match &step.kind {
         StepKind::Expect(Expect::SendFrame { id, .. }) => {
-            (own == Some(*id)).then_some(StepKind::Expect(Expect::AnyRequest { id: *id }))
+            own.contains(id).then_some(StepKind::Expect(Expect::AnyRequest { id: *id }))
         }
         // A program that has its answer may end.
         StepKind::Expect(Expect::StillOpen) if !fed.is_empty() => None,
@@ -211,6 +227,15 @@ fn failing_tls(kind: &StepKind) -> Option<StepKind> {
         StepKind::Expect(Expect::Quiet) => None,
         kind => Some(kind.clone()),
     }
+}
+
+/// How many requests of a client a scenario looks at that was adapted for it.
+pub(super) fn requests(scenario: &Scenario) -> usize {
+    let mut count = 0;
+    visit(&scenario.steps, &mut |step| {
+        count += usize::from(matches!(step.kind, StepKind::Expect(Expect::AnyRequest { .. })));
+    });
+    count
 }
 
 /// Whether real time and a socket can show what a scenario looks at.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::RealTime;
-use super::adapt::agrees_on_tls;
+use super::adapt::{agrees_on_tls, requests};
 use super::program::Program;
 use super::socket::Socket;
 use super::tls::{Session, Tls};
@@ -323,7 +323,9 @@ impl Tcp {
         if let Some(command) = &self.client {
             let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| wrong(error.to_string()))?;
             let addr = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
-            let program = self.program.insert(Program::start(command, addr, self.tls.as_ref()).map_err(wrong)?);
+            let program = self
+                .program
+                .insert(Program::start(command, addr, requests(scenario).max(1), self.tls.as_ref()).map_err(wrong)?);
             let is_there = || program.is_there();
             return Socket::accept(&listener, self.timeout, self.run, &self.sender, is_there).map_err(wrong);
         }

@@ -8,9 +8,9 @@ mod tls;
 
 use std::time::Duration;
 
-pub use adapt::{Obstacle, for_client, for_server, for_shim};
+pub use adapt::{ClientCan, Obstacle, for_client, for_server, for_shim};
 pub use link::Tcp;
-pub use program::has_tls;
+pub use program::client_can;
 pub use tls::{NAME, ServerTls, Tls};
 
 /// How a scenario's virtual time is made real.
