@@ -9,6 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use memchr::memchr;
 use smol::io::{AsyncRead, AsyncWrite};
 
@@ -19,6 +20,8 @@ use crate::driver::Charge;
 const POISON: &[u8] = b"\0\r\n\r\n";
 /// So much of a head may come though memory is used up: then there is an answer to most requests.
 const FREE_HEAD_BYTES: usize = 4 * 1024;
+/// How much is read to see whether there is anything.
+const AHEAD_BYTES: usize = 1024;
 /// What of a line is kept: more than any framing field has that is well-formed.
 const LINE_BYTES: usize = 128;
 
@@ -29,6 +32,8 @@ pub(crate) struct Strict {
     guard: Guard,
     /// What is left to be read instead of what comes.
     poison: Option<&'static [u8]>,
+    /// What was read already, and is to be read first.
+    ahead: Bytes,
     /// What the connection takes, and the head that is under way.
     charge: Charge,
     base: usize,
@@ -38,11 +43,33 @@ impl Strict {
     /// `base` is what the connection takes in any case.
     pub(crate) fn new(stream: Counted, mut charge: Charge, base: usize) -> Self {
         charge.set(base);
-        Self { stream, guard: Guard::default(), poison: None, charge, base }
+        Self { stream, guard: Guard::default(), poison: None, ahead: Bytes::new(), charge, base }
     }
 
     pub(crate) fn into_inner(self) -> Counted {
         self.stream
+    }
+
+    /// What it takes in any case, from now on.
+    pub(crate) fn set_base(&mut self, bytes: usize) {
+        self.base = bytes;
+        self.charge.set(self.base + self.guard.head_bytes);
+    }
+
+    /// Gives back what was read from it.
+    pub(crate) fn unread(&mut self, bytes: Bytes) {
+        self.ahead = bytes;
+    }
+
+    /// Ready when there is something to read, or an end, or an error.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if !self.ahead.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        let mut buf = [0; AHEAD_BYTES];
+        let n = ready!(Pin::new(&mut *self).poll_read(cx, &mut buf))?;
+        self.ahead = Bytes::copy_from_slice(&buf[..n]);
+        Poll::Ready(Ok(n > 0))
     }
 
     fn read_poison(&mut self, buf: &mut [u8]) -> Option<usize> {
@@ -56,6 +83,11 @@ impl Strict {
 
 impl AsyncRead for Strict {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if !self.ahead.is_empty() {
+            let n = self.ahead.len().min(buf.len());
+            buf[..n].copy_from_slice(&self.ahead.split_to(n));
+            return Poll::Ready(Ok(n));
+        }
         if let Some(n) = self.read_poison(buf) {
             return Poll::Ready(Ok(n));
         }
