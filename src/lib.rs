@@ -69,8 +69,16 @@
 //! | `smol` (default) | client and server on smol |
 //! | `thread` (default) | client and server on plain threads |
 //! | `tls` (default) | TLS for both, by rustls |
+//! | `zstd` | compression 3, which deployed originals do not know |
 //! | `tower` | `tower::Service` for the client on smol, and a handler from a service for its server |
-//! | `httptp` | the proxy and the program |
+//! | `httptp` | the proxy, as a library; the program around it is a package of its own |
+//!
+//! # Versions
+//!
+//! Versions follow [Semantic Versioning](https://semver.org): until 1.0 a change that can break a build raises the minor
+//! number, and so does a newer oldest Rust, which is 1.95 now. The repository's `.ci/api.txt` lists the whole public
+//! interface; its checks build with the oldest Rust, and fail where the interface is not what is listed. The protocol has a
+//! version of its own, 0, which the hello tells.
 
 #[cfg(any(feature = "smol", feature = "thread"))]
 pub mod driver;

@@ -12,12 +12,15 @@
 #[path = "drivers/harness.rs"]
 mod harness;
 
+mod chaos;
 #[path = "drivers/exchanges.rs"]
 mod exchanges;
 #[path = "drivers/limits.rs"]
 mod limits;
 #[path = "drivers/links.rs"]
 mod links;
+#[path = "drivers/through_chaos.rs"]
+mod through_chaos;
 #[path = "drivers/tls.rs"]
 mod tls;
 #[path = "drivers/wire.rs"]

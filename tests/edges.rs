@@ -515,6 +515,55 @@ fn requests_in_handlers_hold_a_limited_amount() {
 }
 
 #[test]
+fn bodies_that_find_no_memory_are_dropped_and_refused_and_nothing_else() {
+    // R-limit-memory
+    let now = Instant::now();
+    let heads = ["Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n186a0\r\n"];
+    for (head, end) in heads.into_iter().zip(["", "\r\n0\r\n\r\n"]) {
+        let (mut client, mut server) = open(&plain(), now);
+        let begun = server.buffered_bytes();
+        // Begun before memory is used up, or after.
+        for sheds_before in [false, true] {
+            let long = frame(5, format!("POST /long HTTP/1.1\r\n{head}{}{end}", "x".repeat(100_000)));
+            let (first, rest) = long.split_at(if sheds_before { 0 } else { 60_000 });
+            server.handle_input(now, first);
+            assert!(sheds_before || server.buffered_bytes() > begun + 50_000);
+            server.shed(true);
+            for piece in rest.chunks(1000) {
+                server.handle_input(now, piece);
+                assert!(server.buffered_bytes() < begun + 200_000);
+            }
+            // What is whole takes no more memory.
+            server.handle_input(now, &frame(6, "POST /short HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi"));
+            server.shed(false);
+            let lines = server_lines(&mut server);
+            assert_eq!(lines.len(), 2, "{lines:?}");
+            assert!(lines[0].contains("overload") && lines[1].contains("/short"), "{lines:?}");
+            let answer = transmit(|out| server.poll_transmit(now, out));
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(
+                answer.contains("HTTP/1.1 503") && answer.to_ascii_lowercase().contains("retry-after: 1"),
+                "{answer}"
+            );
+        }
+        // A client refuses the response likewise, and its link goes on.
+        for shed in [true, false] {
+            client.send_request(now, &get(), None).unwrap();
+            let (token, _) = ask(&mut client, &mut server, now).remove(0);
+            server.send_response(now, token, &response(200, vec![b'x'; 100_000])).unwrap();
+            server.flush();
+            client.shed(shed);
+            let bytes = transmit(|out| server.poll_transmit(now, out));
+            for piece in bytes.chunks(1000) {
+                client.handle_input(now, piece);
+            }
+            let lines = client_lines(&mut client);
+            assert_eq!(lines.last().unwrap().contains("overload"), shed, "{shed}");
+        }
+    }
+}
+
+#[test]
 fn a_response_without_room_comes_back_with_its_token() {
     // R-limit-output
     let now = Instant::now();

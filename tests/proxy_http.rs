@@ -595,3 +595,33 @@ fn a_status_without_a_name_gets_none() {
     let answer = Caller::of(&proxy).exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!((answer.start_line.trim_end(), answer.body.as_str()), ("HTTP/1.1 299", "ok"));
 }
+
+#[test]
+fn a_connection_that_has_rested_goes_on_where_it_was() {
+    // Twice the time after which hyper's part of it goes; here that is the idle time-out.
+    let origin = Origin::answering(|request| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", request.body.len(), request.body)
+    });
+    let mut config = http_config(origin.addr());
+    config.inbound.idle_timeout = Duration::from_secs(12);
+    let proxy = Running::start(config);
+    let post = |body: &str| format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let (mut used, mut fresh, mut begun) = (Caller::of(&proxy), Caller::of(&proxy), Caller::of(&proxy));
+    assert_eq!(used.exchange(&post("before")).body, "before");
+    begun.send("POST / HTTP/1.1\r\nHost: ");
+    proxy.wait_for(|stats| stats.memory_held > 3 * 16 * 1024);
+    proxy.wait_for(|stats| stats.memory_held < 2 * 8 * 1024 + 24 * 1024);
+    // Pipelined, in pieces, and with what was sent before.
+    used.send(&format!("{}{}", post("first"), &post("second")[..9]));
+    assert_eq!(used.read("POST").body, "first");
+    used.send(&post("second")[9..]);
+    assert_eq!(used.read("POST").body, "second");
+    assert_eq!(fresh.exchange(&post("fresh")).body, "fresh");
+    begun.send("h\r\nContent-Length: 2\r\n\r\nhi");
+    assert_eq!(begun.read("POST").body, "hi");
+    // What is doubtful stays so.
+    assert_eq!(used.exchange("GET / HTTP/1.1\nHost: h\r\n\r\n").status, 400);
+    assert!(used.is_closed());
+    // And they end in their time.
+    assert!(fresh.is_closed());
+}

@@ -7,11 +7,20 @@ use crate::suite::{Outcome, Verdict, matches};
 /// A list of known failures: patterns of ids, each with a reason.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    lines: Vec<(String, String)>,
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    pattern: String,
+    reason: String,
+    /// What depends on a race may also come true.
+    is_sometimes: bool,
 }
 
 impl Known {
-    /// Reads a file of lines `PATTERN: reason`; a line that begins with `#` is a comment.
+    /// Reads a file of lines `PATTERN: reason`; a line that begins with `#` is a comment. `?` before the pattern says
+    /// that the case fails at times, and passes at others.
     ///
     /// # Errors
     ///
@@ -28,7 +37,8 @@ impl Known {
                 continue;
             }
             let (pattern, reason) = line.split_once(": ").ok_or(number + 1)?;
-            lines.push((pattern.trim().to_owned(), reason.trim().to_owned()));
+            let (is_sometimes, pattern) = pattern.strip_prefix('?').map_or((false, pattern), |pattern| (true, pattern));
+            lines.push(Line { pattern: pattern.trim().to_owned(), reason: reason.trim().to_owned(), is_sometimes });
         }
         Ok(Self { lines })
     }
@@ -39,7 +49,7 @@ impl Known {
         let mut was_run = vec![false; self.lines.len()];
         for outcome in outcomes {
             let is_run = !matches!(outcome.verdict, Verdict::Skipped(_) | Verdict::Unimplemented(_));
-            let fits = |(pattern, _): &(String, String)| matches(pattern, &outcome.scenario.id);
+            let fits = |line: &Line| matches(&line.pattern, &outcome.scenario.id);
             // All patterns are looked at: a case may fit several.
             let fitting: Vec<usize> = (0..self.lines.len()).filter(|at| fits(&self.lines[*at])).collect();
             for at in &fitting {
@@ -47,11 +57,11 @@ impl Known {
                 was_met[*at] |= outcome.verdict.failure().is_some();
             }
             if let (Some(at), Some(_)) = (fitting.first(), outcome.verdict.failure()) {
-                outcome.verdict = Verdict::Known(self.lines[*at].1.clone());
+                outcome.verdict = Verdict::Known(self.lines[*at].reason.clone());
             }
         }
-        let is_over = |at: &usize| was_run[*at] && !was_met[*at];
-        (0..self.lines.len()).filter(is_over).map(|at| self.lines[at].0.clone()).collect()
+        let is_over = |at: &usize| was_run[*at] && !was_met[*at] && !self.lines[*at].is_sometimes;
+        (0..self.lines.len()).filter(is_over).map(|at| self.lines[at].pattern.clone()).collect()
     }
 }
 
@@ -61,9 +71,13 @@ mod tests {
 
     #[test]
     fn a_line_is_a_pattern_and_a_reason() {
-        let known = Known::parse("# of others\n\na-*: it does so: always\nb: no\n").unwrap();
-        assert_eq!(known.lines[0], ("a-*".into(), "it does so: always".into()));
-        assert_eq!(known.lines.len(), 2);
+        let known = Known::parse("# of others\n\na-*: it does so: always\n?b: a race\n").unwrap();
+        let line = |pattern: &str, reason: &str, is_sometimes| Line {
+            pattern: pattern.into(),
+            reason: reason.into(),
+            is_sometimes,
+        };
+        assert_eq!(known.lines, [line("a-*", "it does so: always", false), line("b", "a race", true)]);
         assert_eq!(Known::parse("a: b\nno reason\n").unwrap_err(), 2);
     }
 }

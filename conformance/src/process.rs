@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,9 +57,14 @@ pub(crate) fn end(child: &mut Child) {
 
 impl Process {
     /// Starts a process by a shell command; every answer must come within `timeout`.
-    pub(crate) fn start(command: &str, timeout: Duration) -> Result<Self, String> {
+    pub(crate) fn start(
+        command: &str,
+        timeout: Duration,
+        environment: Vec<(&'static str, PathBuf)>,
+    ) -> Result<Self, String> {
         let mut child = Command::new("sh")
             .args(["-c", command])
+            .envs(environment)
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -380,11 +380,12 @@ impl<'s> Run<'s> {
     }
 
     /// Puts the id in front of a frame that the client has for the scenario's.
-    fn rename(&self, frame: &mut [u8]) {
+    fn rename(&mut self, frame: &mut [u8]) {
         let Some((id, _)) = frame.split_first_chunk_mut::<4>() else { return };
         let renamed = &self.told.seen.renamed;
         if let Some((_, own)) = renamed.iter().find(|(known, _)| *known == u32::from_le_bytes(*id)) {
             *id = own.to_le_bytes();
+            self.told.seen.fed.push(*own);
         }
     }
 

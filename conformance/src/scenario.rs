@@ -24,7 +24,7 @@ pub const AREAS: [&str; 12] = [
 ];
 
 /// The capabilities that a shim can claim (SHIM.md).
-pub const CAPABILITIES: [&str; 15] = [
+pub const CAPABILITIES: [&str; 16] = [
     "client",
     "server",
     "none",
@@ -33,6 +33,7 @@ pub const CAPABILITIES: [&str; 15] = [
     "zstd",
     "zstd-auto",
     "tls",
+    "tls-required",
     "limits",
     "cancel",
     "idle",
@@ -49,7 +50,7 @@ pub const FRAMES: &str = "frames";
 pub const NO_ZSTD: &str = "no-zstd";
 
 /// Capabilities that no implementation needs to be conformant: the specification leaves them free.
-pub const OPTIONAL: [&str; 3] = ["zstd", "zstd-auto", NO_ZSTD];
+pub const OPTIONAL: [&str; 4] = ["zstd", "zstd-auto", NO_ZSTD, "tls-required"];
 
 /// One scenario.
 #[derive(Clone, Debug)]
@@ -192,7 +193,10 @@ impl Config {
                     return Err(format!("tls of this role is one of {}", values.join(", ")));
                 }
                 value.clone_into(&mut self.tls);
-                (value != values[0]).then_some("tls")
+                match value {
+                    "required" => Some("tls-required"),
+                    _ => (value != values[0]).then_some("tls"),
+                }
             }
             "batch-delay" => {
                 self.batch_delay = time()?;

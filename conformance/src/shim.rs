@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -311,7 +311,20 @@ impl Shim {
     ///
     /// The command cannot be started.
     pub fn start(command: &str, timeout: Duration) -> Result<Self, String> {
-        Ok(Self { process: Process::start(command, timeout)?, line: String::new(), transcript: None })
+        Self::start_with(command, timeout, Vec::new())
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(
+        command: &str,
+        timeout: Duration,
+        environment: Vec<(&'static str, PathBuf)>,
+    ) -> Result<Self, String> {
+        Ok(Self { process: Process::start(command, timeout, environment)?, line: String::new(), transcript: None })
     }
 
     /// The same shim; every line is kept, too.

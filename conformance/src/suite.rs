@@ -10,7 +10,7 @@ use crate::matching::Mismatch;
 use crate::run::{Failure, Replay, Stop, Subject, run};
 use crate::scenario::{Level, NO_ZSTD, Scenario};
 use crate::shim::{Description, Shim, Transcript};
-use crate::tcp::{self, Obstacle, RealTime, Tcp};
+use crate::tcp::{self, Obstacle, RealTime, ServerTls, Tcp, Tls};
 
 /// What is said of a scenario.
 #[derive(Clone, Debug)]
@@ -94,39 +94,52 @@ pub struct Options {
     pub transcript: Option<Transcript>,
     /// How time passes in profile tcp.
     pub time: RealTime,
+    /// A [`Target::Server`] has TLS.
+    pub server_tls: Option<ServerTls>,
 }
 
 impl Options {
     /// Those of a shim, if nothing else is said.
     pub fn of_shim(command: impl Into<String>) -> Self {
         let (target, time) = (Target::Shim(command.into()), RealTime::default());
-        Self { target, jobs: None, timeout: crate::run::TIMEOUT, skip: Vec::new(), time, transcript: None }
+        Self {
+            target,
+            jobs: None,
+            timeout: crate::run::TIMEOUT,
+            skip: Vec::new(),
+            time,
+            transcript: None,
+            server_tls: None,
+        }
     }
 
     /// Starts what is tested.
-    fn start(&self) -> Result<(Description, Box<dyn Subject + Send>), String> {
+    fn start(&self, tls: &Tls) -> Result<(Description, Box<dyn Subject + Send>), String> {
+        let black_box = |name: String, role: &str, has_tls: bool| {
+            let can = [role, "none", "deflate", "snappy", "frames"].into_iter().chain(has_tls.then_some("tls"));
+            let (version, profile, can) = (String::new(), "black box".to_owned(), can.map(str::to_owned).collect());
+            Description { name, version, profile, can }
+        };
         match &self.target {
             Target::Server(addr) => {
                 std::net::TcpStream::connect_timeout(addr, self.timeout).map_err(|error| format!("{addr}: {error}"))?;
-                let can = ["server", "none", "deflate", "snappy", "frames"].map(str::to_owned).to_vec();
-                let (name, profile) = (format!("server at {addr}"), "black box".to_owned());
-                let description = Description { name, version: String::new(), profile, can };
-                Ok((description, Box::new(Tcp::black_box(*addr, self.timeout, &self.time))))
+                let description = black_box(format!("server at {addr}"), "server", self.server_tls.is_some());
+                Ok((description, Box::new(Tcp::black_box(*addr, self.timeout, &self.time).with_tls(tls))))
             }
             Target::Client(command) => {
-                let can = ["client", "none", "deflate", "snappy", "frames"].map(str::to_owned).to_vec();
-                let (name, profile) = ("client".to_owned(), "black box".to_owned());
-                let description = Description { name, version: String::new(), profile, can };
-                Ok((description, Box::new(Tcp::black_box_client(command, self.timeout, &self.time))))
+                let description = black_box("client".to_owned(), "client", tcp::client_can(command).tls);
+                let client = Tcp::black_box_client(command, self.timeout, &self.time);
+                Ok((description, Box::new(client.with_tls(tls))))
             }
             Target::Shim(command) => {
-                let mut shim = Shim::start(command, self.timeout)?.recorded(self.transcript.clone());
+                let shim = Shim::start_with(command, self.timeout, tls.environment())?;
+                let mut shim = shim.recorded(self.transcript.clone());
                 let mut description = shim.describe()?;
                 if !description.can.iter().any(|can| can == "zstd") {
                     description.can.push(NO_ZSTD.to_owned());
                 }
                 let subject: Box<dyn Subject + Send> = match description.profile.as_str() {
-                    "tcp" => Box::new(Tcp::behind_shim(shim, &description.can, &self.time)?),
+                    "tcp" => Box::new(Tcp::behind_shim(shim, &description.can, &self.time)?.with_tls(tls)),
                     _ => Box::new(Core::new(shim)),
                 };
                 Ok((description, subject))
@@ -145,9 +158,12 @@ impl Options {
             return Err(Verdict::Unimplemented(missing));
         }
         let longest = self.time.longest;
+        let has_tls = description.can.iter().any(|can| can == "tls");
         match (&self.target, description.profile.as_str()) {
-            (Target::Server(_), _) => tcp::for_server(scenario, longest).map(Some).map_err(Verdict::Skipped),
-            (Target::Client(_), _) => tcp::for_client(scenario, longest).map(Some).map_err(Verdict::Skipped),
+            (Target::Server(_), _) => tcp::for_server(scenario, longest, has_tls).map(Some).map_err(Verdict::Skipped),
+            (Target::Client(command), _) => {
+                tcp::for_client(scenario, longest, tcp::client_can(command)).map(Some).map_err(Verdict::Skipped)
+            }
             (_, "tcp") => match tcp::for_shim(scenario, &description.can, longest) {
                 Ok(shown) => Ok(Some(shown)),
                 Err(Obstacle::Skipped(why)) => Err(Verdict::Skipped(why)),
@@ -167,7 +183,11 @@ const JOBS: (usize, usize) = (2, 8);
 ///
 /// No shim can be started, or it does not describe itself.
 pub fn run_all<'s>(scenarios: &[&'s Scenario], options: &Options) -> Result<(Description, Vec<Outcome<'s>>), String> {
-    let (description, first) = options.start()?;
+    let tls = &match &options.server_tls {
+        Some(server) => Tls::of_server(server)?,
+        None => Tls::new()?,
+    };
+    let (description, first) = options.start(tls)?;
     let usual = if description.profile == "core" { JOBS.0 } else { JOBS.1 };
     let usual = if options.transcript.is_some() { 1 } else { usual };
     let jobs = options.jobs.unwrap_or(usual).clamp(1, scenarios.len().max(1));
@@ -180,7 +200,8 @@ pub fn run_all<'s>(scenarios: &[&'s Scenario], options: &Options) -> Result<(Des
                 let mut subject = first.lock().ok().and_then(|mut first| first.take());
                 while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let begin = Instant::now();
-                    let (verdict, was_again) = judge(scenario, &mut subject, &description, options, &third_tries);
+                    let (verdict, was_again) =
+                        judge(scenario, &mut subject, &description, (options, tls), &third_tries);
                     let outcome = Outcome { scenario, verdict, took: begin.elapsed(), was_again };
                     if let Ok(mut outcomes) = outcomes.lock() {
                         outcomes.push(outcome);
@@ -204,7 +225,7 @@ fn judge(
     scenario: &Scenario,
     subject: &mut Option<Box<dyn Subject + Send>>,
     description: &Description,
-    options: &Options,
+    (options, tls): (&Options, &Tls),
     third_tries: &AtomicUsize,
 ) -> (Verdict, bool) {
     let shown = match options.shown(scenario, description) {
@@ -214,7 +235,7 @@ fn judge(
     let mut was_again = false;
     let started = match subject {
         Some(running) => Ok(running),
-        None => options.start().map(|(_, new)| subject.insert(new)),
+        None => options.start(tls).map(|(_, new)| subject.insert(new)),
     };
     let stop = match started {
         Ok(running) => {

@@ -1,6 +1,7 @@
 //! The suite over real sockets: this project's driver behind its shim, servers of which only the address is known, and
 //! what is wrong with others.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,10 +11,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use httpteleport::driver::ServerOptions;
 use httpteleport::driver::smol::Server;
+use httpteleport::driver::tls::TlsServer;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use teleport_conformance::report::Report;
 use teleport_conformance::scenario::{Role, Scenario, parse, read_all};
 use teleport_conformance::spec::Spec;
 use teleport_conformance::suite::{Options, Outcome, Target, Verdict, run_all};
+use teleport_conformance::tcp::{ServerTls, Tls};
 
 fn suite() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -79,11 +84,12 @@ fn passes_every_case_that_it_claims(driver: &str) {
 
 /// A client in a few lines, with a fault where `FAULT` stands; `-` is none.
 const CLIENT: &str = r#"
-import socket, sys
+import socket, ssl, sys
 host, port = sys.argv[1].rsplit(":", 1)
-fault = sys.argv[2]
+fault, ca = sys.argv[2], sys.argv[3] if sys.argv[3:] and sys.argv[3] != "-" else None
 link = socket.create_connection((host, int(port)))
-link.sendall(b"httpteleporT\0\1\0" if fault == "magic" else b"httpteleport\0\1\0")
+asks = b"\1" if ca else b"\0"
+link.sendall((b"httpteleporT\0\1" if fault == "magic" else b"httpteleport\0\1") + asks)
 hello = b""
 while len(hello) < 15:
     piece = link.recv(15 - len(hello))
@@ -91,10 +97,14 @@ while len(hello) < 15:
     hello += piece
     is_wrong = not b"httpteleport\0".startswith(hello[:13]) or len(hello) > 13 and hello[13] > 2
     if is_wrong and fault != "takes-any-hello": sys.exit()
+if ca and fault != "clear":
+    if hello[14] == 0: sys.exit()
+    link = ssl.create_default_context(cafile=ca).wrap_socket(link, server_hostname="localhost")
 field = b"Connection: close\r\n" if fault == "hop" else b""
 host = b"" if fault == "no-host" else b"Host: h\r\n"
 request = b"GET / HTTP/1.1\r\n" + host + field + b"\r\n"
-link.sendall(b"\0\0\0\7" + request)
+count = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+link.sendall(b"".join(bytes([0, 0, at, 7]) + request for at in range(count)))
 while link.recv(65536): pass
 "#;
 
@@ -104,13 +114,22 @@ fn a_client_needs_no_shim() {
     std::fs::write(&file, CLIENT).unwrap();
     let run = |fault: &str, case: &str| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_teleport-conformance"));
-        let client = format!("python3 '{}' {{addr}} {fault}", file.display());
+        let ca = if case.starts_with("tls-") { "{ca}" } else { "" };
+        let (fault, requests) = if fault == "many" { ("-", "- {requests}") } else { (fault, "") };
+        let client = format!("python3 '{}' {{addr}} {fault} {ca} {requests}", file.display());
         command.args(["run", "--slack", "300", "--client", &client, "--id", case]);
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
     let exchange = "messages-client-both";
     let table = [
+        ("-", "tls-client-agreed", 0, "every required case that was chosen passes"),
+        ("-", "tls-client-deflate-inside", 3, "cannot be told how many requests to send"),
+        ("-", "tls-client-not-asked-1", 3, "the client asks for TLS"),
+        ("clear", "tls-client-agreed", 1, "R-tls-boundary"),
+        ("-", "tls-client-refused", 0, "every required case that was chosen passes"),
+        ("-", "ids-client-two-answers-other-order", 3, "cannot be told how many requests to send"),
+        ("many", "ids-client-two-answers-other-order", 0, "every required case that was chosen passes"),
         ("-", "hello-client-magic-last-byte", 0, "every required case that was chosen passes"),
         ("magic", exchange, 1, "layer     hello"),
         ("takes-any-hello", "hello-client-version-255", 1, "R-hello-version"),
@@ -123,7 +142,7 @@ fn a_client_needs_no_shim() {
     for (fault, case, code, said) in table {
         let (status, text) = run(fault, case);
         assert!(status == Some(code) && text.contains(said), "{fault}: {said}: {text}");
-        assert!(code == 0 || text.contains("run --client 'python3 "), "{text}");
+        assert!(code != 1 || text.contains("run --client 'python3 "), "{text}");
     }
     std::fs::remove_file(&file).unwrap();
     let (status, text) = run("-", exchange);
@@ -254,19 +273,56 @@ fn options_of(addr: SocketAddr) -> Options {
 
 #[test]
 fn a_server_needs_no_shim() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let executor = Arc::new(smol::Executor::new());
-        let server = Server::new(Arc::clone(&executor), ServerOptions::default());
-        let listener = smol::net::TcpListener::try_from(listener).unwrap();
-        let handler = |_: Request<Bytes>, _| async { Response::new(Bytes::from_static(b"anything")) };
-        smol::block_on(executor.run(server.serve(listener, handler)))
-    });
+    let addr = a_server(ServerOptions::default());
     let scenarios = scenarios();
     let (text, json, ..) = report(&server_cases(&scenarios), &options_of(addr));
     assert_eq!((json["counts"]["fail"].as_u64(), json["exit_code"].as_u64()), (Some(0), Some(3)), "\n{text}");
     assert!(json["counts"]["pass"].as_u64().unwrap() >= 100, "\n{text}");
+}
+
+/// A server that answers at once.
+fn a_server(options: ServerOptions) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let executor = Arc::new(smol::Executor::new());
+        let server = Server::new(Arc::clone(&executor), options);
+        let listener = smol::net::TcpListener::try_from(listener).unwrap();
+        let handler = |_: Request<Bytes>, _| async { Response::new(Bytes::from_static(b"anything")) };
+        smol::block_on(executor.run(server.serve(listener, handler)))
+    });
+    addr
+}
+
+#[test]
+fn a_server_with_tls_needs_no_shim() {
+    // Its certificate is one that the suite has made; the suite is told only the authority.
+    let tls = Tls::new().unwrap();
+    let files: BTreeMap<&str, PathBuf> = tls.environment().into_iter().collect();
+    let certificates =
+        CertificateDer::pem_file_iter(&files["TELEPORT_TLS_CERT"]).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&files["TELEPORT_TLS_KEY"]).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(certificates, key).unwrap();
+    let addr = a_server(ServerOptions::default().tls(TlsServer::new(config)));
+    let (scenarios, ca) = (scenarios(), files["TELEPORT_TLS_CA"].clone());
+    let chosen: Vec<&Scenario> =
+        server_cases(&scenarios).into_iter().filter(|case| ["tls", "hello"].contains(&case.area.as_str())).collect();
+    let run = |name: &str| {
+        let server_tls = Some(ServerTls { ca: ca.clone(), name: name.into() });
+        let mut options = Options { server_tls, ..options_of(addr) };
+        options.time.slack = std::time::Duration::from_millis(300);
+        let (text, _, _, outcomes) = report(&chosen, &options);
+        let of = |id: &str| outcomes.iter().find(|outcome| outcome.scenario.id == id).unwrap().verdict.name();
+        (text.clone(), [of("tls-server-agrees-1"), of("tls-server-snappy-inside"), of("tls-server-unavailable")])
+    };
+    let (text, verdicts) = run("localhost");
+    assert_eq!(verdicts, ["pass", "pass", "skipped"], "{text}");
+    assert!(text.contains("tls-server-unavailable: the server has TLS") && !text.contains("\nfail"), "{text}");
+    let (text, verdicts) = run("example.org");
+    assert_eq!(verdicts[0], "fail", "{text}");
+    assert!(text.contains("the suite's TLS says: invalid peer certificate"), "{text}");
 }
 
 /// Answers the first frame of each connection, with what `answer` makes of its id.

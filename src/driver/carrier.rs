@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
+use super::memory::{Charge, MemoryBudget};
 use super::patience::{ReadPatience, WritePatience};
 use super::throttle::Throttle;
 use crate::proto::Connection;
@@ -17,6 +18,10 @@ const KEPT_BYTES: usize = 256 * 1024;
 const TURN_BYTES: (usize, usize) = (8 * 1024, 64);
 /// Turns get shorter while more than this comes of one.
 const TURN_PLAIN: u64 = 1024 * 1024;
+/// Output that the stream has not taken so long after it was made waits for the peer.
+const MOMENT: Duration = Duration::from_millis(5);
+/// How long a closed link goes on reading, so that what it wrote is not destroyed by a reset (R-server-linger).
+const LINGER: Duration = Duration::from_secs(1);
 /// How much is read at first: enough for a hello, so that a peer that says no more costs little.
 const FIRST_READ: usize = 256;
 
@@ -48,6 +53,11 @@ pub(super) trait Endpoint {
     fn end_at(&self) -> Option<Instant>;
     /// Whether the connection's last event was delivered.
     fn is_over(&self) -> bool;
+
+    /// What the link's memory is counted in.
+    fn memory(&self) -> Option<&MemoryBudget>;
+    /// What the program holds of messages, beside the connection.
+    fn held_bytes(&self) -> usize;
 }
 
 /// How a stream is used.
@@ -57,13 +67,16 @@ pub(super) struct Patience {
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
     pub(super) max_compress_share: Option<f64>,
+    /// Whether it is read on, once all is said. Who waits for its end to try another has no time for that.
+    pub(super) lingers: bool,
 }
 
 /// An endpoint and its stream of bytes. Its driver reads and writes the stream and waits; all else is here:
 ///
 /// 1. [`turn`](Self::turn) until it returns false; it is over when [`is_over`](Self::is_over).
-/// 2. Write [`output`](Self::output), read [`input_room`](Self::input_room) if [`wants_read`](Self::wants_read), wait
-///    until [`poll_timeout`](Self::poll_timeout) and for commands.
+/// 2. Write [`output`](Self::output), read [`input_room`](Self::input_room) if [`wants_read`](Self::wants_read), end the
+///    sending side if it [`wants_shutdown`](Self::wants_shutdown), wait until [`poll_timeout`](Self::poll_timeout) and for
+///    commands.
 /// 3. Tell what happened.
 pub(super) struct Carrier<E> {
     pub(super) endpoint: E,
@@ -78,6 +91,10 @@ pub(super) struct Carrier<E> {
     written: usize,
     /// `output` is elsewhere, being written.
     is_lent: bool,
+    /// What the link holds of the budget, if there is one.
+    charge: Option<Charge>,
+    /// Since when `output` is what it is.
+    told_since: Instant,
     writing: WritePatience,
     reading: ReadPatience,
     throttle: Throttle,
@@ -89,11 +106,16 @@ pub(super) struct Carrier<E> {
     /// The time at which it must be over has come.
     is_cut: bool,
     error: Option<io::Error>,
+    /// It is to be read on when all else is over, and until when, if it is.
+    lingers: bool,
+    linger_until: Option<Instant>,
+    has_shut_down: bool,
 }
 
 impl<E: Endpoint> Carrier<E> {
     pub(super) fn new(endpoint: E, patience: Patience) -> Self {
         Self {
+            charge: endpoint.memory().map(MemoryBudget::account),
             endpoint,
             channel: Channel::default(),
             input: vec![0; FIRST_READ],
@@ -102,6 +124,7 @@ impl<E: Endpoint> Carrier<E> {
             output: Vec::new(),
             written: 0,
             is_lent: false,
+            told_since: Instant::now(),
             writing: WritePatience::new(patience.write_timeout),
             reading: ReadPatience::new(patience.read_timeout),
             throttle: Throttle::new(patience.max_compress_share),
@@ -111,11 +134,17 @@ impl<E: Endpoint> Carrier<E> {
             has_channel_failed: false,
             is_cut: false,
             error: None,
+            lingers: patience.lingers,
+            linger_until: None,
+            has_shut_down: false,
         }
     }
 
     /// Does what can be done now. True if there is more of it: others may have their turn, and then call again.
     pub(super) fn turn(&mut self, now: Instant) -> bool {
+        if self.linger_until.is_some() {
+            return false;
+        }
         self.endpoint.take_commands(now);
         self.refill(now);
         let progress = match self.endpoint.deliver_events(now, &mut self.channel) {
@@ -125,15 +154,25 @@ impl<E: Endpoint> Carrier<E> {
                 true
             }
         };
-        if self.is_over() {
+        if self.has_closed() {
+            self.linger(now);
             return false;
         }
         let taken = self.take_input(now);
-        // Who is still told something cannot answer it.
-        let is_told = !self.output.is_empty() || self.is_lent;
+        self.count_memory();
+        // Who is still told something cannot answer it. What is written at once tells nothing about the peer: requests that
+        // come now and then must not begin its time anew.
+        let is_under_way = !self.output.is_empty() || self.is_lent;
+        let is_told = is_under_way && now.saturating_duration_since(self.told_since) > MOMENT;
         self.reading.watch(now, self.endpoint.awaits_peer() && !is_told);
         // Delivering can have made room for more, or something to transmit.
         progress || taken
+    }
+
+    fn count_memory(&mut self) {
+        let Some(charge) = &mut self.charge else { return };
+        let buffers = self.input.len() + self.output.capacity();
+        charge.set(buffers + self.endpoint.connection().buffered_bytes() + self.endpoint.held_bytes());
     }
 
     /// Offers input to the connection; returns whether there was any that it took.
@@ -145,7 +184,9 @@ impl<E: Endpoint> Carrier<E> {
         }
         let turn = self.unread.len().min(self.turn_bytes);
         let data = &self.input[self.unread.start..self.unread.start + turn];
+        let is_full = self.charge.as_ref().is_some_and(|charge| charge.budget().is_full());
         let connection = self.endpoint.connection_mut();
+        connection.shed(is_full);
         let before = connection.stats().plain_in;
         match self.channel.handle_input(data, |plain| connection.handle_input(now, plain)) {
             Ok(taken) if taken == self.unread.len() => self.unread = 0..0,
@@ -179,6 +220,7 @@ impl<E: Endpoint> Carrier<E> {
             self.channel.close(&mut self.output);
         }
         if !self.output.is_empty() {
+            self.told_since = now;
             self.writing.begin(now);
         }
     }
@@ -203,10 +245,34 @@ impl<E: Endpoint> Carrier<E> {
         self.endpoint.connection_mut().handle_transport_error(now);
     }
 
-    /// Whether nothing is left to be done.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether all is said.
+    fn has_closed(&self) -> bool {
         let is_written = self.output.is_empty() && !self.is_lent;
         self.endpoint.is_over() && is_written && (self.error.is_some() || self.has_closed_channel)
+    }
+
+    /// Begins to read on, if there can be more to read.
+    fn linger(&mut self, now: Instant) {
+        self.lingers &= !self.eof && self.error.is_none();
+        if self.lingers && self.linger_until.is_none() {
+            self.linger_until = [now + LINGER].into_iter().chain(self.endpoint.end_at()).min();
+        }
+    }
+
+    /// Whether the sending side of the stream is to be ended. [`handle_shutdown`](Self::handle_shutdown) must follow.
+    pub(super) fn wants_shutdown(&self) -> bool {
+        self.lingers && self.linger_until.is_some() && !self.has_shut_down
+    }
+
+    /// The sending side was ended, or could not be.
+    pub(super) fn handle_shutdown(&mut self, done: io::Result<()>) {
+        self.has_shut_down = true;
+        self.lingers &= done.is_ok();
+    }
+
+    /// Whether nothing is left to be done.
+    pub(super) fn is_over(&self) -> bool {
+        self.has_closed() && !self.lingers
     }
 
     /// What waits to be written.
@@ -215,21 +281,32 @@ impl<E: Endpoint> Carrier<E> {
     }
 
     /// Takes out what waits to be written, and how much of it was, so that it can be written while others use the rest.
-    /// [`return_output`](Self::return_output) must follow.
+    /// [`handle_written_of`](Self::handle_written_of) must follow.
     #[cfg(feature = "thread")]
     pub(super) fn lend_output(&mut self) -> (Vec<u8>, usize) {
         self.is_lent = true;
         (std::mem::take(&mut self.output), self.written)
     }
 
-    /// Gives back what was lent. It is dropped if the stream has failed meanwhile.
+    /// Gives back what was lent, with what came of writing it. It is dropped if the stream has failed meanwhile.
     #[cfg(feature = "thread")]
-    pub(super) fn return_output(&mut self, output: Vec<u8>) {
+    pub(super) fn handle_written_of(&mut self, output: Vec<u8>, now: Instant, written: io::Result<usize>) {
         self.is_lent = false;
         if self.error.is_none() || self.has_channel_failed {
             // Whatever was added was an alert.
             let alert = std::mem::replace(&mut self.output, output);
             self.output.extend_from_slice(&alert);
+            self.handle_written(now, written);
+        }
+    }
+
+    /// The stream has taken so many bytes of the output, or failed.
+    pub(super) fn handle_written(&mut self, now: Instant, written: io::Result<usize>) {
+        match written {
+            Ok(0) => self.fail(now, io::ErrorKind::WriteZero.into()),
+            Ok(n) => self.note_written(now, n),
+            Err(error) if is_no_failure(&error) => {}
+            Err(error) => self.fail(now, error),
         }
     }
 
@@ -252,27 +329,42 @@ impl<E: Endpoint> Carrier<E> {
 
     /// Whether the stream should be read.
     pub(super) fn wants_read(&self) -> bool {
+        if self.linger_until.is_some() {
+            return self.lingers;
+        }
         let wants = self.channel.wants_read(self.bears_input());
         wants && self.unread.is_empty() && !self.eof && self.error.is_none()
     }
 
-    /// Where to read to. [`note_read`](Self::note_read) must follow if anything was.
+    /// Where to read to. [`handle_read`](Self::handle_read) must follow.
     #[cfg(feature = "smol")]
     pub(super) fn input_room(&mut self) -> &mut [u8] {
         &mut self.input
     }
 
-    /// Takes that place out, so that it can be filled while others use the rest. [`return_input`](Self::return_input)
-    /// must follow.
+    /// Takes that place out, so that it can be filled while others use the rest.
+    /// [`handle_read_to`](Self::handle_read_to) must follow.
     #[cfg(feature = "thread")]
     pub(super) fn lend_input(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.input)
     }
 
-    /// Gives back what was lent, before [`note_read`](Self::note_read).
+    /// Gives back what was lent, with what came of reading to it.
     #[cfg(feature = "thread")]
-    pub(super) fn return_input(&mut self, input: Vec<u8>) {
+    pub(super) fn handle_read_to(&mut self, input: Vec<u8>, now: Instant, read: io::Result<usize>) {
         self.input = input;
+        self.handle_read(now, read);
+    }
+
+    /// So many bytes were read, or the stream has failed.
+    pub(super) fn handle_read(&mut self, now: Instant, read: io::Result<usize>) {
+        match read {
+            // Nobody wants what comes when all is said.
+            read if self.linger_until.is_some() => self.lingers &= matches!(read, Ok(n) if n > 0),
+            Ok(n) => self.note_read(now, n),
+            Err(error) if is_no_failure(&error) => {}
+            Err(error) => self.fail(now, error),
+        }
     }
 
     /// `n` bytes were read; 0 is the end of file.
@@ -294,14 +386,21 @@ impl<E: Endpoint> Carrier<E> {
         }
     }
 
-    /// Whether there is no more to read.
-    #[cfg(feature = "smol")]
-    pub(super) fn has_eof(&self) -> bool {
-        self.eof
+    /// Acts on all timers due at `now`; whether there were any.
+    pub(super) fn act_if_due(&mut self, now: Instant) -> bool {
+        let is_due = self.poll_timeout().is_some_and(|at| at <= now);
+        if is_due {
+            self.handle_timeout(now);
+        }
+        is_due
     }
 
-    /// Acts on all timers due at `now`.
+    /// The same, also where there are none.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(until) = self.linger_until {
+            self.lingers &= now < until;
+            return;
+        }
         if self.writing.deadline().is_some_and(|at| at <= now) {
             self.fail(now, io::Error::new(io::ErrorKind::TimedOut, "the peer does not read, or hardly"));
         }
@@ -322,6 +421,9 @@ impl<E: Endpoint> Carrier<E> {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.linger_until.is_some() {
+            return self.linger_until;
+        }
         let (connection, program) = (self.endpoint.connection().poll_timeout(), self.endpoint.poll_timeout());
         [connection, program, self.writing.deadline(), self.reading.deadline(), self.end_at()]
             .into_iter()
@@ -334,10 +436,12 @@ impl<E: Endpoint> Carrier<E> {
         (self.endpoint, self.error)
     }
 
-    /// Whether the stream or TLS has failed.
+    /// Whether there is something to do for who waits for commands `until` then and no longer.
     #[cfg(feature = "thread")]
-    pub(super) fn has_failed(&self) -> bool {
-        self.error.is_some()
+    pub(super) fn has_work(&self, until: Option<Instant>) -> bool {
+        let is_earlier = |at: Instant| until.is_none_or(|until| at < until);
+        let has_end = self.wants_shutdown() || self.is_over();
+        has_end || !self.output().is_empty() || self.poll_timeout().is_some_and(is_earlier)
     }
 
     /// Whether there is input that is to be taken in the next turn.
@@ -345,4 +449,9 @@ impl<E: Endpoint> Carrier<E> {
     pub(super) fn has_input(&self) -> bool {
         !self.unread.is_empty()
     }
+}
+
+/// Whether it is to be tried again.
+fn is_no_failure(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -27,17 +27,19 @@ struct Inner<C> {
     is_closed: bool,
 }
 
-impl<C> Mailbox<C> {
-    pub(super) fn new() -> Self {
+impl<C> Default for Mailbox<C> {
+    fn default() -> Self {
         Self { inner: Mutex::new(Inner { commands: Vec::new(), waker: None, is_closed: false }) }
     }
+}
 
-    /// Leaves a command; false if nobody will ever take it.
-    pub(super) fn send(&self, command: C) -> bool {
+impl<C> Mailbox<C> {
+    /// Leaves a command; gives it back if nobody will ever take it.
+    pub(super) fn send(&self, command: C) -> Result<(), C> {
         let waker = {
             let mut inner = lock(&self.inner);
             if inner.is_closed {
-                return false;
+                return Err(command);
             }
             inner.commands.push(command);
             inner.waker.take()
@@ -45,7 +47,7 @@ impl<C> Mailbox<C> {
         if let Some(waker) = waker {
             waker.wake();
         }
-        true
+        Ok(())
     }
 
     /// Moves what has come into `commands`; pending, and to be woken, if there was nothing.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
+use super::memory::MemoryBudget;
 #[cfg(feature = "tls")]
 use super::tls::{TlsClient, TlsServer};
 use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls};
@@ -101,14 +102,25 @@ macro_rules! link_options {
         }
 
         /// How much each link takes from its peer and holds for it. For some of them, begin with those of the role:
-        /// `Limits { body_bytes: 1 << 20, ..Limits::default() }`, and [`Limits::server`] for a server.
+        /// `Limits { body_bytes: 1 << 20, ..Limits::default() }`, and [`Limits::server`] for a server. Those are the
+        /// defaults.
         #[must_use]
         pub fn limits(mut self, limits: Limits) -> Self {
             self.config.limits = limits;
             self
         }
 
-        /// All that the core is told about each link, in one.
+        /// The budget that what links hold of messages is counted in, and that limits it over all of them: see
+        /// [`MemoryBudget`]. Default none: each link has its own limits.
+        #[must_use]
+        pub fn memory_budget(mut self, budget: MemoryBudget) -> Self {
+            self.memory = Some(budget);
+            self
+        }
+
+        /// All that the core is told about each link, in one: in place of what `compression`, `level`, the batches, the
+        /// hello, idle and drain time-outs and `limits` were before. Default `Config::default()`, for a server with
+        /// [`Limits::server`].
         #[must_use]
         pub fn config(mut self, config: Config) -> Self {
             self.config = config;
@@ -145,11 +157,13 @@ pub struct ClientOptions {
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
     pub(super) max_compress_share: Option<f64>,
+    pub(super) memory: Option<MemoryBudget>,
     #[cfg(feature = "zstd")]
     pub(super) zstd_retry: Duration,
     pub(super) links: usize,
     pub(super) overflow: Overflow,
     pub(super) retry_if: Option<RetryIf>,
+    pub(super) send_if: Option<RetryIf>,
     pub(super) reconnect_pause: (Duration, Duration),
     pub(super) wait_for_link: bool,
 }
@@ -166,11 +180,13 @@ impl Default for ClientOptions {
             write_timeout: Duration::from_secs(5),
             read_buffer: 64 * 1024,
             max_compress_share: None,
+            memory: None,
             #[cfg(feature = "zstd")]
             zstd_retry: Duration::from_secs(10 * 60),
             links: 1,
             overflow: Overflow::default(),
             retry_if: None,
+            send_if: None,
             reconnect_pause: (Duration::from_millis(100), Duration::from_secs(1)),
             wait_for_link: false,
         }
@@ -196,15 +212,15 @@ impl ClientOptions {
         self
     }
 
-    /// How long a dial may take. Default 3 s.
+    /// How long a dial may take, at least 1 ms. Default 3 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = timeout.max(Duration::from_millis(1));
         self
     }
 
-    /// Ends a link on which requests wait for responses and nothing has come for so long: its server is taken for dead.
-    /// Default none.
+    /// Ends a link on which responses are due, also to requests that timed out, and nothing has come for so long: its
+    /// server is taken for dead. Default none.
     #[must_use]
     pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.read_timeout = timeout.into();
@@ -220,8 +236,9 @@ impl ClientOptions {
         self
     }
 
-    /// How many links to the address share the requests, at least 1. Default 1. One more may be opened for HEAD requests
-    /// (R-head-alone).
+    /// How many links to the address share the requests, at least 1. Default 1. A request goes to the least busy one that
+    /// is not in a [pause](Self::reconnect_pause), and from a link that cannot be had to one that is up. One more may be
+    /// opened for HEAD requests (R-head-alone).
     #[must_use]
     pub fn links(mut self, links: usize) -> Self {
         self.links = links.max(1);
@@ -256,6 +273,15 @@ impl ClientOptions {
         self
     }
 
+    /// Asked of each request at the moment at which it is to enter a link, be it the first or, for one that is sent again,
+    /// another: whether it still may. If not, it ends with [`SendError::Closing`](crate::proto::SendError::Closing), as on
+    /// a link that takes no more, and has surely not been sent on this one. Default: each may.
+    #[must_use]
+    pub fn send_if(mut self, may: impl Fn(&Request<Bytes>) -> bool + Send + Sync + 'static) -> Self {
+        self.send_if = Some(Arc::new(may));
+        self
+    }
+
     /// The pause after a dial or a hello that failed, in which requests fail at once: the first, and the longest that
     /// it grows to by doubling. Each is shortened by up to a half, at random, so that clients do not return together.
     /// Default 100 ms and 1 s. After a link that was up there is none: the first retry is immediate. The pauses begin
@@ -281,7 +307,11 @@ impl ClientOptions {
         let tls = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
         let tls = false;
-        ClientConfig { config: self.config.clone(), tls }
+        let mut config = self.config.clone();
+        // As many as can be pending can be given up, all at once (R-limit-minimum).
+        let limits = &mut config.limits;
+        limits.abandoned_requests = limits.abandoned_requests.max(limits.pending_requests);
+        ClientConfig { config, tls }
     }
 }
 
@@ -318,6 +348,7 @@ pub struct ServerOptions {
     pub(super) write_timeout: Duration,
     pub(super) read_buffer: usize,
     pub(super) max_compress_share: Option<f64>,
+    pub(super) memory: Option<MemoryBudget>,
     pub(super) links: usize,
     pub(super) concurrency: usize,
     pub(super) waiting_bytes: usize,
@@ -339,6 +370,7 @@ impl Default for ServerOptions {
             write_timeout: Duration::from_secs(5),
             read_buffer: 64 * 1024,
             max_compress_share: None,
+            memory: None,
             links: 10_000,
             concurrency: 10_000,
             waiting_bytes: 256 * 1024 * 1024,
@@ -506,5 +538,26 @@ impl From<Duration> for Deadline {
 impl From<Option<Instant>> for Deadline {
     fn from(at: Option<Instant>) -> Self {
         Self(at.map_or(Until::Default, Until::At))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_requests_can_be_given_up_as_can_be_pending() {
+        // R-limit-minimum, in the table of spec/07-limits-and-security.md
+        let limits = |options: ClientOptions| options.connection().config.limits;
+        let many = Limits { pending_requests: 30_000, ..Limits::default() };
+        for options in [
+            ClientOptions::default().max_pending_requests(30_000),
+            ClientOptions::default().limits(many.clone()),
+            ClientOptions::default().config(Config { limits: many, ..Config::default() }),
+        ] {
+            let Limits { pending_requests, abandoned_requests, .. } = limits(options);
+            assert_eq!((pending_requests, abandoned_requests), (30_000, 30_000));
+        }
+        assert_eq!(limits(ClientOptions::default().max_pending_requests(1)).abandoned_requests, 10_000);
     }
 }

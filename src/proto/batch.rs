@@ -128,6 +128,11 @@ impl Batch {
         self.bytes.len() - self.gone - self.withdrawn
     }
 
+    /// Bytes of memory that it takes.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -330,6 +330,18 @@ impl ClientConnection {
         self.link.stats
     }
 
+    /// How many bytes of memory the connection's buffers take: what has come and makes no whole message yet, what waits to
+    /// be transmitted, and what compression keeps, roughly. Messages that were delivered are not among it.
+    pub fn buffered_bytes(&self) -> usize {
+        self.link.buffered_bytes()
+    }
+
+    /// Refuses bodies that are not here yet with the code `overload`, and drops them as they come, until told otherwise:
+    /// for callers that have no memory left (R-limit-memory). Messages that come in one piece are delivered as ever.
+    pub fn shed(&mut self, shed: bool) {
+        self.link.shed(shed);
+    }
+
     /// Sets the id of the next request: how tests and the conformance suite reach the wrap of the counter.
     #[doc(hidden)]
     pub fn set_next_id(&mut self, id: u32) {

@@ -73,6 +73,7 @@ pub struct Limits {
     /// answered; the connection reads no further until one is. Default 1,000 for clients, 10,000 for servers.
     pub pending_requests: usize,
     /// Client: most timed-out or cancelled requests whose response has not come yet (R-abandoned-limit). Default 10,000.
+    /// No less than `pending_requests` (R-limit-minimum): the drivers see to that.
     pub abandoned_requests: usize,
     /// Server: most bytes of requests handed to the caller and not yet answered, heads and bodies, with
     /// [`Limits::FIELD_BYTES`] more for each field; the connection reads no further until some are (R-limit-held).

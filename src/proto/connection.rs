@@ -44,6 +44,10 @@ pub trait Connection: sealed::Sealed {
     fn is_closed(&self) -> bool;
     /// What the connection has carried.
     fn stats(&self) -> Stats;
+    /// How many bytes of memory its buffers take.
+    fn buffered_bytes(&self) -> usize;
+    /// Whether bodies that are not here yet are refused for want of memory.
+    fn shed(&mut self, shed: bool);
 }
 
 mod sealed {
@@ -124,6 +128,14 @@ macro_rules! connection {
 
             fn stats(&self) -> Stats {
                 self.stats()
+            }
+
+            fn buffered_bytes(&self) -> usize {
+                self.buffered_bytes()
+            }
+
+            fn shed(&mut self, shed: bool) {
+                self.shed(shed);
             }
         }
     };

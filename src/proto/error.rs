@@ -210,6 +210,8 @@ kinds! {
         TooManyFields = "too-many-fields", "the message has too many header fields";
         /// A body beyond the limit.
         BodyTooLarge = "body-too-large", "the message body is larger than the limit";
+        /// There was no memory for its body (R-limit-memory).
+        Overload = "overload", "there is no memory for the message now; try again later";
         /// An interim response other than 100.
         InterimResponse = "interim-response", "an interim response stands where the final one should";
     }
@@ -223,6 +225,7 @@ impl MessageError {
             Self::MethodConnect => StatusCode::NOT_IMPLEMENTED,
             Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
     }

@@ -42,6 +42,8 @@ pub(crate) struct FrameReader<H> {
     offset: u64,
     /// Bytes taken for the current message: all of them count, also those that are dropped.
     used: u64,
+    /// Bodies that are not here yet are refused (R-limit-memory).
+    sheds: bool,
 }
 
 enum State<H> {
@@ -86,7 +88,17 @@ enum Part {
 
 impl<H> FrameReader<H> {
     pub(crate) fn new() -> Self {
-        Self { state: State::Id, frame: 1, begin: 0, offset: 0, used: 0 }
+        Self { state: State::Id, frame: 1, begin: 0, offset: 0, used: 0, sheds: false }
+    }
+
+    /// Refuses bodies that are not here yet, or does so no longer.
+    pub(crate) fn shed(&mut self, shed: bool) {
+        self.sheds = shed;
+    }
+
+    /// What it holds of a body beside what waits in `plain`.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        if let State::Chunks { body, .. } = &self.state { body.capacity() } else { 0 }
     }
 
     /// Takes the next frame from `plain`, or as much of it as is there.
@@ -139,6 +151,9 @@ impl<H> FrameReader<H> {
                     if left > limits.body_bytes as u64 && head.is_ok() {
                         head = Err(MessageError::BodyTooLarge);
                     }
+                    if self.sheds && left > plain.len() as u64 && head.is_ok() {
+                        head = Err(MessageError::Overload);
+                    }
                     // Most messages have come as a whole, and need not be kept here.
                     if let Some(body) = self.body(plain, head.is_ok(), &mut left) {
                         self.end(id, is_last);
@@ -161,7 +176,10 @@ impl<H> FrameReader<H> {
     /// Goes on with a message whose head was read before, or whose body comes in chunks.
     fn rest(&mut self, state: State<H>, plain: &mut BytesMut, limits: &Limits) -> Result<Option<Frame<H>>, ErrorKind> {
         match state {
-            State::Body { message, mut left } => {
+            State::Body { mut message, mut left } => {
+                if self.sheds && left > plain.len() as u64 && message.head.is_ok() {
+                    message.head = Err(MessageError::Overload);
+                }
                 if let Some(body) = self.body(plain, message.head.is_ok(), &mut left) {
                     return Ok(Some(self.finish(message, body)));
                 }
@@ -339,6 +357,10 @@ impl<H> FrameReader<H> {
                     let here = left.min(plain.len() as u64);
                     if here == 0 {
                         return Ok(false);
+                    }
+                    if self.sheds && message.head.is_ok() {
+                        message.head = Err(MessageError::Overload);
+                        *body = BytesMut::new();
                     }
                     if message.head.is_ok() {
                         body.extend_from_slice(&plain[..here as usize]);

@@ -367,6 +367,15 @@ impl<R: Role> Link<R> {
         }
     }
 
+    pub(super) fn buffered_bytes(&self) -> usize {
+        let codecs = self.decoder.memory() + self.encoder.as_ref().map_or(0, Encoder::memory);
+        self.plain.capacity() + self.reader.buffered_bytes() + self.batch.capacity() + codecs
+    }
+
+    pub(super) fn shed(&mut self, shed: bool) {
+        self.reader.shed(shed);
+    }
+
     pub(super) fn is_handshaking(&self) -> bool {
         matches!(self.phase, Phase::Hello | Phase::Tls | Phase::Trial)
     }

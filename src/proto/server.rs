@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Request, Response};
 
 use super::config::{Compression, Config, Limits, ServerConfig, ServerTls, Stats, ZSTD_CODE};
@@ -250,9 +250,26 @@ impl ServerConnection {
         self.link.role.pending
     }
 
+    /// What requests count for that wait for a response, as in [`Limits::held_bytes`].
+    pub fn held_bytes(&self) -> usize {
+        self.link.role.held
+    }
+
     /// What the connection has carried.
     pub fn stats(&self) -> Stats {
         self.link.stats
+    }
+
+    /// How many bytes of memory the connection's buffers take: what has come and makes no whole message yet, what waits to
+    /// be transmitted, and what compression keeps, roughly. Messages that were delivered are not among it.
+    pub fn buffered_bytes(&self) -> usize {
+        self.link.buffered_bytes()
+    }
+
+    /// Refuses bodies that are not here yet with the code `overload`, and drops them as they come, until told otherwise:
+    /// for callers that have no memory left (R-limit-memory). Messages that come in one piece are delivered as ever.
+    pub fn shed(&mut self, shed: bool) {
+        self.link.shed(shed);
     }
 }
 
@@ -272,6 +289,9 @@ impl Server {
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = error.status();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if *error == MessageError::Overload {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         // The caller's limits are for the caller's messages.
         let limits = Limits::default();
         let written = link.send(|batch, _| write_response(batch, id, to_head, &response, &limits));

@@ -18,6 +18,13 @@ pub(crate) struct Activity {
     ended: AtomicU64,
 }
 
+impl Activity {
+    /// Whether every request that has begun has an answer that hyper has taken whole.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed)
+    }
+}
+
 /// A request in hand; or, once [`answered`](Busy::answered), one whose answer is to leave. Until dropped.
 #[derive(Debug)]
 pub(crate) struct Busy {

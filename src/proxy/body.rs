@@ -11,17 +11,26 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
+use crate::driver::Charge;
+
 /// Why a body could not be collected.
 #[derive(Debug)]
 pub(crate) enum CollectError {
     /// It is longer than the limit.
     TooLong,
+    /// There is no memory for it.
+    NoMemory,
     /// It ended early or is malformed.
     Broken(String),
 }
 
-/// The whole body, if it is no longer than `limit`. A body that announces more is not read at all. Trailers are dropped.
-pub(crate) async fn collect<B>(mut body: B, limit: usize) -> Result<Bytes, CollectError>
+/// The whole body, if it is no longer than `limit`, charged as it comes if somebody is to be charged. A body that announces more is not read at all.
+/// Trailers are dropped.
+pub(crate) async fn collect<B>(
+    mut body: B,
+    limit: usize,
+    mut charge: Option<&mut Charge>,
+) -> Result<Bytes, CollectError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Error,
@@ -37,6 +46,13 @@ where
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + joined.len() + data.len() > limit {
             return Err(CollectError::TooLong);
+        }
+        if let Some(charge) = &mut charge {
+            if charge.budget().is_full() {
+                charge.budget().note_shed();
+                return Err(CollectError::NoMemory);
+            }
+            charge.grow(data.len());
         }
         if first.is_empty() && joined.is_empty() {
             first = data;
@@ -119,7 +135,7 @@ mod tests {
 
     #[test]
     fn collects_up_to_the_limit() {
-        let collect = |limit| smol::block_on(collect(Full::new(Bytes::from_static(b"12345")), limit));
+        let collect = |limit| smol::block_on(collect(Full::new(Bytes::from_static(b"12345")), limit, None));
         assert_eq!(collect(5).unwrap(), "12345");
         assert!(matches!(collect(4), Err(CollectError::TooLong)));
     }

@@ -9,6 +9,7 @@ use super::access::Forwarded;
 use super::acme::Acme;
 use super::config::{Kind, ProxyConfig};
 use super::dial::server_name;
+use super::recompress::Recompress;
 use super::tls::{self, ClientTls, OutboundTls};
 
 /// The first thing that is wrong by itself, whatever files hold.
@@ -44,6 +45,11 @@ pub(super) fn problems(config: &ProxyConfig) -> Vec<StartError> {
     if out.tls != OutboundTls::default() && !out.kind.is_tls() {
         found.push(StartError::Contradiction(
             "--out-tls-... take TLS: use --out-type https or teleports, or leave them out",
+        ));
+    }
+    if config.recompress != Recompress::Off && inbound.kind.is_link() == out.kind.is_link() {
+        found.push(StartError::Contradiction(
+            "--recompress is for a proxy with a link on one side and HTTP on the other, which this one is not: leave it out here",
         ));
     }
     let listens_on = "the address to listen on (--in)";

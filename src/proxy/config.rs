@@ -8,6 +8,8 @@ use ipnet::IpNet;
 
 use super::access::{Forwarded, ForwardedProto};
 use super::fields;
+use super::recompress::Recompress;
+use super::record::Recording;
 use super::tls::{InboundTls, OutboundTls};
 use super::upstream::{HealthCheck, resolve};
 use crate::driver::{ClientOptions, ServerOptions};
@@ -17,9 +19,16 @@ use crate::proto::{Compression, Config, Limits};
 /// waits meanwhile is limited in bytes.
 const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A far proxy that owes answers and says nothing for three times as long as they may take, and at least for so long, is
+/// taken for dead: something on the way may answer for it, so that TCP does not find out.
+const LEAST_SILENCE: Duration = Duration::from_secs(10);
+
 /// A far proxy closes a link that carries nothing for so long. The near proxy, which knows whether it is about to send
 /// something, has closed it before ([`Outbound::idle_timeout`]).
 const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// How many bytes of responses may wait for one link, if there is memory for them.
+const WAITING_BYTES: usize = 256 * 1024 * 1024;
 
 /// Most fields in a head, on both sides (R-limit-fields).
 pub(crate) const MAX_HEADER_COUNT: usize = 128;
@@ -33,8 +42,14 @@ pub struct ProxyConfig {
     pub outbound: Outbound,
     /// Most requests at once; above it the answer is 429. Default 100,000.
     pub concurrency: usize,
+    /// Most bytes of memory for messages, over all connections; above it the answer is 503 (R-limit-memory). Default
+    /// `None`: no limit but those of each connection and message.
+    pub memory_budget: Option<usize>,
     /// Log each request that fails as a warning, not only the first of a row. Default off.
     pub log_all_errors: bool,
+    /// Compressed bodies go decoded over the link and are restored behind it (R-proxy-recompress), where the proxy at the
+    /// other end does the same. Default off.
+    pub recompress: Recompress,
     /// What it shows of itself.
     pub seeing: Seeing,
 }
@@ -45,7 +60,9 @@ impl Default for ProxyConfig {
             inbound: Inbound::default(),
             outbound: Outbound::default(),
             concurrency: 100_000,
+            memory_budget: None,
             log_all_errors: false,
+            recompress: Recompress::Off,
             seeing: Seeing::default(),
         }
     }
@@ -63,6 +80,8 @@ pub struct Seeing {
     pub access_log: bool,
     /// Give each request that has no `traceparent` field one. A field that is there is passed on as it is.
     pub make_traceparent: bool,
+    /// Record what is carried, heads and bodies, secrets included.
+    pub record: Option<Recording>,
 }
 
 /// What is spoken on one side of a proxy, and over what.
@@ -323,6 +342,7 @@ impl ProxyConfig {
             .idle_timeout(out.idle_timeout)
             .limits(limits)
             .connect_timeout(connect_timeout.unwrap_or(Outbound::TIMEOUT))
+            .read_timeout(out.timeout.map(|timeout| (timeout * 3).max(LEAST_SILENCE)))
             .write_timeout(LINK_WRITE_TIMEOUT);
         // A link that ended is dialled anew before another upstream is tried.
         match out.retry {
@@ -344,11 +364,17 @@ impl ProxyConfig {
             .max_compress_share(inbound.max_compress_share)
             .max_batch_delay(inbound.batch_delay)
             .limits(self.link_limits(inbound.max_head_bytes, pending))
+            .waiting_bytes(self.share_of_one_link(WAITING_BYTES))
             .idle_timeout(LINK_IDLE_TIMEOUT)
             .write_timeout(LINK_WRITE_TIMEOUT)
             .concurrency(self.concurrency)
             // The listener counts connections, of whatever kind.
             .links(usize::MAX)
+    }
+
+    /// What one link may hold: not so much of the budget that the others have none.
+    fn share_of_one_link(&self, bytes: usize) -> usize {
+        self.memory_budget.map_or(bytes, |budget| bytes.min(budget / 4))
     }
 
     /// One `Limits` serves both directions of a link: the larger body counts, and the handler checks each direction's
@@ -366,7 +392,7 @@ impl ProxyConfig {
             pending_requests,
             // As many as can be pending can be given up, all at once (R-limit-minimum).
             abandoned_requests: defaults.abandoned_requests.max(pending_requests),
-            held_bytes: defaults.held_bytes.max(head_bytes.saturating_add(body_bytes)),
+            held_bytes: self.share_of_one_link(defaults.held_bytes).max(head_bytes.saturating_add(body_bytes)),
             output_bytes: defaults.output_bytes.saturating_add(body_bytes),
         }
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use smol::io::{AsyncRead, AsyncWrite};
@@ -16,6 +16,8 @@ use super::stream::Stream;
 pub(crate) struct Counts {
     received: AtomicU64,
     sent: AtomicU64,
+    /// Something was to be written, or flushed, that the stream has not taken.
+    is_blocked: AtomicBool,
 }
 
 impl Counts {
@@ -25,6 +27,11 @@ impl Counts {
 
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether something waits to be written.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
     }
 }
 
@@ -45,6 +52,7 @@ impl Counted {
     }
 
     fn count_sent(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.counts.is_blocked.store(written.is_pending(), Ordering::Relaxed);
         if let Poll::Ready(Ok(n)) = written {
             self.counts.sent.fetch_add(n as u64, Ordering::Relaxed);
         }
@@ -78,10 +86,14 @@ impl AsyncWrite for Counted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.counts.is_blocked.store(flushed.is_pending(), Ordering::Relaxed);
+        flushed
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(cx)
+        let closed = Pin::new(&mut self.stream).poll_close(cx);
+        self.counts.is_blocked.store(closed.is_pending(), Ordering::Relaxed);
+        closed
     }
 }

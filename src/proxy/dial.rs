@@ -15,9 +15,9 @@ use super::config::{Kind, Outbound};
 use super::metrics::IoCounters;
 use super::stream::{Socket, Stream};
 use super::tls::ClientTls;
-use crate::driver::ClientOptions;
 use crate::driver::smol::Client;
 use crate::driver::tls::TlsClient;
+use crate::driver::{ClientOptions, MemoryBudget};
 
 /// What all ways to the upstreams of one proxy have in common.
 #[derive(Clone, Debug)]
@@ -26,15 +26,16 @@ pub(crate) struct Dialing {
     /// Counts their connections.
     counters: Arc<IoCounters>,
     tls: Option<ClientTls>,
+    memory: MemoryBudget,
 }
 
 impl Dialing {
     /// Reads the files that TLS needs, if it is spoken.
-    pub(crate) fn new(out: &Outbound, counters: Arc<IoCounters>) -> Result<Self, StartError> {
+    pub(crate) fn new(out: &Outbound, counters: Arc<IoCounters>, memory: MemoryBudget) -> Result<Self, StartError> {
         // An original far proxy knows of no protocols inside TLS.
         let protocols: &[&[u8]] = if out.kind == Kind::Https { &[b"http/1.1"] } else { &[] };
         let tls = out.kind.is_tls().then(|| ClientTls::load(&out.tls, protocols)).transpose();
-        Ok(Self { kind: out.kind, counters, tls: tls.map_err(StartError::Tls)? })
+        Ok(Self { kind: out.kind, counters, memory, tls: tls.map_err(StartError::Tls)? })
     }
 
     /// TLS to them, if it is spoken.
@@ -48,7 +49,8 @@ impl Dialing {
             None => None,
             Some(tls) => Some((tls.clone(), server_name(tls, addr)?)),
         };
-        Ok(Dialer { kind: self.kind, addr: addr.into(), ip: None, tls, counters: self.counters.clone() })
+        let (counters, memory) = (self.counters.clone(), self.memory.clone());
+        Ok(Dialer { kind: self.kind, addr: addr.into(), ip: None, tls, counters, memory })
     }
 }
 
@@ -72,12 +74,18 @@ pub(crate) struct Dialer {
     ip: Option<SocketAddr>,
     tls: Option<(ClientTls, ServerName<'static>)>,
     counters: Arc<IoCounters>,
+    memory: MemoryBudget,
 }
 
 impl Dialer {
     /// The way to the same upstream, at this one of the addresses that its name has.
     pub(crate) fn at(&self, ip: SocketAddr) -> Self {
         Self { ip: Some(ip), ..self.clone() }
+    }
+
+    /// What messages from there are counted in.
+    pub(crate) fn memory(&self) -> &MemoryBudget {
+        &self.memory
     }
 
     /// A connection to speak HTTP on.
@@ -93,8 +101,14 @@ impl Dialer {
         }
     }
 
-    /// A client that speaks teleport. Its links agree on TLS in their hellos.
-    pub(crate) fn client(&self, executor: Arc<Executor<'static>>, options: ClientOptions) -> Client {
+    /// A client that speaks teleport. Its links agree on TLS in their hellos. `on_dial` is told of each before it begins.
+    pub(crate) fn client(
+        &self,
+        executor: Arc<Executor<'static>>,
+        options: ClientOptions,
+        on_dial: impl Fn() + Send + Sync + 'static,
+    ) -> Client {
+        let options = options.memory_budget(self.memory.clone());
         let options = match &self.tls {
             None => options,
             Some((tls, name)) => {
@@ -104,6 +118,7 @@ impl Dialer {
         };
         let dialer = self.clone();
         let dial = move || {
+            on_dial();
             let dialer = dialer.clone();
             async move { dialer.socket().await }
         };

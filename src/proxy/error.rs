@@ -5,7 +5,7 @@ use std::fmt;
 use http::StatusCode;
 
 use crate::driver::ClientError;
-use crate::proto::{ErrorKind, SendError, Stranger};
+use crate::proto::{ErrorKind, MessageError, SendError, Stranger};
 
 /// Why there is no response.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) enum UpstreamError {
     Broken { why: String, delivered: Delivered },
     /// A response came that is not passed on.
     Response(String),
+    /// There was no memory for the response.
+    NoMemory,
     /// The request was not sent, by this side's own decision.
     NotSent(StatusCode, String),
 }
@@ -45,6 +47,7 @@ impl UpstreamError {
         match self {
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Unreachable(_) | Self::Broken { .. } | Self::Response(_) => StatusCode::BAD_GATEWAY,
+            Self::NoMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotSent(status, _) => *status,
         }
     }
@@ -59,7 +62,7 @@ impl UpstreamError {
         match self {
             Self::Timeout { delivered, .. } | Self::Broken { delivered, .. } => *delivered,
             Self::Unreachable(_) | Self::NotSent(..) => Delivered::No,
-            Self::Response(_) => Delivered::Answered,
+            Self::Response(_) | Self::NoMemory => Delivered::Answered,
         }
     }
 
@@ -75,6 +78,9 @@ impl fmt::Display for UpstreamError {
             Self::Timeout { what, .. } => f.write_str(what),
             Self::Unreachable(why) => {
                 write!(f, "cannot connect: {why}; see that it runs and that --out has its address")
+            }
+            Self::NoMemory => {
+                f.write_str("the memory for messages is used up (--memory-budget), and its response with it")
             }
             Self::Broken { why, .. } | Self::Response(why) | Self::NotSent(_, why) => f.write_str(why),
         }
@@ -96,6 +102,7 @@ impl From<ClientError> for UpstreamError {
             ClientError::Link { .. } => {
                 Self::Broken { why: format!("the link broke: {error}"), delivered: error.maybe_delivered().into() }
             }
+            ClientError::Response(MessageError::Overload) => Self::NoMemory,
             ClientError::Response(_) => Self::Response(error.to_string()),
             ClientError::Closed => {
                 Self::NotSent(StatusCode::SERVICE_UNAVAILABLE, "the proxy is shutting down".to_owned())

@@ -6,7 +6,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode, Uri, Version};
 
 /// Fields that concern one connection only, and `Expect`, which the proxy answers itself.
-const HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TE,
@@ -22,6 +22,10 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// `Host` and `Content-Length` stay even when they are named: the next hop needs them, and a caller must not be able to
 /// take them from the message of another.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // To look through the few fields that are there costs less than to look for each that could be.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let nominated: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -35,7 +39,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in HOP_BY_HOP {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
 }
@@ -132,6 +136,15 @@ pub(crate) fn has_unknown_coding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let first = codings.next();
     codings.next().is_some() || first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Whether another reader could take another length for the body than hyper does, which shows all that came of a
+/// response (R-proxy-strict).
+pub(crate) fn has_doubtful_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return false };
+    let is_decimal = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+    !is_decimal || lengths.next().is_some() || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 #[cfg(test)]

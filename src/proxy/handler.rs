@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Body;
 use smol::Timer;
 use smol::future::FutureExt;
@@ -21,9 +21,15 @@ use super::config::ProxyConfig;
 use super::error::UpstreamError;
 use super::fields;
 use super::metrics::Counters;
+use super::recompress::{self, Peer};
+use super::record::Recorder;
 use super::time_left;
 use super::upstream::{Failure, Sent, Upstream, Upstreams};
-use crate::driver::PeerAddr;
+use crate::driver::{Charge, MemoryBudget, PeerAddr};
+use crate::proto::Limits;
+
+/// What a message takes besides its fields and body: the task that waits for it, mostly.
+const MESSAGE_BYTES: usize = 2 * 1024;
 
 /// Takes requests from a listener and answers every one of them.
 #[derive(Debug)]
@@ -41,6 +47,8 @@ pub(crate) struct Handler {
     by_links: bool,
     access_log: bool,
     make_traceparent: bool,
+    recorder: Option<Arc<Recorder>>,
+    memory: MemoryBudget,
     pub(crate) counters: Counters,
 }
 
@@ -53,6 +61,8 @@ struct Refusal {
     upstream: Option<Arc<Upstream>>,
     /// The body of the request is left unread, so the connection cannot go on.
     closes: bool,
+    /// For want of memory: it can be tried again soon.
+    is_overload: bool,
 }
 
 impl Handler {
@@ -61,6 +71,8 @@ impl Handler {
         upstreams: Arc<Upstreams>,
         counters: Counters,
         default_host: HeaderValue,
+        recorder: Option<Arc<Recorder>>,
+        memory: MemoryBudget,
     ) -> Self {
         Self {
             upstreams,
@@ -74,12 +86,26 @@ impl Handler {
             by_links: config.inbound.kind.is_link(),
             access_log: config.seeing.access_log,
             make_traceparent: config.seeing.make_traceparent,
+            recorder,
+            memory,
             counters,
         }
     }
 
+    /// What messages are counted in.
+    pub(crate) fn memory(&self) -> &MemoryBudget {
+        &self.memory
+    }
+
     pub(crate) fn upstreams(&self) -> &Upstreams {
         &self.upstreams
+    }
+
+    /// Writes what is left to record.
+    pub(crate) fn finish_recording(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.finish();
+        }
     }
 
     /// Requests whose answer has not left yet.
@@ -109,7 +135,13 @@ impl Handler {
         }
         let line = self.access_log.then(|| AccessLine::of(&request, began));
         let (outcome, slot) = match self.admit(request.body().is_end_stream()) {
-            Ok(slot) => (self.forward(request, began).await, Some(slot)),
+            Ok(mut slot) => {
+                let outcome = self.forward(request, began, &mut slot.charge).await;
+                // The request is gone; the response waits for its caller. One that leaves by a link is counted there.
+                let response = outcome.as_ref().ok().filter(|_| !self.by_links);
+                slot.charge.set(response.map_or(0, |(response, _)| weight(response.headers(), response.body().len())));
+                (outcome, Some(slot))
+            }
             Err(refusal) => (Err(refusal), None),
         };
         let (response, upstream, reason) = match outcome {
@@ -131,20 +163,71 @@ impl Handler {
         (response, slot)
     }
 
-    async fn forward<B>(&self, request: Request<B>, began: Instant) -> Result<(Response<Bytes>, Arc<Upstream>), Refusal>
+    async fn forward<B>(
+        &self,
+        request: Request<B>,
+        began: Instant,
+        charge: &mut Charge,
+    ) -> Result<(Response<Bytes>, Arc<Upstream>), Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Error,
     {
-        let mut request = self.receive(request).await?;
+        let mut request = self.receive(request, charge).await?;
         // Only another proxy can say so; whoever else does is not passed on.
         let time_left = time_left::take(request.headers_mut()).filter(|_| self.by_links);
         let deadline = time_left.and_then(|time_left| began.checked_add(time_left));
+        let peer = self.open(&mut request).await;
         self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
-        let result = self.exchange(request, deadline).await;
+        let recording = self.recorder.as_ref().map(|recorder| (recorder, recorder.begin(&request)));
+        let result = match self.exchange(request, deadline).await {
+            Ok((response, upstream)) => {
+                if let Some((recorder, request)) = recording {
+                    recorder.end(began.elapsed(), request, &response);
+                }
+                Ok((self.close(response, peer).await, upstream))
+            }
+            Err(refusal) => Err(refusal),
+        };
         self.counters.latency.note(began.elapsed());
         self.counters.count_forwarded(result.as_ref().map(|(response, _)| response.status()).map_err(|r| r.status));
         result
+    }
+
+    /// Restores the body of a request that leaves the links, and says what the other end restores. Between links all that
+    /// is for the ends (R-proxy-recompress-door).
+    async fn open(&self, request: &mut Request<Bytes>) -> Option<Peer> {
+        if self.is_between_links() {
+            return None;
+        }
+        let recompressor = self.upstreams.recompressor().filter(|_| self.by_links);
+        let peer = recompressor.and_then(|_| Peer::of(request.headers()));
+        if let Some(recompressor) = recompressor {
+            let body = std::mem::take(request.body_mut());
+            *request.body_mut() = recompressor.restore(request.headers_mut(), body).await;
+        }
+        recompress::strip(request.headers_mut());
+        peer
+    }
+
+    /// Decodes the body of a response that goes into the links, if `peer` restores it.
+    async fn close(&self, mut response: Response<Bytes>, peer: Option<Peer>) -> Response<Bytes> {
+        if self.is_between_links() {
+            return response;
+        }
+        recompress::strip(response.headers_mut());
+        let Some(recompressor) = self.upstreams.recompressor().filter(|_| self.by_links) else { return response };
+        if let Some(lowered) = recompressor.lower(response.headers(), response.body(), peer).await {
+            *response.body_mut() = lowered.apply_to(response.headers_mut());
+        }
+        if peer.is_some() {
+            recompressor.announce(response.headers_mut());
+        }
+        response
+    }
+
+    fn is_between_links(&self) -> bool {
+        self.by_links && self.upstreams.are_links()
     }
 
     async fn exchange(
@@ -171,23 +254,33 @@ impl Handler {
     fn admit(self: &Arc<Self>, has_no_body: bool) -> Result<Slot, Refusal> {
         // Taken before it is looked at: then two cannot both take the last one.
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot(self.clone());
-        if before < self.concurrency {
+        let slot = Slot { handler: self.clone(), charge: self.memory.account() };
+        let refusal = if before >= self.concurrency {
+            let reason = format!("{} requests are in flight, which is the limit (--concurrency)", self.concurrency);
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, reason)
+        } else if !self.by_links && self.memory.is_tight() {
+            // A link has answered already.
+            self.memory.note_shed();
+            Refusal::no_memory()
+        } else {
             return Ok(slot);
-        }
-        let reason = format!("{} requests are in flight, which is the limit (--concurrency)", self.concurrency);
-        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, reason);
+        };
         Err(if has_no_body { refusal } else { refusal.closing() })
     }
 
     /// The request as it is to be sent: checked, in origin-form, without what concerns one connection only, with its
     /// whole body.
-    async fn receive<B>(&self, request: Request<B>) -> Result<Request<Bytes>, Refusal>
+    async fn receive<B>(&self, request: Request<B>, charge: &mut Charge) -> Result<Request<Bytes>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Error,
     {
         let (mut parts, body) = request.into_parts();
+        // Of one that came by a link the link counts all until it is answered.
+        let mut charge = Some(charge).filter(|_| !self.by_links);
+        if let Some(charge) = &mut charge {
+            charge.set(weight(&parts.headers, 0));
+        }
         let has_no_body = body.is_end_stream();
         let closing_if_unread = |refusal: Refusal| if has_no_body { refusal } else { refusal.closing() };
         self.check_method(&parts.method).map_err(closing_if_unread)?;
@@ -199,7 +292,7 @@ impl Handler {
             .map_err(|reason| closing_if_unread(Refusal::new(StatusCode::BAD_REQUEST, reason)))?;
         let bodiless = fields::is_bodiless(&parts.method);
         let limit = if bodiless { 0 } else { self.max_request_body };
-        let body = if has_no_body { Bytes::new() } else { self.read_body(body, limit, &parts.method).await? };
+        let body = if has_no_body { Bytes::new() } else { self.read_body(body, limit, &parts.method, charge).await? };
         fields::strip_hop_by_hop(&mut parts.headers);
         if bodiless {
             parts.headers.remove(header::CONTENT_LENGTH);
@@ -223,12 +316,18 @@ impl Handler {
         Ok(())
     }
 
-    async fn read_body<B>(&self, body: B, limit: usize, method: &Method) -> Result<Bytes, Refusal>
+    async fn read_body<B>(
+        &self,
+        body: B,
+        limit: usize,
+        method: &Method,
+        charge: Option<&mut Charge>,
+    ) -> Result<Bytes, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Error,
     {
-        let result = async { Ok(collect(body, limit).await) }
+        let result = async { Ok(collect(body, limit, charge).await) }
             .or(async {
                 Timer::after(self.body_timeout).await;
                 let reason = "the request body did not come in time";
@@ -237,6 +336,7 @@ impl Handler {
             .await?;
         result.map_err(|error| {
             let (status, reason) = match error {
+                CollectError::NoMemory => return Refusal::no_memory().closing(),
                 CollectError::TooLong if fields::is_bodiless(method) => (
                     StatusCode::BAD_REQUEST,
                     format!("a {method} request with a body cannot be carried: a link has no place for it"),
@@ -256,7 +356,7 @@ impl Handler {
 
 impl Refusal {
     fn new(status: StatusCode, reason: impl fmt::Display) -> Self {
-        Self { status, reason: reason.to_string(), upstream: None, closes: false }
+        Self { status, reason: reason.to_string(), upstream: None, closes: false, is_overload: false }
     }
 
     /// What the caller is told when there is no response: why, and which upstream it was that was tried last.
@@ -265,11 +365,18 @@ impl Refusal {
             Some(upstream) => format!("upstream {upstream}: {error}"),
             None => error.to_string(),
         };
-        Self { upstream, ..Self::new(error.status(), reason) }
+        let is_overload = matches!(error, UpstreamError::NoMemory);
+        Self { upstream, is_overload, ..Self::new(error.status(), reason) }
     }
 
     fn closing(self) -> Self {
         Self { closes: true, ..self }
+    }
+
+    /// The answer to what there is no memory for.
+    fn no_memory() -> Self {
+        let reason = "the memory for messages is used up (--memory-budget); try again later";
+        Self { is_overload: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, reason) }
     }
 
     fn into_response(self) -> Response<Bytes> {
@@ -280,6 +387,9 @@ impl Refusal {
         if self.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        if self.is_overload {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
@@ -287,12 +397,22 @@ impl Refusal {
     }
 }
 
+/// What a message counts for in the budget for memory.
+fn weight(fields: &HeaderMap, body: usize) -> usize {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + Limits::FIELD_BYTES;
+    MESSAGE_BYTES + fields.iter().map(field).sum::<usize>() + body
+}
+
 /// One of the requests at once, until dropped.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<Handler>);
+pub(crate) struct Slot {
+    handler: Arc<Handler>,
+    /// What its messages take.
+    charge: Charge,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.handler.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -21,7 +21,6 @@ use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Executor, Timer};
-use smol_hyper::rt::FuturesIo;
 use tracing::debug;
 
 use super::access::Introduction;
@@ -31,18 +30,25 @@ use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
 use super::handler::Handler;
+use super::hyper_io::HyperIo;
 use super::listen::{self, Listener};
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
+use super::strict::Strict;
 use super::tls::ServerTls;
 use crate::driver::PeerAddr;
 
 /// How long a closed connection is read on, so that the last answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
+/// An HTTP/1 connection that is quiet for so long, or twice, rests: nothing is kept for it but its socket.
+const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take if the certificate has to be made first.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a connection takes that does nothing, and one that rests.
+const CONNECTION_BYTES: usize = 20 * 1024;
+const RESTING_BYTES: usize = 4 * 1024;
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
 /// HTTP/2: most requests at once on one connection.
@@ -142,6 +148,11 @@ impl HttpIn {
             match self.listener.accept().await {
                 Ok(arrival) => {
                     let (shared, signals) = (self.connection.clone(), signals.clone());
+                    if shared.handler.memory().is_full() {
+                        // It would take more, if only for a head.
+                        shared.handler.memory().note_shed();
+                        continue;
+                    }
                     shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
                     let run = async move {
                         let stopped = async {
@@ -149,10 +160,11 @@ impl HttpIn {
                             let _ = signals.finish.recv().await;
                             None
                         };
-                        let open = async {
+                        // What comes before HTTP, and other kinds of it, must not make room in every connection's task.
+                        let open = Box::pin(async {
                             let (socket, peer) = arrival.open().await?;
                             Some((shared.secure(socket, &peer).await?, peer))
-                        };
+                        });
                         if let Some((stream, peer)) = open.or(stopped).await {
                             shared.serve(stream, peer, signals).await;
                         }
@@ -193,40 +205,73 @@ impl Shared {
         let is_http2 = stream.protocol() == Some(b"h2");
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
-        let io = FuturesIo::new(Counted::new(stream, counts.clone()));
+        let is_plain = matches!(stream, Stream::Plain(_));
+        let stream = Counted::new(stream, counts.clone());
+        let mut charge = self.handler.memory().account();
         let service = {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
                 let (shared, busy) = (shared.clone(), Busy::begin(&activity));
                 let refusal = shared.refuse_large(&request);
                 let request = shared.introduce(request, &peer);
-                async move {
+                // hyper keeps room for one in each connection, also while it is idle.
+                Box::pin(async move {
                     let (response, slot) = match refusal {
                         Some(refusal) => (refusal, None),
                         None => shared.handler.handle(request).await,
                     };
                     Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
-                }
+                })
             })
         };
-        let watch = Watch { signals, idle_timeout: self.idle_timeout, says_goodbye: is_http2, activity, counts };
+        let mut watch = Watch {
+            signals,
+            idle_timeout: self.idle_timeout,
+            is_http2,
+            activity,
+            counts,
+            patience: Patience::new(self.idle_timeout),
+            look_at: Instant::now() + self.idle_timeout,
+        };
         if is_http2 {
-            let connection = pin!(self.http2.serve_connection(io, service));
+            charge.set(CONNECTION_BYTES);
+            let mut connection = Box::pin(self.http2.serve_connection(HyperIo::new(stream), service));
             let finish = http2::Connection::graceful_shutdown;
-            if let End::Over(Err(error)) = watch.run(connection, finish).await {
+            if let End::Over(Err(error)) = watch.run(connection.as_mut(), finish).await {
                 debug!("caller {peer}: {error}");
             }
             return;
         }
-        let mut connection = self.http1.serve_connection(io, service);
+        let (mut io, mut service) = (Strict::new(stream, charge, CONNECTION_BYTES), service);
         let finish = http1::Connection::graceful_shutdown;
-        if let End::Over(result) = watch.run(Pin::new(&mut connection), finish).await {
-            let parts = connection.into_parts();
-            if let Err(error) = result {
-                debug!("caller {peer}: {error}");
-                self.strangers.note_on_http(&peer, &parts.read_buf);
+        loop {
+            let mut connection = Box::new(self.http1.serve_connection(HyperIo::new(io).vectored(is_plain), service));
+            let end = watch.run(Pin::new(&mut *connection), finish).await;
+            if matches!(end, End::Cut) {
+                return;
             }
-            linger(parts.io.into_inner().into_inner()).await;
+            let parts = connection.into_parts();
+            io = parts.io.into_inner();
+            service = parts.service;
+            match end {
+                // What hyper keeps for a connection is much, and made anew in a microsecond.
+                End::Idle if parts.read_buf.is_empty() => {
+                    io.set_base(RESTING_BYTES);
+                    if !watch.wait(&mut io).await {
+                        return;
+                    }
+                    io.set_base(CONNECTION_BYTES);
+                }
+                End::Idle => io.unread(parts.read_buf),
+                End::Cut | End::Over(_) => {
+                    if let End::Over(Err(error)) = end {
+                        debug!("caller {peer}: {error}");
+                        self.strangers.note_on_http(&peer, &parts.read_buf);
+                    }
+                    Box::pin(linger(io.into_inner().into_inner())).await;
+                    return;
+                }
+            }
         }
     }
 
@@ -319,22 +364,27 @@ struct Watch {
     signals: Signals,
     idle_timeout: Duration,
     /// An idle connection is told first, and closed an idle time-out later: HTTP/2 can tell which requests still count.
-    says_goodbye: bool,
+    is_http2: bool,
     activity: Arc<Activity>,
     counts: Arc<Counts>,
+    patience: Patience,
+    /// When patience is due to look.
+    look_at: Instant,
 }
 
 impl Watch {
-    /// Carries a connection to its end. `finish` has it end after what is in hand.
-    async fn run<C>(self, mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>)) -> End
+    /// Carries a connection to its end, or until it is idle. `finish` has it end after what is in hand.
+    async fn run<C>(&mut self, mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>)) -> End
     where
         C: Future<Output = hyper::Result<()>>,
     {
-        let mut finish_signal = pin!(self.signals.finish.recv());
-        let mut abort = pin!(self.signals.abort.recv());
-        let mut tick = Timer::after(self.idle_timeout);
+        let signals = self.signals.clone();
+        let mut finish_signal = pin!(signals.finish.recv());
+        let mut abort = pin!(signals.abort.recv());
+        let interval = if self.is_http2 { self.idle_timeout } else { self.idle_timeout.min(REST_AFTER) };
+        let mut tick = Timer::at((Instant::now() + interval).min(self.look_at));
         let mut is_finishing = false;
-        let mut patience = Patience::new(self.idle_timeout);
+        let mut carried = None;
         poll_fn(|cx| {
             if !is_finishing && finish_signal.as_mut().poll(cx).is_ready() {
                 is_finishing = true;
@@ -348,10 +398,11 @@ impl Watch {
             }
             if Pin::new(&mut tick).poll(cx).is_ready() {
                 // A new timer, not an interval: after a pause of the whole process a caller has its time again.
-                tick.set_after(self.idle_timeout);
+                let is_given_up = self.is_given_up();
+                tick.set_at((Instant::now() + interval).min(self.look_at));
                 let _ = Pin::new(&mut tick).poll(cx);
-                if patience.ends(&self.activity, self.counts.sent()) {
-                    if is_finishing || !self.says_goodbye {
+                if is_given_up {
+                    if is_finishing || !self.is_http2 {
                         return Poll::Ready(End::Cut);
                     }
                     is_finishing = true;
@@ -359,10 +410,49 @@ impl Watch {
                     // It has to be polled to be told.
                     cx.waker().wake_by_ref();
                 }
+                let now = Some((self.counts.received(), self.counts.sent()));
+                let is_quiet = std::mem::replace(&mut carried, now) == now && self.activity.is_idle();
+                if is_quiet && !is_finishing && !self.is_http2 && !self.counts.is_blocked() {
+                    return Poll::Ready(End::Idle);
+                }
             }
             Poll::Pending
         })
         .await
+    }
+
+    /// Waits until there is something to read; false if there will not be.
+    async fn wait(&mut self, io: &mut Strict) -> bool {
+        let signals = self.signals.clone();
+        let mut finish_signal = pin!(signals.finish.recv());
+        let mut tick = Timer::at(self.look_at);
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = io.poll_readable(cx) {
+                return Poll::Ready(read.unwrap_or(false));
+            }
+            if finish_signal.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            if Pin::new(&mut tick).poll(cx).is_ready() {
+                if self.is_given_up() {
+                    return Poll::Ready(false);
+                }
+                tick.set_at(self.look_at);
+                let _ = Pin::new(&mut tick).poll(cx);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Whether nothing has happened for too long, if it is time to look.
+    fn is_given_up(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.look_at {
+            return false;
+        }
+        self.look_at = now + self.idle_timeout;
+        self.patience.ends(&self.activity, self.counts.sent())
     }
 }
 
@@ -370,15 +460,18 @@ impl Watch {
 enum End {
     /// By itself: what hyper says.
     Over(hyper::Result<()>),
-    /// It was idle, or the proxy stops.
+    /// It was idle for too long, or the proxy stops.
     Cut,
+    /// It has not: there is only nothing to do.
+    Idle,
 }
 
 /// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset
 /// can overtake the answer (RFC 9112, section 9.6).
 async fn linger(mut stream: Stream) {
-    let mut sink = [0; 4096];
     let read_on = async {
+        // Not in the future itself, whose size every connection pays for.
+        let mut sink = vec![0; 4096];
         if stream.close().await.is_ok() {
             while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
         }

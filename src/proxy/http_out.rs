@@ -17,7 +17,6 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use smol::future::FutureExt;
 use smol::{Task, Timer};
-use smol_hyper::rt::FuturesIo;
 
 use super::body::{CollectError, causes, collect};
 use super::config::MAX_HEADER_COUNT;
@@ -26,6 +25,8 @@ use super::counted::{Counted, Counts};
 use super::dial::Dialer;
 use super::error::{Delivered, UpstreamError};
 use super::fields;
+use super::hyper_io::HyperIo;
+use super::stream::Stream;
 
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -93,12 +94,12 @@ impl Pool {
         deadline: Option<Instant>,
     ) -> Result<Response<Bytes>, UpstreamError> {
         let request = prepare(request);
-        let method = request.method().clone();
         let (conn, response) = match self.send_on_idle(request, deadline).await {
             Attempt::Answered(answer) => answer,
             Attempt::Failed(error) => return Err(error),
             Attempt::Unsent(request) => {
-                let mut conn = self.connect_before(deadline).await?;
+                // In a box, since it is large and seldom needed: the future of every request would hold a place for it.
+                let mut conn = Box::pin(self.connect_before(deadline)).await?;
                 conn.to_send = conn.counts.sent() + length(&request);
                 let exchange = async { Ok(conn.sender.try_send_request(request).await) };
                 let response = before(deadline, exchange, no_response()).await?.map_err(|mut error| {
@@ -116,7 +117,7 @@ impl Pool {
             what: "the response did not end in time (--out-timeout)",
             delivered: Delivered::Answered,
         };
-        let response = before(deadline, self.collect(&method, response), cut).await?;
+        let response = before(deadline, self.collect(response), cut).await?;
         self.check_in(conn);
         Ok(response)
     }
@@ -197,7 +198,8 @@ impl Pool {
         let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
         let stream = self.0.dialer.connect().await.map_err(unreachable)?;
         let counts = Arc::new(Counts::default());
-        let io = FuturesIo::new(Counted::new(stream, counts.clone()));
+        let is_plain = matches!(stream, Stream::Plain(_));
+        let io = HyperIo::new(Counted::new(stream, counts.clone())).vectored(is_plain);
         let (sender, connection) = self.0.http.handshake(io).await.map_err(|error| broken(&error, Delivered::No))?;
         let task = async move {
             // Its errors reach the request that meets them.
@@ -206,7 +208,8 @@ impl Pool {
         Ok(Conn { sender, counts, to_send: 0, _task: self.0.executor.spawn(task) })
     }
 
-    async fn collect(&self, method: &Method, response: Response<Incoming>) -> Result<Response<Bytes>, UpstreamError> {
+    /// The whole response. What of its head concerns this connection only is still there.
+    async fn collect(&self, response: Response<Incoming>) -> Result<Response<Bytes>, UpstreamError> {
         let (mut parts, body) = response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             let why = "it switched protocols without being asked";
@@ -216,7 +219,15 @@ impl Pool {
             let why = "its transfer coding is not `chunked`, the only one supported";
             return Err(UpstreamError::Response(why.to_owned()));
         }
-        let body = collect(body, self.0.max_body_bytes).await.map_err(|error| match error {
+        if fields::has_doubtful_length(&parts.headers) {
+            let why =
+                "it has several lengths, Content-Length and Transfer-Encoding, or a Content-Length that is no number";
+            return Err(UpstreamError::Response(why.to_owned()));
+        }
+        // Until it is whole; then it is the caller's.
+        let mut charge = self.0.dialer.memory().account();
+        let body = collect(body, self.0.max_body_bytes, Some(&mut charge)).await.map_err(|error| match error {
+            CollectError::NoMemory => UpstreamError::NoMemory,
             CollectError::TooLong => UpstreamError::Response(format!(
                 "the response body is larger than the limit of {} bytes (--out-max-body-size)",
                 self.0.max_body_bytes
@@ -225,8 +236,6 @@ impl Pool {
                 UpstreamError::Broken { why: format!("the response broke off: {why}"), delivered: Delivered::Answered }
             }
         })?;
-        fields::strip_hop_by_hop(&mut parts.headers);
-        fields::settle_response_length(method, parts.status, &mut parts.headers);
         parts.version = Version::HTTP_11;
         Ok(Response::from_parts(parts, body))
     }

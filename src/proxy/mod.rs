@@ -29,16 +29,21 @@ mod counted;
 mod demo;
 mod dial;
 mod error;
+mod estimate;
 mod fields;
 mod handler;
 mod http_in;
 mod http_out;
+mod hyper_io;
 mod listen;
 mod metrics;
 mod process;
 mod proxy_header;
+mod recompress;
+mod record;
 mod stranger;
 mod stream;
+mod strict;
 mod time_left;
 mod tls;
 mod upstream;
@@ -47,7 +52,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -64,12 +69,14 @@ pub use access::{Forwarded, ForwardedProto};
 pub use acme::Autocert;
 pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
 pub use listen::ListenAddr;
+pub use recompress::{Recompress, RecompressStats};
+pub use record::Recording;
 pub use tls::{InboundTls, OutboundTls};
 pub use upstream::HealthCheck;
 
-use crate::driver::Peer;
 use crate::driver::smol::Server;
 use crate::driver::tls::TlsServer;
+use crate::driver::{MemoryBudget, Peer};
 use crate::proto::{Compression, Stats};
 use access::Gate;
 use acme::Acme;
@@ -78,6 +85,7 @@ use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
 use metrics::{Counters, Identity, IoCounters, MetricsListener};
+use record::Recorder;
 use stranger::Strangers;
 use tls::{ClientTls, ServerTls};
 use upstream::{Upstream, Upstreams, View};
@@ -149,7 +157,8 @@ impl Proxy {
         let inbound = &config.inbound;
         let tls = inbound.kind.is_tls().then(|| load_tls(inbound, &executor)).transpose().map_err(StartError::Tls)?;
         let (inward, outward) = (Arc::<IoCounters>::default(), Arc::<IoCounters>::default());
-        let upstreams = Upstreams::start(&executor, &config, outward.clone()).await?;
+        let memory = config.memory_budget.map_or_else(MemoryBudget::unlimited, MemoryBudget::new);
+        let upstreams = Upstreams::start(&executor, &config, outward.clone(), memory.clone()).await?;
         let listener = Listener::bind(inbound, inward.clone()).await?;
         if let Some(addr) = config.outbound.addrs().find(|addr| is_own_upstream(&config, addr, listener.addr())) {
             return Err(StartError::Loop { addr: addr.to_owned() });
@@ -160,9 +169,14 @@ impl Proxy {
             ListenAddr::Unix(_) => None,
         };
         let default_host = default_host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-        let handler = Arc::new(Handler::new(&config, upstreams, Counters::new(inward, outward), default_host));
+        let recorder = config.seeing.record.as_ref().map(|recording| {
+            Recorder::start(recording).map_err(|error| StartError::Record { path: recording.path.clone(), error })
+        });
+        let counters = Counters::new(inward, outward);
+        let handler =
+            Arc::new(Handler::new(&config, upstreams, counters, default_host, recorder.transpose()?, memory.clone()));
         let server = inbound.kind.is_link().then(|| {
-            let options = config.server_options();
+            let options = config.server_options().memory_budget(memory);
             let options = match &tls {
                 None => options,
                 Some(tls) => {
@@ -212,6 +226,12 @@ impl Proxy {
                 config.outbound.addr
             );
         }
+        if let Some(recording) = &config.seeing.record {
+            let (path, limit) = (recording.path.display(), recording.limit);
+            warn!(
+                "--record: whatever is carried goes into {path}, up to {limit} bytes, passwords and cookies included"
+            );
+        }
         if tls.is_none() && !config.inbound.tls.certs.is_empty() {
             warn!("--in-tls-cert is not used: {} is spoken without TLS", config.inbound.kind);
         }
@@ -229,6 +249,7 @@ impl Proxy {
             Some(server) => serve_links(server, listener.into_links(&executor), handler.clone(), shutdown).await,
         };
         handler.upstreams().close(Instant::now() + Duration::from_secs(1)).await;
+        handler.finish_recording();
         if let Some(showing) = showing {
             showing.cancel().await;
         }
@@ -341,8 +362,12 @@ impl StatsReader {
             timeouts: load(&counters.timeouts),
             upstream_errors: load(&counters.upstream_errors),
             in_flight: self.handler.in_flight(),
+            memory_held: self.handler.memory().held(),
+            memory_peak: self.handler.memory().peak(),
+            memory_shed: self.handler.memory().shed(),
             in_links: self.server.as_ref().map(Server::stats),
             out_links: self.handler.upstreams().link_stats(),
+            recompress: self.handler.upstreams().recompressor().map(|recompressor| recompressor.stats()),
         }
     }
 
@@ -413,10 +438,18 @@ pub struct ProxyStats {
     pub upstream_errors: u64,
     /// Requests not yet answered.
     pub in_flight: usize,
+    /// Bytes of memory that messages take now.
+    pub memory_held: usize,
+    /// The most that they took.
+    pub memory_peak: usize,
+    /// Messages refused because the [budget](ProxyConfig::memory_budget) was used up.
+    pub memory_shed: u64,
     /// What the links that requests come in by have carried, if they come by links.
     pub in_links: Option<Stats>,
     /// What the links that requests go out by have carried, if they go by links.
     pub out_links: Option<Stats>,
+    /// What became of compressed bodies, if they are recompressed.
+    pub recompress: Option<RecompressStats>,
 }
 
 /// Why a proxy did not start.
@@ -450,6 +483,13 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The file to record to cannot be used.
+    Record {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// It would send requests to itself, for ever.
     Loop {
         /// Where it would send them.
@@ -478,6 +518,7 @@ impl fmt::Display for StartError {
                 f,
                 "cannot show figures at {addr}: {error}; give another address with --expvar-addr, or an empty one for none"
             ),
+            Self::Record { path, error } => write!(f, "cannot record to {} (--record): {error}", path.display()),
             Self::Loop { addr } => write!(
                 f,
                 "it would send requests to itself, at {addr}: give the address of the next hop with --out and what is spoken there with --out-type"
@@ -489,7 +530,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Listen { error, .. } | Self::Metrics { error, .. } => Some(error),
+            Self::Listen { error, .. } | Self::Metrics { error, .. } | Self::Record { error, .. } => Some(error),
             Self::Address { .. } | Self::Contradiction(_) | Self::Tls(_) | Self::Loop { .. } => None,
         }
     }

@@ -1,8 +1,10 @@
 //! The process around a proxy: the threads that run the tasks, the signals that end them, and the log.
 
+use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -45,6 +47,29 @@ fn work(executor: &Executor<'static>, stopped: &smol::channel::Receiver<()>) {
             Err(_) => error!("a task panicked: this is a bug in httptp, please report it"),
         }
     }
+}
+
+/// Half of the memory that the process may have; `None` where that cannot be found out.
+pub(crate) fn default_memory_budget() -> Option<usize> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_memory(&text));
+    // A limit counts for all below it.
+    let groups = fs::read_to_string("/proc/self/cgroup").ok();
+    let group = groups.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::/")));
+    let limits = group
+        .into_iter()
+        .flat_map(|group| Path::new("/sys/fs/cgroup").join(group).ancestors().map(limit_of).collect::<Vec<_>>());
+    limits.flatten().chain(machine).min().map(|bytes| bytes / 2)
+}
+
+/// What `/proc/meminfo` says of all memory, in bytes.
+fn total_memory(meminfo: &str) -> Option<usize> {
+    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+    kib.trim().parse::<usize>().ok()?.checked_mul(1024)
+}
+
+/// The limit of a control group, if it has one.
+fn limit_of(group: &Path) -> Option<usize> {
+    fs::read_to_string(group.join("memory.max")).ok()?.trim().parse().ok()
 }
 
 /// Catches SIGINT and SIGTERM. The returned future ends at the first one; at the second the process exits at once.
@@ -113,10 +138,24 @@ pub(crate) fn log_to_stderr(log: Log) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_max_level(log.level)
+        // A line that cannot be written is lost. To tell that would be to write, too, and to panic when that fails: a full
+        // disk must not end requests.
+        .log_internal_errors(false)
         .with_target(false);
     // It fails if somebody has already set up logging, who then gets the lines.
     let _ = match log.format {
         LogFormat::Human => subscriber.try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_memory_is_read_in_bytes() {
+        assert_eq!(total_memory("MemTotal:       24676812 kB\nMemFree: 1 kB\n"), Some(24_676_812 * 1024));
+        assert_eq!(total_memory("MemFree: 1 kB\n"), None);
+    }
 }

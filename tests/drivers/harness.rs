@@ -26,6 +26,11 @@ pub trait Driver: Sized + 'static {
     fn client(addr: &str, options: ClientOptions) -> Self::Client;
     /// One whose dial takes so long, and then goes to `addr`.
     fn slow_dialler(addr: &str, takes: Duration, options: ClientOptions) -> Self::Client;
+    /// One that dials like this, which may block.
+    fn dialler(
+        dial: impl Fn() -> io::Result<TcpStream> + Send + Sync + 'static,
+        options: ClientOptions,
+    ) -> Self::Client;
     /// One whose dial panics.
     fn panicking_dialler() -> Self::Client;
     fn new_server(options: ServerOptions) -> Self::Server;
@@ -124,6 +129,18 @@ impl Driver for Smol {
             }
         };
         tasks::Client::with_dial(EXECUTOR.clone(), "a slow way", dial, options)
+    }
+
+    fn dialler(
+        dial: impl Fn() -> io::Result<TcpStream> + Send + Sync + 'static,
+        options: ClientOptions,
+    ) -> tasks::Client {
+        let dial = Arc::new(dial);
+        let dial = move || {
+            let dial = dial.clone();
+            async move { smol::net::TcpStream::try_from(smol::unblock(move || dial()).await?) }
+        };
+        tasks::Client::with_dial(EXECUTOR.clone(), "a way", dial, options)
     }
 
     fn panicking_dialler() -> tasks::Client {
@@ -231,6 +248,13 @@ impl Driver for Thread {
             TcpStream::connect(&addr)
         };
         thread::Client::with_dial("a slow way", dial, options)
+    }
+
+    fn dialler(
+        dial: impl Fn() -> io::Result<TcpStream> + Send + Sync + 'static,
+        options: ClientOptions,
+    ) -> thread::Client {
+        thread::Client::with_dial("a way", dial, options)
     }
 
     fn panicking_dialler() -> thread::Client {

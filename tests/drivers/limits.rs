@@ -112,6 +112,13 @@ both! {
             Err(ClientError::Connect { addr: named, .. }) => assert_eq!(named, addr),
             other => panic!("{other:?}"),
         });
+        // So is who has little time, and nobody takes much more.
+        at_once(100, |_| {
+            let begin = Instant::now();
+            let outcome = client.request(post("x"), 50 * MS);
+            let is_told = matches!(outcome, Err(ClientError::Connect { .. } | ClientError::Timeout { .. }));
+            assert!(is_told && begin.elapsed() < 10 * S, "{outcome:?} after {:?}", begin.elapsed());
+        });
     }
 
     fn a_dial_that_hangs_keeps_no_caller<D>() {

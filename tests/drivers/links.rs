@@ -1,7 +1,7 @@
 //! Links: how they are made, how they end, and what becomes of the requests on them.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -316,6 +316,40 @@ both! {
         }
         // Those that went there to find out.
         assert!(failed.load(Ordering::SeqCst) <= 4, "{failed:?}");
+    }
+
+    fn who_waits_for_a_dial_that_fails_goes_to_a_link_that_is_up<D>() {
+        let (_server, addr) = D::server(ServerOptions::default(), |request, _| echo(request));
+        let dials = Arc::new(AtomicUsize::new(0));
+        let count = dials.clone();
+        // Only the first gets through; each other takes its time.
+        let dial = move || {
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                return TcpStream::connect(&addr);
+            }
+            std::thread::sleep(S);
+            Err(std::io::ErrorKind::ConnectionRefused.into())
+        };
+        for wait in [false, true] {
+            dials.store(0, Ordering::SeqCst);
+            let options = ClientOptions::default().links(2).reconnect_pause(200 * MS, 200 * MS).wait_for_link(wait);
+            let client = D::dialler(dial.clone(), options);
+            client.request(post("first"), LONG).unwrap();
+            // Some of them wait where there is no link.
+            at_once(10, |_| drop(client.request(post("x"), LONG).unwrap()));
+            assert_eq!(dials.load(Ordering::SeqCst), 2);
+            // Who comes later does not wait for the next dial, which fails, too.
+            let is_quick = || {
+                let begin = Instant::now();
+                client.request(post("x"), LONG).unwrap();
+                assert!(begin.elapsed() < 500 * MS, "{:?}", begin.elapsed());
+            };
+            while dials.load(Ordering::SeqCst) < 3 {
+                at_once(4, |_| is_quick());
+            }
+            at_once(10, |_| is_quick());
+            assert_eq!(client.pending_requests(), 0);
+        }
     }
 
     fn a_peer_that_says_hello_and_no_more_is_not_dialled_as_fast_as_it_hangs_up<D>() {

@@ -99,6 +99,20 @@ both! {
         assert!(shows(&seen, "httpteleport") && !shows(&seen, "secret") && !shows(&seen, "POST"));
     }
 
+    fn one_caller_after_another<D>() {
+        let authority = Authority::new();
+        let (_server, addr) = D::server(authority.server(), |request, _| {
+            let host = request.headers()["host"].as_bytes().to_vec();
+            if request.method() == "GET" { http::Response::new(host.into()) } else { echo(request) }
+        });
+        let client = D::client(&addr, authority.client());
+        for n in 0..100u32 {
+            let body = vec![n as u8; n as usize];
+            assert_eq!(client.request(post(body.clone()), LONG).unwrap().body(), &body);
+            assert_eq!(client.request(get("/host"), LONG).unwrap().body(), "h.example");
+        }
+    }
+
     fn every_compression_and_many_callers<D>() {
         let authority = Authority::new();
         for compression in Compression::ALL {

@@ -4,6 +4,8 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -20,7 +22,7 @@ import (
 
 // Claimed is what the original can be asked for. It has neither limits nor a way to cancel, to close or to send a
 // request that wants no response, its responses cannot be refused to the handler, and its errors are no codes.
-var claimed = []string{"client", "server", "none", "deflate", "snappy", "frames", "batch-delay", "head"}
+var claimed = []string{"client", "server", "none", "deflate", "snappy", "frames", "batch-delay", "head", "tls"}
 
 // Command is a line of the suite. Which of its fields are there depends on the command.
 type command struct {
@@ -29,6 +31,7 @@ type command struct {
 	Connect string
 	Config  struct {
 		Compression   string
+		TLS           interface{}
 		MaxBatchDelay int64 `json:"max_batch_delay"`
 		Limits        struct{ Head, Pending int }
 	}
@@ -108,12 +111,21 @@ func (e *end) serve(c *command) (object, error) {
 		return nil, err
 	}
 	e.listener = listener
+	var secure *tls.Config
+	if c.Config.TLS != "off" {
+		certificate, err := tls.LoadX509KeyPair(os.Getenv("TELEPORT_TLS_CERT"), os.Getenv("TELEPORT_TLS_KEY"))
+		if err != nil {
+			return nil, err
+		}
+		secure = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	}
 	server := &httpteleport.Server{
 		Handler:        e.handle,
 		CompressType:   compressions[c.Config.Compression],
 		MaxBatchDelay:  time.Duration(c.Config.MaxBatchDelay) * time.Microsecond,
 		ReadBufferSize: c.Config.Limits.Head,
 		Logger:         log.New(io.Discard, "", 0),
+		TLSConfig:      secure,
 	}
 	go server.Serve(listener)
 	return object{"listen": listener.Addr().String()}, nil
@@ -158,14 +170,24 @@ func (e *end) respond(c *command) (object, error) {
 }
 
 // Dial begins a client, which connects once.
-func (e *end) dial(c *command) {
+func (e *end) dial(c *command) error {
 	addr, isFirst := c.Connect, true
+	var secure *tls.Config
+	if c.Config.TLS == true {
+		authority, err := os.ReadFile(os.Getenv("TELEPORT_TLS_CA"))
+		if err != nil {
+			return err
+		}
+		secure = &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()}
+		secure.RootCAs.AppendCertsFromPEM(authority)
+	}
 	e.client = &httpteleport.Client{
 		Addr:               addr,
 		CompressType:       compressions[c.Config.Compression],
 		MaxBatchDelay:      time.Duration(c.Config.MaxBatchDelay) * time.Microsecond,
 		MaxPendingRequests: c.Config.Limits.Pending,
 		ReadBufferSize:     c.Config.Limits.Head,
+		TLSConfig:          secure,
 		Dial: func(string) (net.Conn, error) {
 			if !isFirst {
 				return nil, errors.New("the suite takes one connection")
@@ -179,6 +201,7 @@ func (e *end) dial(c *command) {
 	var response fasthttp.Response
 	request.SetRequestURI("http://h/")
 	e.client.DoDeadline(&request, &response, time.Now().Add(-time.Second))
+	return nil
 }
 
 // Request sends a request. It is answered once the client has it, so that requests leave in their order.
@@ -272,7 +295,7 @@ func main() {
 			if c.Role == "server" {
 				answer, err = current.serve(&c)
 			} else {
-				current.dial(&c)
+				err = current.dial(&c)
 			}
 		case c.Command == "request" && current != nil && current.client != nil:
 			current.request(&c)

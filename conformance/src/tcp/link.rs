@@ -9,14 +9,17 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::RealTime;
+use super::adapt::{agrees_on_tls, requests};
 use super::program::Program;
 use super::socket::Socket;
+use super::tls::{Session, Tls};
 use crate::matching::{self, Mismatch};
 use crate::process::Process;
 use crate::run::{Done, Replay, Subject, Told};
 use crate::scenario::{Role, Scenario};
 use crate::shim::{Answer, Event, Request, Shim, Transcript, new_command, parsed};
 use crate::step::{Feed, Step, StepKind};
+use crate::wire::HELLO_BYTES;
 
 /// Feeds of so many bytes in all are also sent byte by byte.
 const SHORT: usize = 200;
@@ -62,6 +65,16 @@ pub struct Tcp {
     incoming: Receiver<Incoming>,
     sender: Sender<Incoming>,
     socket: Option<Socket>,
+    /// TLS, if the subject has it, and how far it is on this connection.
+    tls: Option<Tls>,
+    session: Option<Session>,
+    /// The scenario agrees on TLS: what comes behind the hello is the TLS layer's.
+    agrees: bool,
+    /// Bytes of the subject's hello so far, and what came behind it before the suite began TLS.
+    heard: usize,
+    held: Vec<u8>,
+    /// Why TLS has failed.
+    tls_error: Option<String>,
     /// Which connection is under way: what comes of earlier ones is dropped.
     run: u64,
     begin: Instant,
@@ -123,6 +136,12 @@ impl Tcp {
             incoming,
             sender,
             socket: None,
+            tls: None,
+            session: None,
+            agrees: false,
+            heard: 0,
+            held: Vec::new(),
+            tls_error: None,
             run: 0,
             begin: Instant::now(),
             role: Role::Server,
@@ -133,6 +152,12 @@ impl Tcp {
             has_ended: false,
             is_broken: false,
         }
+    }
+
+    /// With TLS, for the scenarios that need it.
+    #[must_use]
+    pub fn with_tls(self, tls: &Tls) -> Self {
+        Self { tls: Some(tls.clone()), ..self }
     }
 
     fn broken(&mut self, message: impl Into<String>) -> Mismatch {
@@ -154,14 +179,12 @@ impl Tcp {
     fn take(&mut self, incoming: Incoming, told: &mut Told) -> Result<Option<Reply>, Mismatch> {
         match incoming {
             Incoming::Wire(run, bytes) if run == self.run => {
-                told.seen.sent.extend(told.reader.take(&bytes));
+                self.take_wire(&bytes, told);
             }
             Incoming::End(run) if run == self.run => {
                 self.has_ended = true;
                 // A subject that ends its side has ended the link: it may wait for this end to do the same.
-                if let Some(socket) = &self.socket {
-                    socket.end();
-                }
+                self.end();
             }
             Incoming::Wire(..) | Incoming::End(_) => {}
             Incoming::ShimEnd => return Err(self.broken("the shim has ended")),
@@ -178,6 +201,79 @@ impl Tcp {
             }
         }
         Ok(None)
+    }
+
+    /// What comes on the connection: bytes of the link, but for what is in TLS.
+    fn take_wire(&mut self, bytes: &[u8], told: &mut Told) {
+        let clear = if self.agrees { (HELLO_BYTES - self.heard).min(bytes.len()) } else { bytes.len() };
+        let (clear, inside) = bytes.split_at(clear);
+        self.heard += if self.agrees { clear.len() } else { 0 };
+        told.seen.sent.extend(told.reader.take(clear));
+        let Some(session) = &mut self.session else { return self.held.extend_from_slice(inside) };
+        match session.receive(inside) {
+            Ok((plain, has_ended)) => {
+                told.seen.sent.extend(told.reader.take(&plain));
+                self.flush();
+                if has_ended {
+                    self.has_ended = true;
+                    self.end();
+                }
+            }
+            Err(message) => {
+                self.tls_error.get_or_insert(message);
+                self.flush();
+                self.has_ended = true;
+                self.end();
+            }
+        }
+    }
+
+    /// Sends what the TLS layer has to send.
+    fn flush(&mut self) {
+        if let (Some(session), Some(socket)) = (&mut self.session, &mut self.socket) {
+            socket.send(&session.output());
+        }
+    }
+
+    /// Tells the subject that no more will come.
+    fn end(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.end();
+            self.flush();
+        }
+        if let Some(socket) = &self.socket {
+            socket.end();
+        }
+    }
+
+    /// Does the TLS handshake.
+    fn establish(&mut self, told: &mut Told) -> Done {
+        let expected = "the TLS handshake is done";
+        let wrong =
+            |message: String| Mismatch { rule: Some("R-tls-boundary"), ..Mismatch::new("tls", expected, message) };
+        if self.role == Role::Server && !self.held.is_empty() {
+            let count = self.held.len();
+            return Err(wrong(format!("{count} bytes behind its hello, before the client began with TLS")));
+        }
+        let tls = self.tls.as_ref().ok_or_else(|| Mismatch::new("suite", expected, "the suite has no TLS here"))?;
+        let session = Session::new(tls, self.role).map_err(|message| Mismatch::new("suite", expected, message))?;
+        self.session = Some(session);
+        let held = std::mem::take(&mut self.held);
+        self.take_wire(&held, told);
+        self.flush();
+        let until = Instant::now() + self.time.slack * self.patience;
+        while self.session.as_ref().is_some_and(Session::is_handshaking) && !self.has_ended {
+            if !self.take_one(until, told)? {
+                return Err(wrong("it takes too long".into()));
+            }
+        }
+        match &self.tls_error {
+            Some(message) => Err(wrong(format!("the suite's TLS says: {message}"))),
+            None if self.session.as_ref().is_some_and(Session::is_handshaking) => {
+                Err(wrong("the connection has ended within it".into()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Sends a command and waits for its answer.
@@ -227,7 +323,9 @@ impl Tcp {
         if let Some(command) = &self.client {
             let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| wrong(error.to_string()))?;
             let addr = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
-            let program = self.program.insert(Program::start(command, addr).map_err(wrong)?);
+            let program = self
+                .program
+                .insert(Program::start(command, addr, requests(scenario).max(1), self.tls.as_ref()).map_err(wrong)?);
             let is_there = || program.is_there();
             return Socket::accept(&listener, self.timeout, self.run, &self.sender, is_there).map_err(wrong);
         }
@@ -271,6 +369,8 @@ impl Subject for Tcp {
         self.run += 1;
         (self.has_ended, self.pauses, self.role) = (false, 0, scenario.role);
         (self.is_ahead, self.is_behind) = (false, false);
+        (self.session, self.heard, self.tls_error, self.agrees) = (None, 0, None, agrees_on_tls(scenario));
+        self.held.clear();
         self.socket = Some(self.connect(scenario, told)?);
         self.begin = Instant::now();
         Ok(())
@@ -290,8 +390,14 @@ impl Subject for Tcp {
             self.settle(told)?;
         }
         self.is_ahead = true;
+        if let Some(session) = &mut self.session {
+            session.send(piece);
+        }
         if let Some(socket) = &mut self.socket {
-            socket.send(piece);
+            match &mut self.session {
+                Some(session) => socket.send(&session.output()),
+                None => socket.send(piece),
+            }
             if self.pauses < PAUSES {
                 self.pauses += 1;
                 std::thread::sleep(Duration::from_micros(50));
@@ -305,9 +411,7 @@ impl Subject for Tcp {
             self.settle(told)?;
         }
         self.is_ahead = true;
-        if let Some(socket) = &self.socket {
-            socket.end();
-        }
+        self.end();
         Ok(())
     }
 
@@ -315,6 +419,11 @@ impl Subject for Tcp {
         if self.is_ahead {
             // What was fed comes by another way than the command, which must not overtake it.
             self.settle(told)?;
+        }
+        if let Request::TlsEstablished { .. } = request {
+            // Time is real: it is established when it is, and no shim is told so.
+            self.establish(told)?;
+            return Ok(Answer::default());
         }
         let reply = self.ask(request, told)?;
         self.is_behind = true;
@@ -367,7 +476,7 @@ impl Subject for Tcp {
 fn fed_bytes(steps: &[Step]) -> usize {
     let of_step = |step: &Step| match &step.kind {
         StepKind::Feed(Feed::Wire(bytes) | Feed::Plain(bytes)) => bytes.len(),
-        StepKind::Feed(Feed::Hello { .. }) => crate::wire::HELLO_BYTES,
+        StepKind::Feed(Feed::Hello { .. }) => HELLO_BYTES,
         StepKind::Either(branches) => branches.iter().map(|branch| fed_bytes(branch)).max().unwrap_or(0),
         _ => 0,
     };

@@ -4,11 +4,14 @@ mod adapt;
 mod link;
 mod program;
 mod socket;
+mod tls;
 
 use std::time::Duration;
 
-pub use adapt::{Obstacle, for_client, for_server, for_shim};
+pub use adapt::{ClientCan, Obstacle, for_client, for_server, for_shim};
 pub use link::Tcp;
+pub use program::client_can;
+pub use tls::{NAME, ServerTls, Tls};
 
 /// How a scenario's virtual time is made real.
 #[derive(Clone, Debug)]

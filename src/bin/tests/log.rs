@@ -70,6 +70,42 @@ impl Drop for Program {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_harms_nothing_else() {
+    let upstream = origin();
+    let (reader, gone) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for log in [Stdio::from(full), Stdio::from(gone)] {
+        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_httptp"))
+            .args([&format!("--in={addr}"), "--out-type=http", &format!("--out={upstream}"), "--expvar-addr="])
+            .args(["--access-log", "--log-level=debug"])
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let connect = || {
+            for _ in 0..600 {
+                if let Ok(stream) = TcpStream::connect(addr) {
+                    return stream;
+                }
+                thread::sleep(std::time::Duration::from_millis(50));
+            }
+            panic!("it does not listen");
+        };
+        for _ in 0..20 {
+            let mut stream = connect();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).unwrap();
+            assert_eq!(&status, b"HTTP/1.1 404");
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
 fn the_access_log_has_a_line_for_each_request() {
     let upstream = origin();
     let mut program = Program::start(&[

@@ -1,34 +1,35 @@
 //! A lane of a client: requests wait here for a link, and for the next one when that has ended.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::super::carrier::Patience;
 use super::super::crowd::Member;
 use super::super::error::ClientError;
-use super::super::mailbox::{Mailbox, lock};
+use super::super::mailbox::lock;
 use super::super::options::ClientOptions;
+use super::super::timed::Timed;
 use super::queue::{Command, Queue, cannot_connect};
 use super::session::Session;
+use super::{Common, Entrance};
 use crate::proto::{ClientConfig, Stats};
 
 /// What a lane's driver is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Step {
-    /// Wait for [`Lane::poll`].
-    Wait,
-    /// The same, until then at the latest; meanwhile [`Lane::handle_timeout`].
-    Pause(Instant),
-    /// Dial, and tell how that went; meanwhile [`Lane::poll`] and [`Lane::handle_timeout`].
+    /// Dial, and tell how that went; [`Lane::dial`] waits for it.
     Dial,
     /// Nothing more: no request will come.
     End,
 }
 
 /// Until when the server is taken for one that does not know zstd: all lanes of a client share what one of them learned.
-pub(super) type NoZstd = Arc<Mutex<Option<Instant>>>;
+pub(super) type NoZstd = Mutex<Option<Instant>>;
 
 /// How a lane is doing, for who chooses one.
 #[derive(Debug, Default)]
@@ -50,70 +51,68 @@ impl Condition {
 
 /// A lane: lives as long as its client, through many connections, one at a time.
 pub(in super::super) struct Lane {
-    /// The address, in words.
-    pub(super) name: Arc<str>,
-    pub(super) options: Arc<ClientOptions>,
-    mailbox: Arc<Mailbox<Command>>,
+    common: Arc<Common>,
+    number: usize,
     commands: Vec<Command>,
     pub(super) queue: Queue,
     /// No more requests will come.
     pub(super) closing: bool,
     /// When it must have ended, if its client was told.
     pub(super) end_at: Option<Instant>,
-    /// Carries HEAD requests only.
-    pub(super) for_head: bool,
-    pub(super) stats: Arc<Mutex<Stats>>,
-    no_zstd: NoZstd,
-    condition: Arc<Condition>,
     /// The next pause.
     pause: Duration,
     /// Until then there is no dial; requests fail with this, or wait if it is none.
     paused: Option<(Instant, Option<ClientError>)>,
+    /// The last dial or hello has failed.
+    has_failed: bool,
     /// The last link said hello, and did nothing else.
     has_stumbled: bool,
     _member: Member,
 }
 
 impl Lane {
-    pub(super) fn new(
-        name: Arc<str>,
-        options: Arc<ClientOptions>,
-        mailbox: Arc<Mailbox<Command>>,
-        condition: Arc<Condition>,
-        (stats, no_zstd): (Arc<Mutex<Stats>>, NoZstd),
-        for_head: bool,
-        member: Member,
-    ) -> Self {
+    pub(super) fn new(common: Arc<Common>, number: usize, member: Member) -> Self {
+        let options = &common.options;
         Self {
-            name,
-            mailbox,
+            number,
             commands: Vec::new(),
             queue: Queue::new(options.config.limits.pending_requests, options.overflow),
             closing: false,
             end_at: None,
-            for_head,
-            stats,
-            no_zstd,
             pause: options.reconnect_pause.0,
-            condition,
             paused: None,
+            has_failed: false,
             has_stumbled: false,
-            options,
+            common,
             _member: member,
         }
     }
 
-    pub(in super::super) fn options(&self) -> &ClientOptions {
-        &self.options
+    pub(super) fn options(&self) -> &ClientOptions {
+        &self.common.options
+    }
+
+    /// Whether it carries HEAD requests only.
+    pub(super) fn is_for_head(&self) -> bool {
+        self.number == self.common.head_lane()
+    }
+
+    /// What all lanes have carried.
+    pub(super) fn stats(&self) -> &Mutex<Stats> {
+        &self.common.stats
+    }
+
+    fn entrance(&self) -> &Entrance {
+        &self.common.lanes[self.number]
     }
 
     pub(in super::super) fn patience(&self) -> Patience {
-        let ClientOptions { read_timeout, write_timeout, read_buffer, max_compress_share, .. } = *self.options;
-        Patience { read_timeout, write_timeout, read_buffer, max_compress_share }
+        let ClientOptions { read_timeout, write_timeout, read_buffer, max_compress_share, .. } = self.common.options;
+        Patience { read_timeout, write_timeout, read_buffer, max_compress_share, lingers: false }
     }
 
     /// Takes what callers want. Ready if there was anything.
-    pub(in super::super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.poll_with(context, |_| ())
     }
 
@@ -121,10 +120,12 @@ impl Lane {
     pub(super) fn poll_with(&mut self, context: &mut Context<'_>, mut cancel: impl FnMut(u64)) -> Poll<()> {
         let mut ready = false;
         // Again: only who finds nothing is woken.
-        while self.mailbox.poll(context, &mut self.commands).is_ready() {
+        while self.common.lanes[self.number].mailbox.poll(context, &mut self.commands).is_ready() {
             ready = true;
             for command in self.commands.drain(..) {
                 match command {
+                    // Given up where it came from.
+                    Command::Send(job) if job.reply.is_canceled() => {}
                     Command::Send(job) => self.queue.push(job),
                     Command::Cancel(ticket) if self.queue.give_up(ticket) => {}
                     Command::Cancel(ticket) => cancel(ticket),
@@ -138,32 +139,62 @@ impl Lane {
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// What is to be done now.
-    pub(in super::super) fn step(&mut self, now: Instant) -> Step {
+    /// What is to be done now, if anything.
+    fn step(&mut self, now: Instant) -> Option<Step> {
         self.handle_timeout(now);
-        match &self.paused {
-            Some((until, error)) if now < *until => match error {
-                Some(error) => self.queue.fail(error),
-                None if !self.queue.is_empty() => return Step::Pause(*until),
-                None => {}
-            },
-            _ => self.paused = None,
+        self.paused.take_if(|(until, _)| *until <= now);
+        if let Some((_, error)) = self.paused.clone() {
+            self.move_out(now);
+            error.inspect(|error| self.queue.fail(error));
+        } else if !self.queue.is_empty() {
+            if self.has_failed {
+                // Nobody who can go elsewhere waits for a dial that may fail again.
+                self.entrance().condition.set(now.checked_add(self.options().connect_timeout), false);
+                self.move_out(now);
+            }
+            return Some(Step::Dial);
         }
-        match self.queue.is_empty() {
-            false => Step::Dial,
-            true if self.closing => Step::End,
-            true => Step::Wait,
+        self.is_done().then_some(Step::End)
+    }
+
+    /// Waits for `dial` to end, while requests come, are given up and expire.
+    pub(in super::super) fn dial<F>(&mut self, now: Instant, dial: F) -> Dialling<'_, F> {
+        let limit = now.checked_add(self.options().connect_timeout);
+        Dialling { lane: self, dial, limit }
+    }
+
+    /// Gives what waits here, and of which nothing has left, to lanes that are up and have room for it.
+    fn move_out(&mut self, now: Instant) {
+        let Common { lanes, options, .. } = &*self.common;
+        let is_up = |number: &usize| lanes[*number].condition.look(now) == (false, true);
+        let up: Vec<_> =
+            (0..self.common.head_lane()).filter(|number| *number != self.number && is_up(number)).collect();
+        if up.is_empty() || self.is_for_head() {
+            return;
+        }
+        let load = |number: usize| lanes[number].load.load(Ordering::Relaxed);
+        while let Some(number) = up.iter().copied().min_by_key(|number| load(*number))
+            && load(number) < options.config.limits.pending_requests
+            && let Some(job) = self.queue.pop()
+        {
+            job.place.move_to(number);
+            if let Err(Command::Send(job)) = lanes[number].mailbox.send(Command::Send(job)) {
+                // The client closes, and that lane has ended.
+                job.place.move_to(self.number);
+                return self.queue.put_back(job);
+            }
         }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
-    pub(in super::super) fn poll_timeout(&self) -> Option<Instant> {
-        let end_at = self.end_at.filter(|_| !self.queue.is_empty());
-        self.queue.poll_timeout().into_iter().chain(end_at).min()
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let paused = self.paused.as_ref().map(|(until, _)| *until);
+        let waiting = [self.queue.poll_timeout(), self.end_at, paused];
+        waiting.into_iter().flatten().filter(|_| !self.queue.is_empty()).min()
     }
 
     /// Ends the requests whose deadline has come, and all when that of the lane has.
-    pub(in super::super) fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.queue.expire(now);
         if self.end_at.is_some_and(|at| at <= now) {
             self.queue.fail(&ClientError::Closed);
@@ -171,7 +202,7 @@ impl Lane {
     }
 
     /// Whether nobody wants a connection any more, nor will.
-    pub(in super::super) fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.closing && self.queue.is_empty()
     }
 
@@ -182,13 +213,16 @@ impl Lane {
 
     /// There is none to be had.
     pub(in super::super) fn handle_dial_error(&mut self, now: Instant, error: io::Error) {
-        let error = cannot_connect(&self.name, error);
+        let error = cannot_connect(&self.common.name, error);
         self.back_off(now, error);
     }
 
-    /// A dial or a hello has failed: fails what waits, and what comes in the pause, unless it is to wait for better times.
+    /// A dial or a hello has failed: what waits, and what comes in the pause, goes to other lanes, or fails, unless it is to
+    /// wait for better times.
     pub(super) fn back_off(&mut self, now: Instant, error: ClientError) {
-        let error = Some(error).filter(|_| !self.options.wait_for_link);
+        self.has_failed = true;
+        self.move_out(now);
+        let error = Some(error).filter(|_| !self.options().wait_for_link);
         if let Some(error) = &error {
             self.queue.fail(error);
         }
@@ -198,14 +232,15 @@ impl Lane {
     fn pause(&mut self, now: Instant, error: Option<ClientError>) {
         let pause = self.pause.mul_f64(1.0 - fastrand::f64() / 2.0);
         self.paused = now.checked_add(pause).map(|until| (until, error));
-        self.condition.set(self.paused.as_ref().map(|(until, _)| *until), false);
-        self.pause = (self.pause * 2).min(self.options.reconnect_pause.1.max(self.options.reconnect_pause.0));
+        self.entrance().condition.set(self.paused.as_ref().map(|(until, _)| *until), false);
+        let (first, longest) = self.options().reconnect_pause;
+        self.pause = (self.pause * 2).min(longest.max(first));
     }
 
     /// What the next connection is told.
     pub(super) fn connection(&self, now: Instant) -> ClientConfig {
-        let mut connection = self.options.connection();
-        if lock(&self.no_zstd).is_some_and(|until| now < until) {
+        let mut connection = self.options().connection();
+        if lock(&self.common.no_zstd).is_some_and(|until| now < until) {
             connection.config.avoid_zstd();
         }
         connection
@@ -214,16 +249,17 @@ impl Lane {
     /// The server does not know zstd (R-zstd-fallback).
     pub(super) fn note_zstd_refused(&mut self, now: Instant) {
         #[cfg(feature = "zstd")]
-        let after = self.options.zstd_retry;
+        let after = self.options().zstd_retry;
         #[cfg(not(feature = "zstd"))]
         let after = Duration::MAX;
         // As long as time can tell, if it is for ever.
-        *lock(&self.no_zstd) = now.checked_add(after).or_else(|| now.checked_add(Duration::from_secs(1 << 30)));
+        *lock(&self.common.no_zstd) = now.checked_add(after).or_else(|| now.checked_add(Duration::from_secs(1 << 30)));
     }
 
     /// A hello was complete.
-    pub(super) fn note_connected(&self) {
-        self.condition.set(None, true);
+    pub(super) fn note_connected(&mut self) {
+        self.has_failed = false;
+        self.entrance().condition.set(None, true);
     }
 
     /// A link has ended that was up. The next is dialled at once, unless this one did `nothing` but say hello, and so did
@@ -232,18 +268,64 @@ impl Lane {
         if nothing && self.has_stumbled {
             return self.pause(now, None);
         }
-        self.condition.set(None, false);
+        self.entrance().condition.set(None, false);
         self.has_stumbled = nothing;
         if !nothing {
-            self.pause = self.options.reconnect_pause.0;
+            self.pause = self.options().reconnect_pause.0;
         }
+    }
+}
+
+/// What is to be done next.
+impl Timed for Lane {
+    type Output = Step;
+
+    fn poll_at(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if let Some(step) = self.step(now) {
+                return Poll::Ready(step);
+            }
+            ready!(self.poll(context));
+        }
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+}
+
+/// A lane while it dials.
+pub(in super::super) struct Dialling<'a, F> {
+    lane: &'a mut Lane,
+    dial: F,
+    limit: Option<Instant>,
+}
+
+impl<S, F: Future<Output = io::Result<S>> + Unpin> Timed for Dialling<'_, F> {
+    type Output = io::Result<S>;
+
+    fn poll_at(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<io::Result<S>> {
+        let _ = self.lane.poll(context);
+        self.lane.handle_timeout(now);
+        if let Poll::Ready(stream) = Pin::new(&mut self.dial).poll(context) {
+            return Poll::Ready(stream);
+        }
+        if self.lane.is_done() || self.limit.is_some_and(|at| at <= now) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the dial in time")));
+        }
+        Poll::Pending
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        self.lane.poll_timeout().into_iter().chain(self.limit).min()
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
         self.queue.fail(&ClientError::Closed);
-        for command in self.mailbox.close() {
+        self.entrance().condition.set(None, false);
+        for command in self.entrance().mailbox.close() {
             if let Command::Send(job) = command {
                 job.end(Err(ClientError::Closed));
             }

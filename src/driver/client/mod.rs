@@ -19,54 +19,101 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use http::{Method, Request, Response};
 
-use lane::Condition;
+use lane::{Condition, NoZstd};
 pub(super) use lane::{Lane, Step};
+pub(super) use queue::dial_panicked;
+use queue::{Command, Job};
 
 use super::crowd::Crowd;
 use super::error::ClientError;
 use super::mailbox::{Mailbox, lock};
 use super::options::{ClientOptions, Deadline};
+use super::timed::Timed;
 use crate::proto::Stats;
-use lane::NoZstd;
-pub(super) use queue::dial_panicked;
-use queue::{Command, Job};
 
 /// Starts to carry a lane: on a task or on threads.
 type Start = Box<dyn Fn(Lane) -> io::Result<()> + Send + Sync>;
 
 /// What the clones of a client share.
 pub(super) struct Callers {
-    options: Arc<ClientOptions>,
-    /// The address, in words.
-    name: Arc<str>,
     start: Start,
-    lanes: Vec<Entrance>,
-    /// A lane that carries only HEAD requests: their answers may end a link (R-head-alone).
-    head: Entrance,
+    common: Arc<Common>,
     next_lane: AtomicUsize,
     next_ticket: AtomicU64,
     pending: AtomicUsize,
     closed: AtomicBool,
-    stats: Arc<Mutex<Stats>>,
-    no_zstd: NoZstd,
     /// The lanes that were started.
     running: Crowd,
 }
 
+/// What the lanes of a client share with it.
+struct Common {
+    options: ClientOptions,
+    /// The address, in words.
+    name: String,
+    /// As many as there are to be links, and one more that carries only HEAD requests: their answers may end a link
+    /// (R-head-alone).
+    lanes: Vec<Entrance>,
+    stats: Mutex<Stats>,
+    no_zstd: NoZstd,
+}
+
 /// Where requests go into a lane.
+#[derive(Default)]
 struct Entrance {
-    mailbox: Arc<Mailbox<Command>>,
-    /// Requests that were sent into it and have no outcome.
-    load: Arc<AtomicUsize>,
-    condition: Arc<Condition>,
+    mailbox: Mailbox<Command>,
+    /// Requests that are in it and have no outcome.
+    load: AtomicUsize,
+    condition: Condition,
     /// Lanes are started by their first request.
     was_started: Mutex<bool>,
+}
+
+impl Common {
+    /// The number of the lane for HEAD requests.
+    fn head_lane(&self) -> usize {
+        self.lanes.len() - 1
+    }
+}
+
+/// A request's place in a lane, of whose load it is one.
+struct Place {
+    common: Arc<Common>,
+    /// The number of the lane. Its caller knows it, too.
+    lane: Arc<AtomicUsize>,
+}
+
+impl Place {
+    fn new(common: Arc<Common>, lane: usize) -> Self {
+        common.lanes[lane].load.fetch_add(1, Ordering::Relaxed);
+        Self { common, lane: Arc::new(AtomicUsize::new(lane)) }
+    }
+
+    /// One for a job that is in no lane.
+    #[cfg(test)]
+    fn nowhere() -> Self {
+        let callers = Callers::new(String::new(), ClientOptions::default(), |_| Ok(()));
+        Self::new(callers.common.clone(), 0)
+    }
+
+    fn move_to(&self, lane: usize) {
+        let before = self.lane.swap(lane, Ordering::AcqRel);
+        self.common.lanes[before].load.fetch_sub(1, Ordering::Relaxed);
+        self.common.lanes[lane].load.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let lane = self.lane.load(Ordering::Relaxed);
+        self.common.lanes[lane].load.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for Callers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("addr", &self.name)
+            .field("addr", &self.common.name)
             .field("pending_requests", &self.pending_requests())
             .finish_non_exhaustive()
     }
@@ -74,91 +121,69 @@ impl fmt::Debug for Callers {
 
 impl Callers {
     pub(super) fn new(
-        name: Arc<str>,
+        name: String,
         options: ClientOptions,
         start: impl Fn(Lane) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let entrance = || Entrance {
-            mailbox: Arc::new(Mailbox::new()),
-            load: Arc::default(),
-            condition: Arc::default(),
-            was_started: Mutex::new(false),
-        };
+        let lanes = std::iter::repeat_with(Entrance::default).take(options.links.saturating_add(1)).collect();
         Self {
-            name,
             start: Box::new(start),
-            lanes: (0..options.links).map(|_| entrance()).collect(),
-            head: entrance(),
+            common: Arc::new(Common { options, name, lanes, stats: Mutex::default(), no_zstd: NoZstd::default() }),
             next_lane: AtomicUsize::new(0),
             next_ticket: AtomicU64::new(0),
             pending: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            stats: Arc::default(),
-            no_zstd: Arc::default(),
             running: Crowd::default(),
-            options: Arc::new(options),
         }
     }
 
     /// Sends a request; its outcome is to be waited for. For a oneway that is an empty response, when it has left.
-    pub(super) fn send(
-        self: &Arc<Self>,
-        request: Request<Bytes>,
-        deadline: Deadline,
-        is_oneway: bool,
-    ) -> Result<Outcome, ClientError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(ClientError::Closed);
-        }
-        let for_head = request.method() == Method::HEAD && !is_oneway;
-        let entrance = if for_head { &self.head } else { self.next_lane() };
-        self.start(entrance, for_head)?;
-        let deadline = deadline.resolve(Instant::now(), self.options.timeout);
-        let (reply, response) = oneshot::channel();
+    pub(super) fn send(self: &Arc<Self>, request: Request<Bytes>, deadline: Deadline, is_oneway: bool) -> Outcome {
+        let is_head = request.method() == Method::HEAD && !is_oneway;
+        let number = if is_head { self.common.head_lane() } else { self.next_lane() };
+        let deadline = deadline.resolve(Instant::now(), self.common.options.timeout);
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let job = Job { ticket, request, is_oneway, deadline, reply, tries: 0, earlier: None };
-        if !entrance.mailbox.send(Command::Send(Box::new(job))) {
-            return Err(ClientError::Closed);
-        }
+        let place = Place::new(self.common.clone(), number);
+        let (reply, response) = oneshot::channel();
         self.pending.fetch_add(1, Ordering::Relaxed);
-        let (mailbox, load) = (entrance.mailbox.clone(), entrance.load.clone());
-        load.fetch_add(1, Ordering::Relaxed);
-        Ok(Outcome { callers: self.clone(), mailbox, load, ticket, response, is_known: false })
+        let outcome = Outcome { callers: self.clone(), lane: place.lane.clone(), ticket, response, is_known: false };
+        let job = Box::new(Job { ticket, request, is_oneway, deadline, reply, place, tries: 0, earlier: None });
+        if self.closed.load(Ordering::Acquire) {
+            job.end(Err(ClientError::Closed));
+        } else if let Err(error) = self.start(number) {
+            job.end(Err(error));
+        } else if let Err(Command::Send(job)) = self.common.lanes[number].mailbox.send(Command::Send(job)) {
+            job.end(Err(ClientError::Closed));
+        }
+        outcome
     }
 
     /// The lane with the fewest requests under way, of those that do not pause: in turn where they are equal, and those
     /// with a link before those without.
-    fn next_lane(&self) -> &Entrance {
-        let [only] = &self.lanes[..] else {
-            let now = Instant::now();
-            let turn = self.next_lane.fetch_add(1, Ordering::Relaxed) % self.lanes.len();
-            let in_turn = self.lanes[turn..].iter().chain(&self.lanes[..turn]);
-            let best = in_turn.min_by_key(|lane| {
-                let (is_paused, is_up) = lane.condition.look(now);
-                (is_paused, lane.load.load(Ordering::Relaxed), !is_up)
-            });
-            return best.unwrap_or(&self.lanes[turn]);
-        };
-        only
+    fn next_lane(&self) -> usize {
+        let links = self.common.head_lane();
+        if links == 1 {
+            return 0;
+        }
+        let now = Instant::now();
+        let turn = self.next_lane.fetch_add(1, Ordering::Relaxed) % links;
+        let best = (turn..links).chain(0..turn).min_by_key(|number| {
+            let lane = &self.common.lanes[*number];
+            let (is_paused, is_up) = lane.condition.look(now);
+            (is_paused, lane.load.load(Ordering::Relaxed), !is_up)
+        });
+        best.unwrap_or(turn)
     }
 
     /// Starts a lane that was not yet.
-    fn start(&self, entrance: &Entrance, for_head: bool) -> Result<(), ClientError> {
-        let mut was_started = lock(&entrance.was_started);
+    fn start(&self, number: usize) -> Result<(), ClientError> {
+        let mut was_started = lock(&self.common.lanes[number].was_started);
         if *was_started {
             return Ok(());
         }
-        let lane = Lane::new(
-            self.name.clone(),
-            self.options.clone(),
-            entrance.mailbox.clone(),
-            entrance.condition.clone(),
-            (self.stats.clone(), self.no_zstd.clone()),
-            for_head,
-            self.running.enter(),
-        );
+        let lane = Lane::new(self.common.clone(), number, self.running.enter());
         (self.start)(lane)
-            .map_err(|error| ClientError::Connect { addr: self.name.to_string(), error: error.into() })?;
+            .map_err(|error| ClientError::Connect { addr: self.common.name.clone(), error: error.into() })?;
         *was_started = true;
         Ok(())
     }
@@ -168,7 +193,7 @@ impl Callers {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        *lock(&self.stats)
+        *lock(&self.common.stats)
     }
 
     /// Closes in order: no new requests; ends when those in flight have, by `deadline`.
@@ -179,9 +204,9 @@ impl Callers {
 
     fn tell_to_close(&self, deadline: Option<Instant>) {
         self.closed.store(true, Ordering::Release);
-        for entrance in self.lanes.iter().chain([&self.head]) {
+        for entrance in &self.common.lanes {
             // A lane that has ended needs no telling, and one that was never started hears it if it is.
-            entrance.mailbox.send(Command::Close(deadline));
+            let _ = entrance.mailbox.send(Command::Close(deadline));
         }
     }
 }
@@ -195,11 +220,17 @@ impl Drop for Callers {
 /// The outcome of a request, to come. Dropping it before gives the request up.
 pub(super) struct Outcome {
     callers: Arc<Callers>,
-    mailbox: Arc<Mailbox<Command>>,
-    load: Arc<AtomicUsize>,
+    /// The number of the lane that the request is in.
+    lane: Arc<AtomicUsize>,
     ticket: u64,
     response: oneshot::Receiver<Result<Response<Bytes>, ClientError>>,
     is_known: bool,
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome").finish_non_exhaustive()
+    }
 }
 
 impl Future for Outcome {
@@ -212,12 +243,28 @@ impl Future for Outcome {
     }
 }
 
+/// For who waits for it, and for nothing else.
+impl Timed for Outcome {
+    type Output = Result<Response<Bytes>, ClientError>;
+
+    fn poll_at(&mut self, _: Instant, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(self).poll(context)
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        None
+    }
+}
+
 impl Drop for Outcome {
     fn drop(&mut self) {
         self.callers.pending.fetch_sub(1, Ordering::Relaxed);
-        self.load.fetch_sub(1, Ordering::Relaxed);
-        if !self.is_known {
-            self.mailbox.send(Command::Cancel(self.ticket));
+        if self.is_known || !matches!(self.response.try_recv(), Ok(None)) {
+            return;
         }
+        // In this order, and with a write for a read: if the request moves after that, its new lane sees the first.
+        self.response.close();
+        let lane = self.lane.fetch_add(0, Ordering::AcqRel);
+        let _ = self.callers.common.lanes[lane].mailbox.send(Command::Cancel(self.ticket));
     }
 }

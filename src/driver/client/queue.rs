@@ -1,6 +1,6 @@
 //! What the callers of a client want and no connection has yet: jobs that wait, are given up, and expire.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use http::{Request, Response};
 
 use super::super::error::ClientError;
 use super::super::options::Overflow;
+use super::Place;
 use crate::proto::SendError;
 
 /// How late a job in the queue may learn that its deadline has passed.
@@ -32,6 +33,8 @@ pub(super) struct Job {
     pub(super) is_oneway: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: oneshot::Sender<Result<Response<Bytes>, ClientError>>,
+    /// The lane that it is in, and one of whose load it is.
+    pub(super) place: Place,
     /// How often a connection has not delivered it.
     pub(super) tries: u32,
     /// How the last link ended that may have delivered it, if one has.
@@ -40,7 +43,9 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn end(self: Box<Self>, outcome: Result<Response<Bytes>, ClientError>) {
-        let Self { earlier, reply, .. } = *self;
+        let Self { earlier, reply, place, .. } = *self;
+        // Before its caller can ask for more.
+        drop(place);
         let outcome = outcome.map_err(|error| match earlier {
             Some(earlier) => error.after(earlier),
             None => error,
@@ -50,10 +55,10 @@ impl Job {
     }
 }
 
-/// Jobs that wait for a connection, in order. A job stays where its caller has put it: it is long, and goes through many
-/// hands.
+/// Jobs that wait for a connection, in the order of their tickets: that in which their callers came. A job stays where its
+/// caller has put it: it is long, and goes through many hands.
 pub(super) struct Queue {
-    jobs: VecDeque<Box<Job>>,
+    jobs: BTreeMap<u64, Box<Job>>,
     /// When to look for jobs whose deadline has come: not before the earliest deadline.
     sweep_at: Option<Instant>,
     /// Most jobs, and which one loses when there are more.
@@ -63,43 +68,40 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(limit: usize, overflow: Overflow) -> Self {
-        Self { jobs: VecDeque::new(), sweep_at: None, limit, overflow }
+        Self { jobs: BTreeMap::new(), sweep_at: None, limit, overflow }
     }
 
     /// Takes a job in.
     pub(super) fn push(&mut self, job: Box<Job>) {
-        self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
-        self.jobs.push_back(job);
+        self.put_back(job);
         if self.jobs.len() > self.limit {
             self.shed();
         }
     }
 
+    /// Takes a job in that was here before: it has its place, also above the limit.
+    pub(super) fn put_back(&mut self, job: Box<Job>) {
+        self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
+        self.jobs.insert(job.ticket, job);
+    }
+
     /// Ends the job that loses when there are too many; false if there is none.
     pub(super) fn shed(&mut self) -> bool {
         let loser = match self.overflow {
-            Overflow::Newest => self.jobs.pop_back(),
-            Overflow::Oldest => self.jobs.pop_front(),
+            Overflow::Newest => self.jobs.pop_last(),
+            Overflow::Oldest => self.jobs.pop_first(),
         };
-        let Some(loser) = loser else { return false };
+        let Some((_, loser)) = loser else { return false };
         loser.end(Err(ClientError::Send(SendError::PendingOverflow(self.limit))));
         true
     }
 
-    /// Puts jobs back in front, in their order: they were here before.
-    pub(super) fn put_back(&mut self, jobs: impl DoubleEndedIterator<Item = Box<Job>>) {
-        for job in jobs.rev() {
-            self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
-            self.jobs.push_front(job);
-        }
-    }
-
     pub(super) fn front(&self) -> Option<&Job> {
-        self.jobs.front().map(|job| &**job)
+        self.jobs.first_key_value().map(|(_, job)| &**job)
     }
 
     pub(super) fn pop(&mut self) -> Option<Box<Job>> {
-        self.jobs.pop_front()
+        self.jobs.pop_first().map(|(_, job)| job)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -112,8 +114,7 @@ impl Queue {
 
     /// Drops the job with this ticket; false if there is none.
     pub(super) fn give_up(&mut self, ticket: u64) -> bool {
-        let at = self.jobs.iter().position(|job| job.ticket == ticket);
-        at.is_some_and(|at| self.jobs.remove(at).is_some())
+        self.jobs.remove(&ticket).is_some()
     }
 
     /// When to call [`expire`](Self::expire).
@@ -126,20 +127,15 @@ impl Queue {
         if self.sweep_at.is_none_or(|at| now < at) {
             return;
         }
-        for _ in 0..self.jobs.len() {
-            match self.jobs.pop_front() {
-                Some(job) if job.deadline.is_some_and(|at| at <= now) => {
-                    job.end(Err(ClientError::Timeout { maybe_delivered: false }));
-                }
-                job => self.jobs.extend(job),
-            }
+        for (_, job) in self.jobs.extract_if(.., |_, job| job.deadline.is_some_and(|at| at <= now)) {
+            job.end(Err(ClientError::Timeout { maybe_delivered: false }));
         }
-        let earliest = self.jobs.iter().filter_map(|job| job.deadline).min();
+        let earliest = self.jobs.values().filter_map(|job| job.deadline).min();
         self.sweep_at = earliest.map(|at| at.max(now + SWEEP_INTERVAL));
     }
 
     pub(super) fn fail(&mut self, error: &ClientError) {
-        for job in self.jobs.drain(..) {
+        for job in std::mem::take(&mut self.jobs).into_values() {
             job.end(Err(error.clone()));
         }
     }
@@ -153,4 +149,86 @@ pub(in super::super) fn dial_panicked() -> std::io::Error {
 /// An error of the dial.
 pub(super) fn cannot_connect(addr: &str, error: std::io::Error) -> ClientError {
     ClientError::Connect { addr: addr.to_owned(), error: Arc::new(error) }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test takes one real time as the base of its virtual ones")]
+mod tests {
+    use super::*;
+
+    type Reply = oneshot::Receiver<Result<Response<Bytes>, ClientError>>;
+
+    fn job(ticket: u64, deadline: Option<Instant>) -> (Box<Job>, Reply) {
+        let (reply, outcome) = oneshot::channel();
+        let (request, place) = (Request::default(), Place::nowhere());
+        let job = Job { ticket, request, is_oneway: false, deadline, reply, place, tries: 0, earlier: None };
+        (Box::new(job), outcome)
+    }
+
+    fn tickets(queue: &mut Queue) -> Vec<u64> {
+        std::iter::from_fn(|| queue.pop()).map(|job| job.ticket).collect()
+    }
+
+    #[test]
+    fn jobs_leave_in_the_order_in_which_their_callers_came() {
+        let mut queue = Queue::new(4, Overflow::Newest);
+        for ticket in [1, 3, 2, 4] {
+            queue.push(job(ticket, None).0);
+        }
+        let first = queue.pop().unwrap();
+        queue.push(job(5, None).0);
+        queue.put_back(first);
+        assert!(queue.give_up(3) && !queue.give_up(3));
+        assert_eq!(tickets(&mut queue), [1, 2, 4, 5]);
+    }
+
+    #[test]
+    fn who_loses_is_told() {
+        for (overflow, loser) in [(Overflow::Newest, 2), (Overflow::Oldest, 0)] {
+            let mut queue = Queue::new(2, overflow);
+            let mut replies = Vec::new();
+            for ticket in 0..3 {
+                let (job, reply) = job(ticket, None);
+                queue.push(job);
+                replies.push(reply);
+            }
+            for (ticket, mut reply) in replies.into_iter().enumerate() {
+                let outcome = reply.try_recv().unwrap();
+                let has_lost = matches!(outcome, Some(Err(ClientError::Send(SendError::PendingOverflow(2)))));
+                assert_eq!(has_lost, ticket == loser, "{overflow:?}: {outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_deadline_ends_its_own_job() {
+        let (mut now, ms) = (Instant::now(), Duration::from_millis(1));
+        let mut queue = Queue::new(10, Overflow::Newest);
+        let mut replies = Vec::new();
+        for ticket in 0..10 {
+            let (job, reply) = job(ticket, (ticket % 2 == 0).then(|| now + ms * (100 - 10 * ticket as u32)));
+            queue.push(job);
+            replies.push(reply);
+        }
+        while let Some(at) = queue.poll_timeout() {
+            assert!(at > now);
+            now = at;
+            queue.expire(now);
+        }
+        assert_eq!(tickets(&mut queue), [1, 3, 5, 7, 9]);
+        for (ticket, mut reply) in replies.into_iter().enumerate() {
+            let is_late = matches!(reply.try_recv(), Ok(Some(Err(ClientError::Timeout { maybe_delivered: false }))));
+            assert_eq!(is_late, ticket % 2 == 0);
+        }
+    }
+
+    #[test]
+    fn giving_up_takes_no_longer_where_many_wait() {
+        // By looking at each job before it, this took minutes.
+        const JOBS: u64 = 200_000;
+        let mut queue = Queue::new(JOBS as usize, Overflow::Newest);
+        (0..JOBS).for_each(|ticket| queue.push(job(ticket, None).0));
+        assert!((0..JOBS).rev().all(|ticket| queue.give_up(ticket)));
+        assert!(queue.is_empty());
+    }
 }

@@ -10,11 +10,13 @@ use super::super::carrier::Endpoint;
 use super::super::channel::{Channel, no_tls};
 use super::super::error::ClientError;
 use super::super::mailbox::{lock, unharmed};
+use super::super::memory::MemoryBudget;
 use super::super::options::Overflow;
 use super::lane::Lane;
 use super::queue::Job;
 use crate::proto::{
-    ClientConnection, ClientEvent, ConnectionError, ErrorKind, IdMap, RequestError, RequestId, SendError, Stats,
+    ClientConnection, ClientEvent, ConnectionError, ErrorKind, IdMap, MessageError, RequestError, RequestId, SendError,
+    Stats,
 };
 
 /// How often a request that was not delivered, or may be repeated, is given to another connection.
@@ -37,7 +39,7 @@ pub(in super::super) struct Session<'a> {
     was_answered: bool,
     /// This side closes it.
     is_closing: bool,
-    /// Jobs for the next connection, in order.
+    /// Jobs for the next connection.
     again: VecDeque<Box<Job>>,
     /// Jobs that may have been delivered and must not be repeated.
     broken: Vec<(Box<Job>, ConnectionError)>,
@@ -74,7 +76,7 @@ impl<'a> Session<'a> {
             // In order, and yet before it could take what waits.
             None if !is_closing && !again.is_empty() => ConnectionError::nowhere(ErrorKind::Closed),
             None => {
-                lane.queue.put_back(again.into_iter());
+                again.into_iter().for_each(|job| lane.queue.put_back(job));
                 lane.note_ended(now, false);
                 return;
             }
@@ -82,16 +84,17 @@ impl<'a> Session<'a> {
         if *error.kind() == ErrorKind::ZstdRefused {
             // No failure, but an answer: the next connection does without.
             lane.note_zstd_refused(now);
-            lane.queue.put_back(again.into_iter());
+            again.into_iter().for_each(|job| lane.queue.put_back(job));
             return;
         }
         let error = ClientError::Link { error, transport, maybe_delivered: false };
-        let most = if lane.options.wait_for_link { u32::MAX } else { MAX_TRIES };
-        let (lost, again) = again.into_iter().partition::<VecDeque<_>, _>(|job| job.tries >= most);
-        for job in lost {
-            job.end(Err(error.clone()));
+        let most = if lane.options().wait_for_link { u32::MAX } else { MAX_TRIES };
+        for job in again {
+            match job.tries < most {
+                true => lane.queue.put_back(job),
+                false => job.end(Err(error.clone())),
+            }
         }
-        lane.queue.put_back(again.into_iter());
         match connected_at {
             None => lane.back_off(now, error),
             Some(at) => lane.note_ended(now, !was_answered && now.saturating_duration_since(at) < PROVEN),
@@ -106,7 +109,7 @@ impl<'a> Session<'a> {
 
     /// Whether the next request must wait: a HEAD travels alone until the server has shown that it may not.
     fn must_wait(&self) -> bool {
-        self.lane.for_head
+        self.lane.is_for_head()
             && !self.connection.peer_keeps_head_rule()
             && self.connection.pending_requests() + self.connection.abandoned_requests() > 0
     }
@@ -118,13 +121,18 @@ impl<'a> Session<'a> {
 
     /// Keeps what waits in the queue for room in the output within the limit: with what is under way, it is pending.
     fn limit_waiting(&mut self, now: Instant) {
-        let limit = self.lane.options.config.limits.pending_requests;
+        let limit = self.lane.options().config.limits.pending_requests;
         while self.connection.pending_requests() + self.lane.queue.len() > limit
             && (self.make_room(now) || self.lane.queue.shed())
         {}
     }
 
     fn send(&mut self, job: Box<Job>, now: Instant) {
+        if let Some(may) = &self.lane.options().send_if
+            && !unharmed(|| may(&job.request)).unwrap_or(false)
+        {
+            return job.end(Err(ClientError::Send(SendError::Closing)));
+        }
         if job.is_oneway {
             match self.connection.send_oneway(now, &job.request) {
                 Ok(()) => job.end(Ok(http::Response::default())),
@@ -154,13 +162,13 @@ impl<'a> Session<'a> {
 
     /// Gives the oldest request up that has not left, if that is the policy.
     fn make_room(&mut self, now: Instant) -> bool {
-        if self.lane.options.overflow != Overflow::Oldest {
+        if self.lane.options().overflow != Overflow::Oldest {
             return false;
         }
         let Some(loser) = self.connection.oldest_unsent() else { return false };
         self.connection.cancel(now, loser);
         if let Some(job) = self.take(loser) {
-            let limit = self.lane.options.config.limits.pending_requests;
+            let limit = self.lane.options().config.limits.pending_requests;
             job.end(Err(ClientError::Send(SendError::PendingOverflow(limit))));
         }
         true
@@ -175,11 +183,16 @@ impl<'a> Session<'a> {
         let Some(mut job) = self.take(id) else { return };
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
-            RequestError::Refused(error) => job.end(Err(ClientError::Response(error))),
+            RequestError::Refused(error) => {
+                if let Some(memory) = self.lane.options().memory.as_ref().filter(|_| error == MessageError::Overload) {
+                    memory.note_shed();
+                }
+                job.end(Err(ClientError::Response(error)));
+            }
             RequestError::Link { error, .. } if *error.kind() == ErrorKind::ZstdRefused => self.again.push_back(job),
             RequestError::Link { maybe_delivered: false, .. } => self.try_again(job),
             RequestError::Link { error, maybe_delivered: true } => {
-                let may_repeat = match &self.lane.options.retry_if {
+                let may_repeat = match &self.lane.options().retry_if {
                     Some(may) => unharmed(|| may(&job.request)).unwrap_or(false),
                     None => false,
                 };
@@ -196,7 +209,7 @@ impl<'a> Session<'a> {
     fn count(&mut self) {
         let now = self.connection.stats();
         if now != self.counted {
-            lock(&self.lane.stats).add(now, self.counted);
+            lock(self.lane.stats()).add(now, self.counted);
             self.counted = now;
         }
     }
@@ -296,7 +309,9 @@ impl Endpoint for Session<'_> {
     }
 
     fn awaits_peer(&self) -> bool {
-        self.connection.pending_requests() > 0
+        // It owes an answer also to those who wait no longer: else requests that time out one after another would hide
+        // that nothing comes any more.
+        self.connection.pending_requests() + self.connection.abandoned_requests() > 0
     }
 
     fn end_at(&self) -> Option<Instant> {
@@ -306,12 +321,21 @@ impl Endpoint for Session<'_> {
     fn is_over(&self) -> bool {
         self.end.is_some()
     }
+
+    fn memory(&self) -> Option<&MemoryBudget> {
+        self.lane.options().memory.as_ref()
+    }
+
+    fn held_bytes(&self) -> usize {
+        // Requests and responses are their callers'.
+        0
+    }
 }
 
 impl Session<'_> {
     #[cfg(feature = "tls")]
     fn start_tls(&self, channel: &mut Channel) -> io::Result<()> {
-        match &self.lane.options.tls {
+        match &self.lane.options().tls {
             Some(tls) => channel.start_client(tls),
             None => Err(no_tls()),
         }

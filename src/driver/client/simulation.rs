@@ -1,6 +1,7 @@
 //! Lanes, sessions and carriers as they are, over a network and beside a server that a seed determines, in virtual time:
 //! what they say of a request is what has become of it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -55,10 +56,7 @@ impl World {
             {
                 let request = Request::post(format!("http://h/{}", if call.may_repeat { "again" } else { "once" }));
                 let request = request.header("number", number).body(Bytes::from(vec![b'x'; number * 50])).unwrap();
-                match callers.send(request, call.deadline.into(), call.is_oneway) {
-                    Ok(outcome) => call.outcome = Some(outcome),
-                    Err(error) => call.end = Some(Err(error)),
-                }
+                call.outcome = Some(callers.send(request, call.deadline.into(), call.is_oneway));
             }
             if let Some(Poll::Ready(end)) = call.outcome.as_mut().map(|outcome| Pin::new(outcome).poll(&mut context)) {
                 assert!(call.end.is_none(), "a second outcome");
@@ -90,28 +88,22 @@ impl World {
         let mut context = Context::from_waker(Waker::noop());
         loop {
             self.act();
-            let until = match lane.step(self.now) {
-                Step::End => return,
-                Step::Wait if lane.poll(&mut context).is_ready() => continue,
-                Step::Wait => None,
-                Step::Pause(_) if lane.poll(&mut context).is_ready() => continue,
-                Step::Pause(until) => earliest([Some(until), lane.poll_timeout()]),
-                Step::Dial => {
+            match lane.poll_at(self.now, &mut context) {
+                Poll::Ready(Step::End) => return,
+                Poll::Pending => self.pass_until(lane.next_at()),
+                Poll::Ready(Step::Dial) => {
                     let ends = self.now + MS * self.rng.u32(0..20);
-                    while self.now < ends && !lane.is_done() {
-                        self.pass_until(earliest([Some(ends), lane.poll_timeout()]));
-                        let _ = lane.poll(&mut context);
-                        lane.handle_timeout(self.now);
+                    let mut dialling = lane.dial(self.now, std::future::pending::<io::Result<()>>());
+                    while self.now < ends && dialling.poll_at(self.now, &mut context).is_pending() {
+                        self.pass_until(earliest([Some(ends), dialling.next_at()]));
                     }
                     if self.rng.u8(0..10) == 0 {
                         lane.handle_dial_error(self.now, io::ErrorKind::ConnectionRefused.into());
                     } else {
                         self.link(lane);
                     }
-                    continue;
                 }
-            };
-            self.pass_until(until);
+            }
         }
     }
 
@@ -207,6 +199,17 @@ impl World {
     }
 }
 
+/// A client, and the lanes that it has started, one after another.
+fn client(options: ClientOptions) -> (Arc<Callers>, impl Fn() -> Option<Lane>) {
+    let lanes = Arc::new(Mutex::new(VecDeque::new()));
+    let started = lanes.clone();
+    let start = move |lane| {
+        lock(&started).push_back(lane);
+        Ok(())
+    };
+    (Arc::new(Callers::new("somewhere".to_owned(), options, start)), move || lock(&lanes).pop_front())
+}
+
 fn run(seed: u64) -> (u32, u32, u32) {
     fastrand::seed(seed);
     let mut rng = Rng::with_seed(seed);
@@ -222,13 +225,7 @@ fn run(seed: u64) -> (u32, u32, u32) {
         .overflow(if rng.bool() { Overflow::Newest } else { Overflow::Oldest })
         .wait_for_link(rng.bool())
         .retry_if(|request| request.uri().path() == "/again");
-    let lane = Arc::new(Mutex::new(None));
-    let started = lane.clone();
-    let start = move |lane| {
-        *lock(&started) = Some(lane);
-        Ok(())
-    };
-    let callers = Arc::new(Callers::new("there".into(), options, start));
+    let (callers, started) = client(options);
     let calls = (0..rng.usize(1..20)).map(|_| {
         let begins = begin + MS * rng.u32(0..100);
         let mut later = |one_in: u8| (rng.u8(0..one_in) == 0).then(|| begins + MS * rng.u32(1..100));
@@ -241,7 +238,7 @@ fn run(seed: u64) -> (u32, u32, u32) {
     let mut world = World { rng, now: begin, callers: Some(callers), calls };
     let mut lane = loop {
         world.act();
-        match lock(&lane).take() {
+        match started() {
             Some(lane) => break lane,
             None if world.callers.is_none() => return (0, 0, 0),
             None => {}
@@ -299,22 +296,17 @@ fn pauses_double_up_to_the_longest_and_each_is_shortened_at_random() {
     let mut context = Context::from_waker(Waker::noop());
     let mut shares = Vec::new();
     for _ in 0..50 {
-        let lanes = Arc::new(Mutex::new(None));
-        let started = lanes.clone();
         let options = ClientOptions::default().reconnect_pause(MS * 100, MS * 1_000).wait_for_link(true);
-        let start = move |lane| {
-            *lock(&started) = Some(lane);
-            Ok(())
-        };
-        let callers = Arc::new(Callers::new("nowhere".into(), options, start));
-        let _outcome = callers.send(Request::new(Bytes::new()), None.into(), false).map(Some);
-        let mut lane = lock(&lanes).take().unwrap();
+        let (callers, started) = client(options);
+        let _outcome = callers.send(Request::new(Bytes::new()), None.into(), false);
+        let mut lane = started().unwrap();
         let _ = lane.poll(&mut context);
         let mut now = Instant::now();
         for longest in [100, 200, 400, 800, 1_000, 1_000] {
-            assert_eq!(lane.step(now), Step::Dial);
+            assert_eq!(lane.poll_at(now, &mut context), Poll::Ready(Step::Dial));
             lane.handle_dial_error(now, io::ErrorKind::ConnectionRefused.into());
-            let Step::Pause(until) = lane.step(now) else { panic!("no pause") };
+            assert!(lane.poll_at(now, &mut context).is_pending());
+            let until = lane.next_at().unwrap();
             shares.push((until - now).as_secs_f64() * 1_000.0 / f64::from(longest));
             now = until;
         }
@@ -322,4 +314,35 @@ fn pauses_double_up_to_the_longest_and_each_is_shortened_at_random() {
     assert!(shares.iter().all(|share| (0.499..=1.0).contains(share)), "{shares:?}");
     let short = shares.iter().filter(|share| **share < 0.75).count();
     assert!((60..240).contains(&short), "{short} of 300 are shortened by more than a quarter");
+}
+
+#[test]
+fn what_waits_for_a_dial_that_fails_moves_to_a_lane_that_is_up_and_has_room() {
+    let (callers, next) = client(ClientOptions::default().links(2).max_pending_requests(5));
+    let send = || Some(callers.send(Request::new(Bytes::new()), None.into(), false));
+    let mut outcomes: Vec<_> = (0..8).map(|_| send()).collect();
+    let (mut up, mut down) = (next().unwrap(), next().unwrap());
+    let (now, mut context) = (Instant::now(), Context::from_waker(Waker::noop()));
+    for lane in [&mut up, &mut down] {
+        assert_eq!((lane.poll_at(now, &mut context), lane.queue.len()), (Poll::Ready(Step::Dial), 4));
+    }
+    up.note_connected();
+    outcomes[0] = None;
+    let _ = up.poll(&mut context);
+    down.handle_dial_error(now, io::ErrorKind::ConnectionRefused.into());
+    // There was room for two; the others know.
+    for (number, outcome) in outcomes.iter_mut().enumerate() {
+        let end = outcome.as_mut().map(|outcome| Pin::new(outcome).poll(&mut context));
+        let has_failed = matches!(end, Some(Poll::Ready(Err(ClientError::Connect { .. }))));
+        assert_eq!(has_failed, number == 5 || number == 7, "{number}: {end:?}");
+    }
+    // One is given up on its way, the other where it has come to.
+    outcomes[1] = None;
+    let _ = up.poll(&mut context);
+    let load = || callers.common.lanes.iter().map(|lane| lane.load.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    assert_eq!((up.queue.len(), load()), (4, vec![4, 0, 0]));
+    outcomes[3] = None;
+    let _ = up.poll(&mut context);
+    assert_eq!((up.queue.len(), load()), (3, vec![3, 0, 0]));
+    assert_eq!(std::iter::from_fn(|| up.queue.pop()).map(|job| job.ticket).collect::<Vec<_>>(), [2, 4, 6]);
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
@@ -28,6 +28,9 @@ use super::mailbox::{Mailbox, lock};
 use super::options::ServerOptions;
 use crate::proto::{Compression, ConnectionError, Stats};
 use reply::Command;
+
+/// The pause after a failed accept: usually the process has no file descriptor left.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the handler of a request: on a task or on a thread.
 pub(super) type Dispatch = Arc<dyn Fn(Request<Bytes>, Peer, Reply) + Send + Sync>;
@@ -102,7 +105,7 @@ impl Shared {
 
     pub(super) fn patience(&self) -> Patience {
         let ServerOptions { read_timeout, write_timeout, read_buffer, max_compress_share, .. } = self.options;
-        Patience { read_timeout, write_timeout, read_buffer, max_compress_share }
+        Patience { read_timeout, write_timeout, read_buffer, max_compress_share, lingers: true }
     }
 
     /// A place among the links; none if there are too many, or the server shuts down.
@@ -112,7 +115,7 @@ impl Shared {
             return None;
         }
         links.next += 1;
-        let (key, mailbox) = (links.next, Arc::new(Mailbox::new()));
+        let (key, mailbox) = (links.next, Arc::new(Mailbox::default()));
         links.mailboxes.insert(key, mailbox.clone());
         Some(Admitted { shared: self.clone(), key, mailbox, peer: Peer::new(addr), _member: self.alive.enter() })
     }
@@ -132,7 +135,7 @@ impl Shared {
         *lock(&self.go) = None;
         for mailbox in lock(&self.links).mailboxes.values() {
             // A link that has ended needs no telling.
-            mailbox.send(Command::Close(deadline));
+            let _ = mailbox.send(Command::Close(deadline));
         }
         self.alive.gone().await;
     }

@@ -58,6 +58,6 @@ impl Drop for Reply {
         let response = self.response.take().unwrap_or_else(panicked);
         self.shared.running.fetch_sub(1, Ordering::Relaxed);
         // A link that has ended needs none.
-        self.mailbox.send(Command::Ended(self.call, response));
+        let _ = self.mailbox.send(Command::Ended(self.call, response));
     }
 }

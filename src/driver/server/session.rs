@@ -13,10 +13,13 @@ use http::{Request, Response};
 use super::super::carrier::Endpoint;
 use super::super::channel::{Channel, no_tls};
 use super::super::mailbox::{lock, unharmed};
+use super::super::memory::MemoryBudget;
 use super::reply::{Call, Command, Reply};
-use super::waiting::{Waiting, overloaded, weight};
+use super::waiting::{Waiting, no_memory, overloaded, weight};
 use super::{Admitted, Dispatch};
-use crate::proto::{Compression, ConnectionError, IdMap, ResponseToken, ServerConnection, ServerEvent, Stats};
+use crate::proto::{
+    Compression, ConnectionError, IdMap, MessageError, ResponseToken, ServerConnection, ServerEvent, Stats,
+};
 
 /// One link of a server.
 pub(in super::super) struct Session {
@@ -94,6 +97,14 @@ impl Session {
         let (mailbox, shared) = (&self.place.mailbox, &self.place.shared);
         let oneway_bytes = if token.is_none() { weight(request.headers(), request.body()) } else { 0 };
         let call = Call { number: self.last_number + 1, oneway_bytes };
+        if let Some(memory) = shared.options.memory.as_ref().filter(|memory| memory.is_tight()) {
+            memory.note_shed();
+            self.oneway_bytes -= oneway_bytes;
+            if let Some(token) = token {
+                self.respond(now, token, no_memory());
+            }
+            return;
+        }
         let Some(reply) = Reply::enter(call, mailbox, shared) else {
             self.oneway_bytes -= oneway_bytes;
             let concurrency = shared.options.concurrency;
@@ -236,6 +247,9 @@ impl Endpoint for Session {
                 ServerEvent::Request { token, request } => self.receive(now, Some(token), request),
                 ServerEvent::Oneway { request } => self.receive(now, None, request),
                 ServerEvent::Connected { compression } => self.announce(compression),
+                ServerEvent::Refused { error: MessageError::Overload, .. } => {
+                    self.memory().into_iter().for_each(MemoryBudget::note_shed);
+                }
                 ServerEvent::Refused { .. } => {}
                 ServerEvent::StartTls => self.start_tls(channel)?,
                 ServerEvent::Closed { error } => self.end = Some(error),
@@ -255,5 +269,14 @@ impl Endpoint for Session {
 
     fn is_over(&self) -> bool {
         self.end.is_some()
+    }
+
+    fn memory(&self) -> Option<&MemoryBudget> {
+        self.place.shared.options.memory.as_ref()
+    }
+
+    fn held_bytes(&self) -> usize {
+        // Those of requests in handlers are among the connection's.
+        self.connection.held_bytes() + self.oneway_bytes + self.waiting.bytes()
     }
 }

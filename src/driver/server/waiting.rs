@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use crate::proto::{Limits, ResponseRejected, ResponseToken, SendError, ServerConnection};
@@ -34,6 +34,11 @@ impl Waiting {
     /// Whether so many bytes wait that no more should come to be.
     pub(super) fn is_full(&self, limit: usize) -> bool {
         !self.responses.is_empty() && self.bytes >= limit
+    }
+
+    /// The weight of what waits.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes a response. If more than `limit` bytes would wait, for a peer that does not read, a short one takes its
@@ -85,6 +90,14 @@ pub(super) fn weight(fields: &HeaderMap, body: &Bytes) -> usize {
 
 pub(super) fn overloaded(concurrency: usize) -> Response<Bytes> {
     text(StatusCode::TOO_MANY_REQUESTS, &format!("{concurrency} requests are being handled, which is the limit\n"))
+}
+
+/// The answer to a request that comes when there is no memory for it.
+pub(super) fn no_memory() -> Response<Bytes> {
+    let mut response =
+        text(StatusCode::SERVICE_UNAVAILABLE, "the memory for messages is used up for now; try again later\n");
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn too_slow() -> Response<Bytes> {

@@ -1,25 +1,26 @@
 //! The client on smol.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use smol::Executor;
 use smol::future::FutureExt;
-use smol::{Executor, Timer};
 
 use super::super::address::Address;
 use super::super::client::{Callers, Lane, Step, dial_panicked};
 use super::super::error::ClientError;
 use super::super::mailbox::unharmed;
 use super::super::options::{ClientOptions, Deadline};
-use super::carry::{Clock, carry};
+use super::super::timed::Until;
+use super::carry::carry;
 use super::stream::{Dial, Stream, dial_to};
+use super::wait::wait;
 use crate::proto::Stats;
 
 #[doc = include_str!("../client.md")]
@@ -64,7 +65,7 @@ impl Client {
             executor.spawn(run(lane, dial.clone())).detach();
             Ok(())
         };
-        Self { callers: Arc::new(Callers::new(name.into(), options, start)) }
+        Self { callers: Arc::new(Callers::new(name, options, start)) }
     }
 
     /// Sends a request and waits for its response, until `deadline`: an [`Instant`], a
@@ -78,7 +79,7 @@ impl Client {
         request: Request<Bytes>,
         deadline: impl Into<Deadline>,
     ) -> Result<Response<Bytes>, ClientError> {
-        self.callers.send(request, deadline.into(), false)?.await
+        self.callers.send(request, deadline.into(), false).await
     }
 
     /// Sends a request that wants no response (R-id-oneway). Returns when it is on its way on a link that is up, and
@@ -88,7 +89,7 @@ impl Client {
     ///
     /// Any [`ClientError`] but those about a response; it was not sent then.
     pub async fn oneway(&self, request: Request<Bytes>, deadline: impl Into<Deadline>) -> Result<(), ClientError> {
-        self.callers.send(request, deadline.into(), true)?.await.map(drop)
+        self.callers.send(request, deadline.into(), true).await.map(drop)
     }
 
     /// How many requests wait for their outcome.
@@ -104,60 +105,23 @@ impl Client {
     /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest: it counts
     /// instead of the [`drain_timeout`](ClientOptions::drain_timeout), and what is still in flight then fails.
     pub async fn close(&self, deadline: Instant) {
-        let limit = async {
-            Timer::at(deadline).await;
-        };
-        self.callers.close(deadline).or(limit).await;
+        wait(Until::new(deadline, pin!(self.callers.close(deadline)))).await;
     }
 }
 
 /// Carries a lane: one task, through many connections.
 async fn run(mut lane: Lane, dial: Dial) {
-    loop {
-        match lane.step(Instant::now()) {
-            Step::End => return,
-            Step::Wait => poll_fn(|context| lane.poll(context)).await,
-            Step::Pause(until) => {
-                let mut clock = Clock::default();
-                poll_fn(|context| {
-                    let at = lane.poll_timeout().into_iter().chain([until]).min();
-                    if clock.poll(at, context) { Poll::Ready(()) } else { lane.poll(context) }
-                })
-                .await;
-            }
-            Step::Dial => match connect(&mut lane, &dial).await {
-                Ok(stream) => {
-                    let patience = lane.patience();
-                    let carry = carry(lane.begin(Instant::now()), stream, patience, false);
-                    // A stream that panics has failed, and whose requests were on it learns that they are lost.
-                    if let Ok((session, error)) = AssertUnwindSafe(carry).catch_unwind().await {
-                        session.finish(Instant::now(), error);
-                    }
+    while wait(&mut lane).await == Step::Dial {
+        match wait(lane.dial(Instant::now(), dial())).await {
+            Ok(stream) => {
+                let patience = lane.patience();
+                let carry = carry(lane.begin(Instant::now()), stream, patience);
+                // A stream that panics has failed, and whose requests were on it learns that they are lost.
+                if let Ok((session, error)) = AssertUnwindSafe(carry).catch_unwind().await {
+                    session.finish(Instant::now(), error);
                 }
-                Err(error) => lane.handle_dial_error(Instant::now(), error),
-            },
+            }
+            Err(error) => lane.handle_dial_error(Instant::now(), error),
         }
     }
-}
-
-/// Dials, while requests come, are given up and expire.
-async fn connect(lane: &mut Lane, dial: &Dial) -> io::Result<Box<dyn Stream>> {
-    let timeout = lane.options().connect_timeout;
-    let limit = async {
-        Timer::after(timeout).await;
-        Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the dial in time"))
-    };
-    let mut stream = pin!(dial().or(limit));
-    let mut clock = Clock::default();
-    poll_fn(|context| {
-        let _ = lane.poll(context);
-        while clock.poll(lane.poll_timeout(), context) {
-            lane.handle_timeout(Instant::now());
-        }
-        if lane.is_done() {
-            return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
-        }
-        stream.as_mut().poll(context)
-    })
-    .await
 }

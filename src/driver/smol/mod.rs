@@ -37,6 +37,7 @@ mod carry;
 mod client;
 mod server;
 mod stream;
+mod wait;
 
 pub use client::Client;
 pub use server::Server;

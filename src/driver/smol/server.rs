@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -12,13 +13,12 @@ use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
 use super::super::options::ServerOptions;
-use super::super::server::{Dispatch, Peer, Reply, Session, Shared};
+use super::super::server::{ACCEPT_PAUSE, Dispatch, Peer, Reply, Session, Shared};
+use super::super::timed::Until;
 use super::carry::carry;
 use super::stream::Listener;
+use super::wait::wait;
 use crate::proto::{Compression, ConnectionError, Stats};
-
-/// The pause after a failed accept: usually the process has no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[doc = include_str!("../server.md")]
 ///
@@ -62,7 +62,7 @@ impl Server {
                     let session = Session::new(place, dispatch.clone(), Instant::now());
                     let patience = self.shared.patience();
                     let run = async move {
-                        let carry = AssertUnwindSafe(carry(session, stream, patience, true));
+                        let carry = AssertUnwindSafe(carry(session, stream, patience));
                         if let Ok((session, error)) = carry.catch_unwind().await {
                             session.finish(error);
                         }
@@ -84,13 +84,14 @@ impl Server {
         Arc::new(move |request, peer, reply: Reply| {
             let Some(executor) = executor.upgrade() else { return };
             let handler = handler.clone();
-            let run = async move {
+            // In a box before it is handed on: what a handler holds can be large, and is moved several times until it runs.
+            let run = Box::pin(async move {
                 let response = AssertUnwindSafe(async { handler(request, peer).await }).catch_unwind().await;
                 // Without a response, the reply says that the handler has panicked.
                 if let Ok(response) = response {
                     reply.send(response);
                 }
-            };
+            });
             executor.spawn(run).detach();
         })
     }
@@ -115,9 +116,6 @@ impl Server {
     /// `deadline` at the latest: it counts instead of the [`drain_timeout`](ServerOptions::drain_timeout), and links that
     /// are still up then are cut.
     pub async fn shutdown(&self, deadline: Instant) {
-        let limit = async {
-            Timer::at(deadline).await;
-        };
-        self.shared.shut_down(deadline).or(limit).await;
+        wait(Until::new(deadline, pin!(self.shared.shut_down(deadline)))).await;
     }
 }

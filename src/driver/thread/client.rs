@@ -1,22 +1,23 @@
 //! The client on threads.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_channel::oneshot;
 use http::{Request, Response};
 
 use super::super::address::Address;
 use super::super::client::{Callers, Lane, Outcome, Step, dial_panicked};
 use super::super::error::ClientError;
-use super::super::mailbox::{lock, unharmed};
 use super::super::options::{ClientOptions, Deadline};
+use super::super::timed::Until;
 use super::carry::carry;
 use super::stream::{Dial, Stream, dial_to};
-use super::wait::{park_until, wait, waker};
+use super::wait::wait;
 use crate::proto::Stats;
 
 #[doc = include_str!("../client.md")]
@@ -49,7 +50,7 @@ impl Client {
             let dial = dial.clone();
             std::thread::Builder::new().name("teleport-link".into()).spawn(move || run(lane, &dial)).map(drop)
         };
-        Self { callers: Arc::new(Callers::new(name.into(), options, start)) }
+        Self { callers: Arc::new(Callers::new(name, options, start)) }
     }
 
     /// Sends a request and waits for its response, until `deadline`: an [`Instant`], a
@@ -68,7 +69,7 @@ impl Client {
 
     /// Sends a request, whose response can be waited for later: one thread can have many under way.
     pub fn start(&self, request: Request<Bytes>, deadline: impl Into<Deadline>) -> Call {
-        Call { outcome: self.callers.send(request, deadline.into(), false).map_err(Some) }
+        Call(self.callers.send(request, deadline.into(), false))
     }
 
     /// Sends a request that wants no response (R-id-oneway). Returns when it is on its way on a link that is up, and
@@ -78,7 +79,7 @@ impl Client {
     ///
     /// Any [`ClientError`] but those about a response; it was not sent then.
     pub fn oneway(&self, request: Request<Bytes>, deadline: impl Into<Deadline>) -> Result<(), ClientError> {
-        wait(self.callers.send(request, deadline.into(), true)?, None).unwrap_or(Err(ClientError::Closed)).map(drop)
+        wait(self.callers.send(request, deadline.into(), true)).map(drop)
     }
 
     /// How many requests wait for their outcome.
@@ -94,16 +95,14 @@ impl Client {
     /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest: it counts
     /// instead of the [`drain_timeout`](ClientOptions::drain_timeout), and what is still in flight then fails.
     pub fn close(&self, deadline: Instant) {
-        wait(self.callers.close(deadline), Some(deadline));
+        wait(Until::new(deadline, pin!(self.callers.close(deadline))));
     }
 }
 
 /// A request under way. Dropping it gives the request up. It is a future, too, for whoever mixes both worlds.
+#[derive(Debug)]
 #[must_use = "dropping it gives the request up"]
-pub struct Call {
-    /// What was refused is known from the start.
-    outcome: Result<Outcome, Option<ClientError>>,
-}
+pub struct Call(Outcome);
 
 impl Call {
     /// Waits for the response.
@@ -112,13 +111,7 @@ impl Call {
     ///
     /// Any [`ClientError`]: each says whether the request can have reached the server.
     pub fn wait(self) -> Result<Response<Bytes>, ClientError> {
-        wait(self, None).unwrap_or(Err(ClientError::Closed))
-    }
-}
-
-impl std::fmt::Debug for Call {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Call").finish_non_exhaustive()
+        wait(self.0)
     }
 }
 
@@ -126,83 +119,47 @@ impl Future for Call {
     type Output = Result<Response<Bytes>, ClientError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.outcome {
-            Ok(outcome) => Pin::new(outcome).poll(context),
-            Err(error) => Poll::Ready(Err(error.take().unwrap_or(ClientError::Closed))),
-        }
+        Pin::new(&mut self.0).poll(context)
     }
 }
 
 /// Carries a lane: one thread, through many connections.
 fn run(mut lane: Lane, dial: &Dial) {
-    let waker = waker();
-    let mut context = Context::from_waker(&waker);
     let mut outstanding = None;
-    loop {
-        match lane.step(Instant::now()) {
-            Step::End => return,
-            Step::Wait => {
-                while lane.poll(&mut context).is_pending() {
-                    park_until(None);
-                }
+    while wait(&mut lane) == Step::Dial {
+        match connect(&mut lane, dial, &mut outstanding) {
+            Ok(stream) => {
+                let patience = lane.patience();
+                let (session, error) = carry(lane.begin(Instant::now()), &*stream, patience);
+                session.finish(Instant::now(), error);
             }
-            Step::Pause(until) => {
-                if lane.poll(&mut context).is_pending() {
-                    park_until(lane.poll_timeout().into_iter().chain([until]).min());
-                }
-            }
-            Step::Dial => match connect(&mut lane, dial, &mut outstanding, &mut context) {
-                Ok(stream) => {
-                    let patience = lane.patience();
-                    let (session, error) = carry(lane.begin(Instant::now()), &*stream, patience, false);
-                    session.finish(Instant::now(), error);
-                }
-                Err(error) => lane.handle_dial_error(Instant::now(), error),
-            },
+            Err(error) => lane.handle_dial_error(Instant::now(), error),
         }
     }
 }
 
-/// What a dial on another thread came to: none while it is under way.
-type Dialled = Arc<Mutex<Option<io::Result<Box<dyn Stream>>>>>;
+/// What a dial on another thread comes to.
+type Dialled = oneshot::Receiver<io::Result<Box<dyn Stream>>>;
 
-/// Dials on another thread, while requests come, are given up and expire. A dial that takes too long stays
-/// `outstanding`, and there is no other one until it has ended.
-fn connect(
-    lane: &mut Lane,
-    dial: &Dial,
-    outstanding: &mut Option<Dialled>,
-    context: &mut Context<'_>,
-) -> io::Result<Box<dyn Stream>> {
-    let limit = Instant::now().checked_add(lane.options().connect_timeout);
+/// Dials on another thread. A dial that takes too long stays `outstanding`, and there is no other one until it has ended.
+fn connect(lane: &mut Lane, dial: &Dial, outstanding: &mut Option<Dialled>) -> io::Result<Box<dyn Stream>> {
     // What nobody has waited for is no longer fresh.
-    let under_way = outstanding.take().filter(|dialled| lock(dialled).is_none());
-    let dialled = match under_way {
+    let mut dialled = match outstanding.take_if(|dialled| matches!(dialled.try_recv(), Ok(None))) {
         Some(dialled) => dialled,
-        None => start_dial(dial.clone(), context.waker().clone())?,
+        None => start_dial(dial.clone())?,
     };
-    loop {
-        let _ = lane.poll(context);
-        let now = Instant::now();
-        lane.handle_timeout(now);
-        if let Some(stream) = lock(&dialled).take() {
-            return stream;
-        }
-        if lane.is_done() || limit.is_some_and(|at| at <= now) {
-            *outstanding = Some(dialled);
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the dial in time"));
-        }
-        park_until(lane.poll_timeout().into_iter().chain(limit).min());
-    }
+    let stream = async { (&mut dialled).await.unwrap_or_else(|_| Err(dial_panicked())) };
+    let stream = wait(lane.dial(Instant::now(), pin!(stream)));
+    *outstanding = Some(dialled);
+    stream
 }
 
-fn start_dial(dial: Dial, waker: Waker) -> io::Result<Dialled> {
-    let dialled = Dialled::default();
-    let result = dialled.clone();
-    std::thread::Builder::new().name("teleport-dial".into()).spawn(move || {
-        let stream = unharmed(|| dial()).unwrap_or_else(|| Err(dial_panicked()));
-        *lock(&result) = Some(stream);
-        waker.wake();
-    })?;
+fn start_dial(dial: Dial) -> io::Result<Dialled> {
+    let (sender, dialled) = oneshot::channel();
+    let run = move || {
+        // Nobody waits for it any more if that fails.
+        let _ = sender.send(dial());
+    };
+    std::thread::Builder::new().name("teleport-dial".into()).spawn(run)?;
     Ok(dialled)
 }

@@ -35,7 +35,6 @@
 
 mod carry;
 mod client;
-mod pool;
 mod server;
 mod stream;
 mod wait;

@@ -1,22 +1,21 @@
 //! The server on threads.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
 
 use super::super::options::ServerOptions;
-use super::super::server::{Dispatch, Peer, Reply, Session, Shared};
+use super::super::pool::Pool;
+use super::super::server::{ACCEPT_PAUSE, Dispatch, Peer, Reply, Session, Shared};
+use super::super::timed::Until;
 use super::carry::carry;
-use super::pool::Pool;
 use super::stream::{Listener, Stream};
 use super::wait::wait;
 use crate::proto::{Compression, ConnectionError, Stats};
-
-/// The pause after a failed accept: usually the process has no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[doc = include_str!("../server.md")]
 ///
@@ -54,7 +53,7 @@ impl Server {
         let dispatch = self.dispatch(handler);
         std::thread::scope(|scope| {
             std::thread::Builder::new().name("teleport-stop".into()).spawn_scoped(scope, || {
-                wait(self.shared.stopped(), None);
+                wait(Until::new(None, pin!(self.shared.stopped())));
                 listener.wake();
             })?;
             while !self.shared.has_stopped() {
@@ -75,7 +74,7 @@ impl Server {
     fn start_link(&self, stream: impl Stream, session: Session) -> io::Result<()> {
         let patience = self.shared.patience();
         let run = move || {
-            let (session, error) = carry(session, &stream, patience, true);
+            let (session, error) = carry(session, &stream, patience);
             session.finish(error);
         };
         std::thread::Builder::new().name("teleport-link".into()).spawn(run).map(drop)
@@ -112,6 +111,6 @@ impl Server {
     /// `deadline` at the latest: it counts instead of the [`drain_timeout`](ServerOptions::drain_timeout), and links that
     /// are still up then are cut.
     pub fn shutdown(&self, deadline: Instant) {
-        wait(self.shared.shut_down(deadline), Some(deadline));
+        wait(Until::new(deadline, pin!(self.shared.shut_down(deadline))));
     }
 }

@@ -1,7 +1,7 @@
 //! What links are carried over: TCP, unix sockets, and whatever a caller dials or accepts.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use socket2::SockRef;
 
 use super::super::address::Address;
 use super::super::server::PeerAddr;
-use super::super::socket::set_up;
+use super::super::socket::{from_here, set_up};
 
 /// A stream of bytes both ways, which one thread reads while another writes.
 pub trait Stream: Send + Sync + 'static {
@@ -77,33 +77,26 @@ pub(super) type Dial = Arc<dyn Fn() -> io::Result<Box<dyn Stream>> + Send + Sync
 /// Dials an address.
 pub(super) fn dial_to(address: Address, timeout: Duration) -> Dial {
     Arc::new(move || match &address {
-        Address::Tcp(addr) => dial_tcp(addr, timeout),
+        Address::Tcp(addr) => Ok(Box::new(dial_tcp(addr, timeout)?)),
         #[cfg(unix)]
         Address::Unix(path) => Ok(Box::new(UnixStream::connect(path)?)),
     })
 }
 
-fn dial_tcp(addr: &str, timeout: Duration) -> io::Result<Box<dyn Stream>> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+/// Dials the addresses of a name, one after another.
+fn dial_tcp(addr: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let mut dialled = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     for addr in addr.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&addr, timeout.max(Duration::from_millis(1))) {
-            Ok(stream) => {
-                set_up(&stream);
-                return Ok(Box::new(stream));
-            }
-            Err(error) => last = error,
+        dialled = TcpStream::connect_timeout(&addr, timeout);
+        if dialled.is_ok() {
+            break;
         }
     }
-    Err(last)
+    dialled.inspect(|stream| set_up(stream))
 }
 
 /// How long an accept waits: then it looks whether the server has shut down, if it could not be woken.
 const ACCEPT_WAIT: Duration = Duration::from_millis(250);
-
-/// How long a read or an accept may wait. A stream has that of its listener until it is told otherwise.
-fn limit_reads<'s>(socket: impl Into<SockRef<'s>>, limit: Option<Duration>) -> io::Result<()> {
-    socket.into().set_read_timeout(limit)
-}
 
 /// Where links come in.
 pub trait Listener: Send + Sync {
@@ -125,9 +118,10 @@ impl Listener for TcpListener {
     type Stream = TcpStream;
 
     fn accept(&self) -> io::Result<(TcpStream, PeerAddr)> {
-        limit_reads(self, Some(ACCEPT_WAIT))?;
+        SockRef::from(self).set_read_timeout(Some(ACCEPT_WAIT))?;
         let (stream, addr) = TcpListener::accept(self)?;
-        limit_reads(&stream, None)?;
+        // It has that of its listener.
+        stream.set_read_timeout(None)?;
         set_up(&stream);
         Ok((stream, addr.into()))
     }
@@ -135,12 +129,7 @@ impl Listener for TcpListener {
     fn wake(&self) {
         // It may reach somebody else, or fail: then the accept has to end by itself.
         if let Ok(addr) = self.local_addr() {
-            let ip = match addr.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                ip => ip,
-            };
-            let _ = TcpStream::connect_timeout(&SocketAddr::new(ip, addr.port()), Duration::from_secs(1));
+            let _ = TcpStream::connect_timeout(&from_here(addr), Duration::from_secs(1));
         }
     }
 }
@@ -150,9 +139,9 @@ impl Listener for UnixListener {
     type Stream = UnixStream;
 
     fn accept(&self) -> io::Result<(UnixStream, PeerAddr)> {
-        limit_reads(self, Some(ACCEPT_WAIT))?;
+        SockRef::from(self).set_read_timeout(Some(ACCEPT_WAIT))?;
         let (stream, _) = UnixListener::accept(self)?;
-        limit_reads(&stream, None)?;
+        stream.set_read_timeout(None)?;
         Ok((stream, PeerAddr::Unix))
     }
 

@@ -1,10 +1,11 @@
-//! How a thread waits for a future, and how others wake it.
+//! How a thread waits, and how others wake it.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
 use std::time::Instant;
+
+use super::super::timed::Timed;
 
 struct Unpark(Thread);
 
@@ -18,31 +19,19 @@ impl Wake for Unpark {
     }
 }
 
-/// What wakes the calling thread from [`park_until`].
-pub(super) fn waker() -> Waker {
-    Arc::new(Unpark(std::thread::current())).into()
-}
-
-/// Waits until it is woken, or until then; now and then for no reason.
-pub(super) fn park_until(at: Option<Instant>) {
-    match at {
-        None => std::thread::park(),
-        Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
-    }
-}
-
-/// Waits for `future`, until `deadline` if there is one.
-pub(super) fn wait<T>(future: impl Future<Output = T>, deadline: Option<Instant>) -> Option<T> {
-    let mut future = pin!(future);
-    let waker = waker();
+/// Waits for the end of `timed`.
+pub(super) fn wait<T: Timed>(mut timed: T) -> T::Output {
+    let waker = Arc::new(Unpark(std::thread::current())).into();
     let mut context = Context::from_waker(&waker);
     loop {
-        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
-            return Some(value);
+        let now = Instant::now();
+        if let Poll::Ready(output) = timed.poll_at(now, &mut context) {
+            return output;
         }
-        if deadline.is_some_and(|at| at <= Instant::now()) {
-            return None;
+        // It may wake for no reason.
+        match timed.next_at() {
+            None => std::thread::park(),
+            Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
         }
-        park_until(deadline);
     }
 }

@@ -17,6 +17,10 @@ use super::error::ErrorKind;
 /// (R-decompress-bound). A snappy chunk cannot be divided, so this is its maximum.
 pub(crate) const STEP_BYTES: usize = 64 * 1024;
 
+/// What a deflater and an inflater with the largest window take, roughly.
+const DEFLATER_BYTES: usize = 300 * 1024;
+const INFLATER_BYTES: usize = 64 * 1024;
+
 /// The sending side of a direction.
 pub(crate) enum Encoder {
     None,
@@ -47,6 +51,17 @@ impl Encoder {
             Self::Deflate(encoder) => encoder.set_level(level),
             #[cfg(feature = "zstd")]
             Self::Zstd(encoder) => encoder.set_level(level),
+        }
+    }
+
+    /// Roughly how many bytes of memory it takes.
+    pub(crate) fn memory(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Deflate(_) => DEFLATER_BYTES,
+            Self::Snappy(_) => 2 * STEP_BYTES,
+            #[cfg(feature = "zstd")]
+            Self::Zstd(encoder) => encoder.memory(),
         }
     }
 
@@ -105,6 +120,17 @@ impl Decoder {
             Self::Snappy(decoder) => decoder.decode(wire, plain),
             #[cfg(feature = "zstd")]
             Self::Zstd(decoder) => decoder.decode(wire, plain),
+        }
+    }
+
+    /// Roughly how many bytes of memory it takes.
+    pub(crate) fn memory(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Deflate(_) => INFLATER_BYTES,
+            Self::Snappy(_) => 2 * STEP_BYTES,
+            #[cfg(feature = "zstd")]
+            Self::Zstd(decoder) => decoder.memory(),
         }
     }
 

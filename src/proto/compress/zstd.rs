@@ -33,6 +33,11 @@ impl Encoder {
         Self { compressor, is_inside_frame: false, next_level: Some(level), level }
     }
 
+    /// How many bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.compressor.sizeof()
+    }
+
     /// libzstd takes another level in the middle of a frame, without an error and without any effect (unless it has
     /// threads of its own): the frame ends, and another begins with the next batch.
     pub(super) fn set_level(&mut self, level: u8) {
@@ -125,6 +130,11 @@ impl Decoder {
             may_have_more: false,
             error: None,
         }
+    }
+
+    /// How many bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.decompressor.as_ref().map_or(0, |decompressor| decompressor.sizeof()) + self.step.len()
     }
 
     /// Whether anything but a whole block, or a whole frame, came last (R-eof-truncated).

@@ -19,9 +19,9 @@ use rustls::pki_types::ServerName;
 use smol::Timer;
 use smol::future::FutureExt;
 use smol::net::TcpStream;
-use smol_hyper::rt::FuturesIo;
 
 use crate::proxy::body::{CollectError, collect};
+use crate::proxy::hyper_io::HyperIo;
 
 /// How long one exchange may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,11 +63,12 @@ async fn exchange(
 
     let socket = TcpStream::connect((host, port)).await?;
     let stream = TlsConnector::from(tls).connect(ServerName::try_from(host.to_owned())?, socket).await?;
-    let (mut sender, connection) = http1::handshake(FuturesIo::new(stream)).await?;
+    let (mut sender, connection) = http1::handshake(HyperIo::new(stream)).await?;
     let answer = async {
         let (parts, body) = sender.send_request(Request::from_parts(parts, Full::new(body))).await?.into_parts();
-        let body = collect(body, MAX_BODY).await.map_err(|error| match error {
+        let body = collect(body, MAX_BODY, None).await.map_err(|error| match error {
             CollectError::TooLong => "the answer is too long".to_owned(),
+            CollectError::NoMemory => "there is no memory for it".to_owned(),
             CollectError::Broken(why) => why,
         })?;
         Ok(Response::from_parts(parts, Full::new(body)))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::args_access::AccessArgs;
 use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs, path};
@@ -13,8 +13,8 @@ use super::duration;
 use super::number::{or_default, or_default as bytes, up_to};
 use super::seeing::SeeingArgs;
 use crate::proto::Compression;
-use crate::proxy::process::Log;
-use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, demo};
+use crate::proxy::process::{self, Log};
+use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, Recompress, demo, estimate};
 
 /// The default of `--concurrency`, the original's.
 const CONCURRENCY: usize = 100_000;
@@ -93,6 +93,12 @@ pub(super) enum Command {
     /// where that is from, as a file for --config, with defaults as comments. The exit code is 0 if nothing is wrong but
     /// perhaps that an address is busy, and 2 otherwise.
     Check(Box<CheckArgs>),
+    /// Tells how many times smaller the traffic in a file would be on a link, by compression and batch delay, and what CPU
+    /// that takes.
+    ///
+    /// The file is a recording of --record, a HAR of a browser's developer tools, or one JSON body a line. Its requests and
+    /// answers go through a link of the real protocol at their own times; no socket is opened. The CPU is measured here.
+    Estimate(EstimateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +182,12 @@ pub(super) struct ProxyArgs {
     #[command(flatten)]
     balancing: BalancingArgs,
 
+    /// Decode bodies that come compressed (gzip, deflate, br, zstd) for the link, and restore them behind it, if the proxy
+    /// at its other end was told the same: the link makes them smaller together than each is alone. Costs CPU
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "exact",
+        help_heading = "The link")]
+    recompress: RecompressHow,
+
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
@@ -194,6 +206,10 @@ pub(super) struct ProxyArgs {
     /// Most requests at once; above it the answer is 429; 0 is the default
     #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = or_default, help_heading = "The process")]
     concurrency: usize,
+    /// Most memory for messages, in bytes; above it the answer is 503; 0 is no limit [default: half of what the process
+    /// may have, by its cgroup or of the machine]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "The process")]
+    memory_budget: Option<usize>,
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
     pub(super) threads: Option<usize>,
@@ -229,6 +245,38 @@ pub(super) struct DemoArgs {
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>)]
     pub(super) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EstimateArgs {
+    /// What --record has written, a HAR file, or a file with one JSON body a line
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
+    /// Draw the figures into this file, as an SVG
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    plot: Option<PathBuf>,
+    /// Requests a second, for a file without times
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = rate)]
+    rate: f64,
+    /// Decode compressed bodies first, as --recompress=content does
+    #[arg(long)]
+    recompress: bool,
+}
+
+impl From<EstimateArgs> for estimate::Options {
+    fn from(args: EstimateArgs) -> Self {
+        let EstimateArgs { file, json, plot, rate, recompress } = args;
+        Self { file, json, plot, rate, recompress }
+    }
+}
+
+/// Requests a second.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e9).contains(rate));
+    rate.ok_or_else(|| "write a number of requests a second, such as 1000".to_owned())
 }
 
 impl From<DemoArgs> for demo::Options {
@@ -333,9 +381,31 @@ impl ProxyArgs {
                 ..Outbound::default()
             }),
             concurrency: unless_zero(self.concurrency).unwrap_or(CONCURRENCY),
+            memory_budget: self.memory_budget.map_or_else(process::default_memory_budget, unless_zero),
             log_all_errors: self.log_all_errors,
+            recompress: self.recompress.into(),
             seeing: self.seeing.seeing(),
         })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RecompressHow {
+    /// they pass as they are
+    Off,
+    /// what can be restored to the very same bytes
+    Exact,
+    /// the same content in the same coding, where no field of the message depends on the bytes; else as exact. Cheaper
+    Content,
+}
+
+impl From<RecompressHow> for Recompress {
+    fn from(how: RecompressHow) -> Self {
+        match how {
+            RecompressHow::Off => Self::Off,
+            RecompressHow::Exact => Self::Exact,
+            RecompressHow::Content => Self::Content,
+        }
     }
 }
 

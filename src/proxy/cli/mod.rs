@@ -22,11 +22,11 @@ use smol::Executor;
 use tracing::{info, warn};
 
 use super::process::Log;
-use args::{Cli, Command, DemoArgs};
+use args::{Cli, Command, DemoArgs, EstimateArgs};
 use layers::{Layers, Options, Problem};
 
 use super::check::problems;
-use super::{Proxy, ProxyConfig, demo, process};
+use super::{Proxy, ProxyConfig, demo, estimate, process};
 
 /// Something that was configured cannot be done.
 const USAGE: u8 = 2;
@@ -54,6 +54,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match task {
         Task::Demo(args) => demo::main(args.into()),
+        Task::Estimate(args) => estimate::main(&args.into()),
         Task::Check { resolve } => return check::main(&config, &layers, resolve),
         Task::Serve => serve(config, threads, log, is_bare && layers.settings.is_empty(), layers),
     };
@@ -83,6 +84,7 @@ enum Stop {
 enum Task {
     Serve,
     Demo(DemoArgs),
+    Estimate(EstimateArgs),
     Check { resolve: bool },
 }
 
@@ -118,6 +120,7 @@ fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)
     let (task, proxy) = match cli.command {
         None => (Task::Serve, cli.proxy),
         Some(Command::Demo(args)) => (Task::Demo(args), cli.proxy),
+        Some(Command::Estimate(args)) => (Task::Estimate(args), cli.proxy),
         Some(Command::Check(args)) => (Task::Check { resolve: args.resolve }, args.proxy),
     };
     let (threads, log) = (proxy.threads, proxy.log());

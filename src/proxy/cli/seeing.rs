@@ -1,11 +1,13 @@
 //! The flags about what the program shows of itself.
 
+use std::path::PathBuf;
+
 use clap::{ArgAction, Args, ValueEnum};
 use tracing::Level;
 
 use super::args::go_bool;
-use crate::proxy::Seeing;
 use crate::proxy::process::{Log, LogFormat};
+use crate::proxy::{Recording, Seeing};
 
 /// Where metrics are when nothing else is said.
 const DEFAULT_ADDR: &str = "localhost:8040";
@@ -26,6 +28,13 @@ pub(super) struct SeeingArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool)]
     make_traceparent: bool,
+    /// Record what is carried in this file, as JSON lines for `httptp estimate`: heads and bodies, passwords and cookies
+    /// included. It is made for its owner alone, and appended to
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    record: Option<PathBuf>,
+    /// How long the file of --record may get, in bytes; what comes after that is not recorded
+    #[arg(long, value_name = "BYTES", default_value_t = Recording::LIMIT)]
+    record_limit: u64,
     /// How the log is written to stderr
     #[arg(long, value_name = "HOW", default_value = "human")]
     log_format: Format,
@@ -74,6 +83,7 @@ impl SeeingArgs {
                 .filter(|addr| !addr.is_empty()),
             access_log: self.access_log,
             make_traceparent: self.make_traceparent,
+            record: self.record.map(|path| Recording { path, limit: self.record_limit }),
         }
     }
 }

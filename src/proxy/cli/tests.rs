@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::proto::Compression;
 use crate::proxy::process::LogFormat;
-use crate::proxy::{ForwardedProto, HealthCheck, Inbound, Kind, Outbound, Retry, Seeing};
+use crate::proxy::{ForwardedProto, HealthCheck, Inbound, Kind, Outbound, Recompress, Recording, Retry, Seeing};
 
 fn parse_line(line: &str) -> Result<ProxyConfig, String> {
     parse_args(line.split_whitespace())
@@ -50,8 +50,27 @@ fn defaults() {
     let config = ProxyConfig { seeing: Seeing::default(), ..config };
     let inbound = Inbound { prefer_zstd: true, ..Inbound::default() };
     let outbound = Outbound { prefer_zstd: true, ..Outbound::default() };
-    let defaults = ProxyConfig { inbound, outbound, ..ProxyConfig::default() };
-    assert_eq!(format!("{config:?}"), format!("{defaults:?}"), "those of the library but for zstd");
+    let memory_budget = crate::proxy::process::default_memory_budget();
+    let defaults = ProxyConfig { inbound, outbound, memory_budget, ..ProxyConfig::default() };
+    assert_eq!(format!("{config:?}"), format!("{defaults:?}"), "those of the library but for zstd and memory");
+    assert_eq!(parse_line("--memory-budget=0").unwrap().memory_budget, None);
+    assert_eq!(parse_line("--memory-budget=1000000").unwrap().memory_budget, Some(1_000_000));
+}
+
+#[test]
+fn recompressing_and_recording() {
+    let recompress = |line: &str| parse_line(line).map(|config| config.recompress);
+    assert_eq!(recompress("--recompress"), Ok(Recompress::Exact));
+    assert_eq!(recompress("--recompress=content"), Ok(Recompress::Content));
+    assert_eq!(recompress("--recompress=off --out-type http"), Ok(Recompress::Off));
+    assert!(recompress("--recompress --out-type http").unwrap_err().contains("a link on one side"));
+    assert!(recompress("--recompress=all").is_err());
+    let recording = parse_line("--record=/x/y --record-limit=7").unwrap().seeing.record;
+    assert_eq!(recording, Some(Recording { path: "/x/y".into(), limit: 7 }));
+    let recording = parse_line("--record=/x/y").unwrap().seeing.record;
+    assert_eq!(recording.map(|recording| recording.limit), Some(Recording::LIMIT));
+    let why = parse_line("estimate f.har --rate=0").unwrap_err();
+    assert!(why.contains("--rate"), "{why}");
 }
 
 #[test]

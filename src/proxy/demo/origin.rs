@@ -14,8 +14,8 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use smol::Executor;
 use smol::net::{TcpListener, TcpStream};
-use smol_hyper::rt::FuturesIo;
 
+use super::super::hyper_io::HyperIo;
 use super::bids;
 
 const PAGE: &str = r#"{"from":"the origin of httptp demo","via":"near proxy, link, far proxy","try":"POST a bid request, such as {\"id\":\"1\"}"}
@@ -39,7 +39,7 @@ pub(super) async fn start(executor: &Arc<Executor<'static>>) -> io::Result<Socke
 async fn serve(stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     // The far proxy sees and reports what goes wrong here.
-    let _ = Builder::new().serve_connection(FuturesIo::new(stream), service_fn(answer)).await;
+    let _ = Builder::new().serve_connection(HyperIo::new(stream), service_fn(answer)).await;
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -16,9 +16,9 @@ use hyper::service::service_fn;
 use smol::future::FutureExt;
 use smol::net::{TcpListener, TcpStream};
 use smol::{Executor, Timer};
-use smol_hyper::rt::FuturesIo;
 use tracing::debug;
 
+use super::super::hyper_io::HyperIo;
 use super::{Identity, Snapshot, openmetrics, original, status};
 use crate::proxy::StatsReader;
 
@@ -74,7 +74,7 @@ async fn serve(stream: TcpStream, reader: StatsReader, identity: Arc<Identity>) 
         let response = answer(&request, &reader, &identity);
         async { Ok::<_, Infallible>(response) }
     });
-    let connection = Builder::new().serve_connection(FuturesIo::new(stream), service);
+    let connection = Builder::new().serve_connection(HyperIo::new(stream), service);
     let limit = async {
         Timer::after(LONGEST).await;
         Ok(())

@@ -82,6 +82,8 @@ pub(crate) struct Snapshot {
     inward: Arc<IoCounters>,
     outward: Arc<IoCounters>,
     identity: Arc<Identity>,
+    /// The budget for memory, if there is one.
+    memory_budget: Option<usize>,
 }
 
 /// What does not change while a proxy runs.
@@ -97,6 +99,7 @@ impl Snapshot {
     pub(crate) fn take(reader: &StatsReader, identity: &Arc<Identity>) -> Self {
         let counters = &reader.handler.counters;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let memory_budget = Some(reader.handler.memory().limit()).filter(|limit| *limit < usize::MAX);
         Self {
             stats: reader.read(),
             upstreams: reader.upstreams(),
@@ -108,6 +111,7 @@ impl Snapshot {
             inward: counters.inward.clone(),
             outward: counters.outward.clone(),
             identity: identity.clone(),
+            memory_budget,
         }
     }
 }

@@ -32,6 +32,7 @@ impl Collector for Snapshot {
         self.encode_requests(&mut page)?;
         self.encode_connections(&mut page)?;
         self.encode_links(&mut page)?;
+        self.encode_recompressed(&mut page)?;
         self.encode_upstreams(&mut page)
     }
 }
@@ -48,6 +49,12 @@ impl Snapshot {
         .map(|(outcome, n)| (vec![("outcome", outcome)], n));
         page.counters("requests", "Requests answered, by what the answer was.", by_outcome)?;
         page.gauge("requests_in_flight", "Requests whose answer has not left yet.", stats.in_flight as f64)?;
+        page.gauge("memory_held_bytes", "Memory that messages take.", stats.memory_held as f64)?;
+        page.gauge("memory_peak_bytes", "The most that they took.", stats.memory_peak as f64)?;
+        let help = "The memory that messages may take; infinite without a budget.";
+        page.gauge("memory_budget_bytes", help, self.memory_budget.map_or(f64::INFINITY, |bytes| bytes as f64))?;
+        let help = "Messages refused because the budget for memory was used up.";
+        page.counters("memory_shed", help, [(vec![], stats.memory_shed)])?;
         page.counters("upstream_retries", "Requests sent again, to another upstream.", [(vec![], self.retries)])?;
         let help = "From the head of a request until its answer was there.";
         let latency = (vec![], self.latency.sum.as_secs_f64(), self.latency.by_powers());
@@ -129,6 +136,22 @@ impl Snapshot {
             (labels.clone(), stats.frames_out as f64, bounds.collect())
         });
         page.histograms("link_batch_frames", "How many messages left in each batch.", batches)
+    }
+
+    fn encode_recompressed(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(stats) = &self.stats.recompress else { return Ok(()) };
+        let decoded = [("exact", stats.decoded_exactly), ("content", stats.decoded_freely)];
+        let help = "Coded bodies that were decoded for the link, by how the other end restores them.";
+        page.counters("recompress_decoded", help, decoded.map(|(how, n)| (vec![("how", how)], n)))?;
+        let bytes = [("coded", stats.coded_bytes), ("decoded", stats.decoded_bytes)];
+        let help = "Bytes of these bodies, as they came (coded) and as they went into the link (decoded).";
+        page.counters("recompress_bytes", help, bytes.map(|(stage, n)| (vec![("stage", stage)], n)))?;
+        let restored =
+            [("exact", stats.restored_exactly), ("content", stats.restored_freely), ("not", stats.not_restored)];
+        let help = "Bodies from the link that were coded again; or could not be and went on without a coding.";
+        page.counters("recompress_restored", help, restored.map(|(how, n)| (vec![("how", how)], n)))?;
+        let passed = stats.passed().map(|(reason, n)| (vec![("reason", reason)], n));
+        page.counters("recompress_passed", "Coded bodies that passed as they were, by the reason.", passed)
     }
 
     fn encode_upstreams(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -19,10 +19,18 @@ pub(super) fn json(snapshot: &Snapshot) -> String {
         "upstream_errors": stats.upstream_errors,
         "retries": snapshot.retries,
         "in_flight": stats.in_flight,
+        "memory": { "held": stats.memory_held, "peak": stats.memory_peak, "budget": snapshot.memory_budget,
+            "shed": stats.memory_shed },
         "connections": { "in": snapshot.inward.open(), "out": snapshot.outward.open() },
         // The microseconds below which the values of a bucket are, and how many they are.
         "latency": snapshot.latency.buckets,
         "links": { "in": stats.in_links.map(link), "out": stats.out_links.map(link) },
+        "recompress": stats.recompress.map(|stats| json!({
+            "coded_bytes": stats.coded_bytes,
+            "decoded_bytes": stats.decoded_bytes,
+            "decoded": { "exact": stats.decoded_exactly, "content": stats.decoded_freely },
+            "restored": { "exact": stats.restored_exactly, "content": stats.restored_freely, "not": stats.not_restored },
+        })),
         "upstreams": snapshot.upstreams.iter().map(upstream).collect::<Vec<_>>(),
     });
     format!("{value}\n")

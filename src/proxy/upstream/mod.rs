@@ -9,6 +9,7 @@ mod budget;
 mod check;
 mod estimate;
 mod follow;
+mod links;
 mod member;
 pub(crate) mod resolve;
 #[cfg(test)]
@@ -32,8 +33,10 @@ use super::dial::{Dialer, Dialing};
 use super::error::{Delivered, UpstreamError};
 use super::fields;
 use super::metrics::IoCounters;
+use super::recompress::Recompressor;
 use super::time_left;
 use super::tls::ClientTls;
+use crate::driver::MemoryBudget;
 use crate::proto::Stats;
 use balance::{Balancer, Change, MemberId, Outcome, Pick, Policy};
 use budget::Budget;
@@ -46,6 +49,7 @@ pub(crate) use via::Upstream;
 pub(crate) struct Upstreams {
     state: Mutex<Shared>,
     config: ProxyConfig,
+    recompressor: Option<Arc<Recompressor>>,
     executor: Arc<Executor<'static>>,
     /// Requests that were sent again, to another one.
     retries: AtomicU64,
@@ -91,21 +95,24 @@ impl Upstreams {
         executor: &Arc<Executor<'static>>,
         config: &ProxyConfig,
         counters: Arc<IoCounters>,
+        memory: MemoryBudget,
     ) -> Result<Arc<Self>, StartError> {
-        Self::start_with(executor, config, counters, follow::system()).await
+        Self::start_with(executor, config, counters, memory, follow::system()).await
     }
 
     async fn start_with(
         executor: &Arc<Executor<'static>>,
         config: &ProxyConfig,
         counters: Arc<IoCounters>,
+        memory: MemoryBudget,
         resolver: Resolver,
     ) -> Result<Arc<Self>, StartError> {
-        let dialing = Dialing::new(&config.outbound, counters)?;
+        let dialing = Dialing::new(&config.outbound, counters, memory)?;
         let policy = Policy { slow_start: config.outbound.slow_start, ..Policy::default() };
         let upstreams = Arc::new(Self {
             state: Mutex::new(Shared { balancer: Balancer::new(policy), budget: Budget::new() }),
             config: config.clone(),
+            recompressor: Recompressor::new(config),
             executor: executor.clone(),
             retries: AtomicU64::new(0),
             gone: Arc::default(),
@@ -189,6 +196,11 @@ impl Upstreams {
         self.config.outbound.kind.is_link()
     }
 
+    /// What recompresses bodies, if that is wanted.
+    pub(crate) fn recompressor(&self) -> Option<&Arc<Recompressor>> {
+        self.recompressor.as_ref()
+    }
+
     /// Each upstream, now.
     pub(crate) fn view(&self) -> Vec<View<Arc<Upstream>>> {
         self.state().balancer.view(Instant::now())
@@ -221,7 +233,9 @@ impl Upstreams {
     }
 
     fn add(self: &Arc<Self>, name: &str, dialer: &Dialer, ip: Option<SocketAddr>, starts_slowly: bool) -> MemberId {
-        let upstream = Arc::new(Upstream::new(&self.executor, &self.config, name, dialer, ip, self.gone.clone()));
+        let recompressor = self.recompressor.as_ref();
+        let upstream = Upstream::new(&self.executor, &self.config, recompressor, name, dialer, ip, self.gone.clone());
+        let upstream = Arc::new(upstream);
         let id = self.state().balancer.add(Instant::now(), upstream.clone(), starts_slowly);
         if let Some(check) = &self.config.outbound.health_check {
             let task = check::run(Arc::downgrade(self), id, Arc::downgrade(&upstream), check.clone());
@@ -308,6 +322,8 @@ fn blame(error: &UpstreamError) -> Outcome {
     match error {
         UpstreamError::Timeout { .. } | UpstreamError::Unreachable(_) | UpstreamError::Broken { .. } => Outcome::Failed,
         UpstreamError::Response(_) => Outcome::Refused,
+        // It did nothing wrong.
+        UpstreamError::NoMemory => Outcome::Dropped,
         UpstreamError::NotSent(..) if error.is_callers_fault() => Outcome::Dropped,
         UpstreamError::NotSent(..) => Outcome::Refused,
     }

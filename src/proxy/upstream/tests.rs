@@ -3,6 +3,7 @@ use std::io;
 
 use super::balance::State;
 use super::*;
+use crate::driver::MemoryBudget;
 use crate::proxy::{Kind, Outbound};
 
 /// What the name service says from now on: some addresses, or nothing that it could say.
@@ -54,10 +55,15 @@ fn a_name_is_followed_as_its_addresses_come_and_go() {
     let records = Records::default();
     set(&records, &[1, 2]);
     smol::block_on(executor.run(async {
-        let upstreams =
-            Upstreams::start_with(&executor, &config("far.example:1,127.0.0.9:1"), Arc::default(), resolver(&records))
-                .await
-                .unwrap();
+        let upstreams = Upstreams::start_with(
+            &executor,
+            &config("far.example:1,127.0.0.9:1"),
+            Arc::default(),
+            MemoryBudget::unlimited(),
+            resolver(&records),
+        )
+        .await
+        .unwrap();
         let all = ["127.0.0.9:1", "far.example:1 at 127.0.0.1", "far.example:1 at 127.0.0.2"];
         become_these(&upstreams, &all).await;
         assert!(upstreams.view().iter().all(|view| view.state == State::Up), "nobody was there before");
@@ -80,9 +86,15 @@ fn a_name_that_cannot_be_looked_up_is_dialled_by_name_until_it_can() {
     let executor = Arc::new(Executor::new());
     let records = Records::default();
     smol::block_on(executor.run(async {
-        let upstreams = Upstreams::start_with(&executor, &config("far.example:1"), Arc::default(), resolver(&records))
-            .await
-            .unwrap();
+        let upstreams = Upstreams::start_with(
+            &executor,
+            &config("far.example:1"),
+            Arc::default(),
+            MemoryBudget::unlimited(),
+            resolver(&records),
+        )
+        .await
+        .unwrap();
         assert_eq!(names(&upstreams), ["far.example:1"]);
         set(&records, &[1]);
         become_these(&upstreams, &["far.example:1 at 127.0.0.1"]).await;
@@ -95,9 +107,15 @@ fn an_upstream_that_goes_ends_what_it_has() {
     let records = Records::default();
     set(&records, &[1, 2]);
     smol::block_on(executor.run(async {
-        let upstreams = Upstreams::start_with(&executor, &config("far.example:1"), Arc::default(), resolver(&records))
-            .await
-            .unwrap();
+        let upstreams = Upstreams::start_with(
+            &executor,
+            &config("far.example:1"),
+            Arc::default(),
+            MemoryBudget::unlimited(),
+            resolver(&records),
+        )
+        .await
+        .unwrap();
         let (ticket, upstream, _) = upstreams.pick(true, &[]).unwrap();
         assert_eq!(upstream.addr(), "127.0.0.2:1");
         set(&records, &[1]);

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use smol::Executor;
 use tracing::{debug, info, warn};
 
@@ -15,8 +15,9 @@ use super::super::config::ProxyConfig;
 use super::super::dial::Dialer;
 use super::super::error::UpstreamError;
 use super::super::http_out::Pool;
+use super::super::recompress::Recompressor;
 use super::super::stranger::Strangers;
-use crate::driver::smol::Client;
+use super::links::Links;
 use crate::proto::Stats;
 
 /// An upstream. It connects when a request needs it, so that a proxy starts before its upstreams.
@@ -77,19 +78,13 @@ enum Via {
     Teleport(Links),
 }
 
-/// Links to one far proxy, each with a compression context and a task of its own.
-#[derive(Debug)]
-struct Links {
-    clients: Vec<Client>,
-    turn: AtomicUsize,
-}
-
 impl Upstream {
     /// `dialer` is the way to `ip`, which is one of the addresses that `name` stands for; or to the name, which is looked
     /// up at each connect.
     pub(super) fn new(
         executor: &Arc<Executor<'static>>,
         config: &ProxyConfig,
+        recompressor: Option<&Arc<Recompressor>>,
         name: &str,
         dialer: &Dialer,
         ip: Option<SocketAddr>,
@@ -98,8 +93,7 @@ impl Upstream {
         let out = &config.outbound;
         let dialer = ip.map_or_else(|| dialer.clone(), |ip| dialer.at(ip));
         let via = if out.kind.is_link() {
-            let client = || dialer.client(executor.clone(), config.client_options());
-            Via::Teleport(Links::new(out.links, client))
+            Via::Teleport(Links::new(executor, config, &dialer, recompressor))
         } else {
             Via::Http(Pool::new(executor.clone(), dialer, out))
         };
@@ -152,9 +146,7 @@ impl Upstream {
     ) -> Result<Response<Bytes>, UpstreamError> {
         match &self.via {
             Via::Http(pool) => pool.send(request, deadline).await,
-            Via::Teleport(links) => {
-                links.pick(request.method()).request(request, deadline).await.map_err(UpstreamError::from)
-            }
+            Via::Teleport(links) => links.send(request, deadline).await.map_err(UpstreamError::from),
         }
     }
 
@@ -162,7 +154,7 @@ impl Upstream {
     pub(crate) fn links(&self) -> Vec<Stats> {
         match &self.via {
             Via::Http(_) => Vec::new(),
-            Via::Teleport(links) => links.clients.iter().map(Client::stats).collect(),
+            Via::Teleport(links) => links.stats(),
         }
     }
 
@@ -177,11 +169,7 @@ impl Upstream {
     pub(super) async fn close(&self, deadline: Instant) {
         match &self.via {
             Via::Http(pool) => pool.close(),
-            Via::Teleport(links) => {
-                for client in &links.clients {
-                    client.close(deadline).await;
-                }
-            }
+            Via::Teleport(links) => links.close(deadline).await,
         }
     }
 
@@ -213,25 +201,6 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         gone.add(self.link_stats(), Stats::default());
-    }
-}
-
-impl Links {
-    fn new(count: usize, client: impl Fn() -> Client) -> Self {
-        Self { clients: (0..count.max(1)).map(|_| client()).collect(), turn: AtomicUsize::new(0) }
-    }
-
-    /// The link with the fewest requests; equals take turns.
-    fn pick(&self, method: &Method) -> &Client {
-        let count = self.clients.len();
-        // HEAD requests may need a connection of their own (R-head-alone): one is enough.
-        if count == 1 || *method == Method::HEAD {
-            return &self.clients[0];
-        }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let least =
-            (0..count).map(|n| turn.wrapping_add(n) % count).min_by_key(|n| self.clients[*n].pending_requests());
-        &self.clients[least.unwrap_or(0)]
     }
 }
 

@@ -80,7 +80,7 @@ fn answer(line: &str, mutant: Option<&'static str>, connection: &mut Option<Conn
                 "version": env!("CARGO_PKG_VERSION"),
                 "profile": "core",
                 "can": [
-                    "client", "server", "none", "deflate", "snappy", "zstd", "zstd-auto", "tls", "limits", "cancel",
+                    "client", "server", "none", "deflate", "snappy", "zstd", "zstd-auto", "tls", "tls-required", "limits", "cancel",
                     "idle", "batch-delay", "next-id", "hold-output", "frames",
                 ],
             });

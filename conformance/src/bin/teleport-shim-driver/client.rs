@@ -11,7 +11,7 @@ use httpteleport::driver::{ClientError, ClientOptions, smol as smol_driver, thre
 use smol::{Executor, Task};
 
 use crate::common::{self, Event, Message, Setup};
-use crate::{Driver, Teller};
+use crate::{Driver, Teller, tls};
 
 /// The same of either driver.
 #[derive(Clone)]
@@ -63,7 +63,10 @@ impl ClientEnd {
         addr: String,
         setup: &Setup,
     ) -> Result<Self, String> {
-        let options = ClientOptions::default().config(common::config(setup)?);
+        let mut options = ClientOptions::default().config(common::config(setup)?);
+        if setup.tls == true {
+            options = options.tls(tls::client()?);
+        }
         let client = match driver {
             Driver::Smol => Client::Smol(smol_driver::Client::new(Arc::clone(executor), addr, options)),
             Driver::Thread => Client::Thread(thread::Client::new(addr, options)),

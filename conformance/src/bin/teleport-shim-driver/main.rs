@@ -13,6 +13,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod server;
+mod tls;
 
 use crate::client::ClientEnd;
 use crate::common::{Event, Message, Setup};
@@ -148,15 +149,29 @@ async fn carry_out(
 ) -> Result<Value, String> {
     let error = match (command, end) {
         (Command::Describe {}, _) => {
-            return Ok(json!({
-                "name": driver.name(),
-                "version": env!("CARGO_PKG_VERSION"),
-                "profile": "tcp",
-                "can": [
-                    "client", "server", "none", "deflate", "snappy", "zstd", "limits", "cancel", "idle", "batch-delay",
-                    "close", "frames", "oneway", "server-close-codes", "failure-codes",
-                ],
-            }));
+            let mut can = vec![
+                "client",
+                "server",
+                "none",
+                "deflate",
+                "snappy",
+                "zstd",
+                "limits",
+                "cancel",
+                "idle",
+                "batch-delay",
+                "close",
+                "frames",
+                "oneway",
+                "server-close-codes",
+                "failure-codes",
+                "hello-fails",
+            ];
+            if tls::is_there() {
+                can.extend(["tls", "tls-required"]);
+            }
+            let version = env!("CARGO_PKG_VERSION");
+            return Ok(json!({ "name": driver.name(), "version": version, "profile": "tcp", "can": can }));
         }
         (Command::New { role, config, connect }, end) => {
             match end.take() {

@@ -13,7 +13,7 @@ use smol::Executor;
 use smol::channel::{Receiver, Sender, bounded};
 
 use crate::common::{self, Event, Setup};
-use crate::{Driver, Teller};
+use crate::{Driver, Teller, tls};
 
 /// The same of either driver.
 #[derive(Clone)]
@@ -53,7 +53,10 @@ impl ServerEnd {
         executor: &Arc<Executor<'static>>,
         setup: &Setup,
     ) -> Result<(Self, SocketAddr), String> {
-        let options = ServerOptions::default().config(common::config(setup)?);
+        let mut options = ServerOptions::default().config(common::config(setup)?);
+        if setup.tls != "off" {
+            options = options.tls(tls::server()?).require_tls(setup.tls == "required");
+        }
         let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
         let addr = listener.local_addr().map_err(|error| error.to_string())?;
         let (teller, unanswered) = (Teller::new(), Arc::new(Mutex::new(Unanswered::default())));

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::super::mailbox::lock;
+use super::mailbox::lock;
 
 /// How long a worker waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
