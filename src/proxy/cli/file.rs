@@ -109,7 +109,7 @@ fn wanted(known: &Known, value: &DeValue<'_>) -> String {
     };
     let wanted = match known.takes {
         Takes::Switch | Takes::Flag => "true or false, without quotes".to_owned(),
-        Takes::One => format!("one value, in quotes if it is no number{one_of}"),
+        Takes::One | Takes::Choice => format!("one value, in quotes if it is no number{one_of}"),
         Takes::List | Takes::Repeated => {
             format!("a value in quotes, or several in brackets: [\"...\", \"...\"]{one_of}")
         }

@@ -27,6 +27,8 @@ pub(super) const CONFIG: &str = "config";
 pub(super) struct Known {
     /// Without dashes.
     pub(super) name: String,
+    /// What clap calls it.
+    id: String,
     pub(super) takes: Takes,
     /// What it is if nobody says, if that can be written down.
     pub(super) default: Option<String>,
@@ -42,6 +44,8 @@ pub(super) enum Takes {
     Switch,
     /// Nothing: it is on or off.
     Flag,
+    /// One of the values listed, which on the command line may be left out.
+    Choice,
     /// A value.
     One,
     /// Values with commas between.
@@ -60,7 +64,9 @@ impl Options {
         let known = command.get_arguments().filter_map(|arg| {
             let takes = match arg.get_action() {
                 ArgAction::Append => Takes::Repeated,
-                ArgAction::Set if arg.get_num_args().is_some_and(|n| n.min_values() == 0) => Takes::Switch,
+                ArgAction::Set if arg.get_num_args().is_some_and(|n| n.min_values() == 0) => {
+                    if arg.get_possible_values().is_empty() { Takes::Switch } else { Takes::Choice }
+                }
                 // As in `ADDR,...`.
                 ArgAction::Set if arg.get_value_names().is_some_and(|names| names[0].ends_with(",...")) => Takes::List,
                 ArgAction::Set => Takes::One,
@@ -72,6 +78,7 @@ impl Options {
             let values = if is_switch { Vec::new() } else { arg.get_possible_values() };
             Some(Known {
                 name: arg.get_long()?.to_owned(),
+                id: arg.get_id().to_string(),
                 takes,
                 default: default.or_else(|| is_switch.then(|| "false".to_owned())),
                 values: values.iter().map(|value| value.get_name().to_owned()).collect(),
@@ -91,7 +98,7 @@ impl Options {
 
     /// Whether an option of this name has to have a value.
     pub(super) fn takes_value(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|known| !matches!(known.takes, Takes::Switch | Takes::Flag))
+        self.find(name).is_some_and(|known| !matches!(known.takes, Takes::Switch | Takes::Flag | Takes::Choice))
     }
 
     /// The one that somebody may have meant, in their way to write it.
@@ -331,8 +338,17 @@ fn place_for_options(args: &[String]) -> Option<usize> {
 fn spoken(arg: &str, options: &Options) -> Option<Setting> {
     let (name, value) = split(arg)?;
     let known = options.find(name)?;
-    let value = value.or_else(|| matches!(known.takes, Takes::Switch | Takes::Flag).then_some("true"))?;
-    Some(Setting { name: name.to_owned(), value: value.to_owned(), origin: Origin::CommandLine })
+    let value = match (value, known.takes) {
+        (Some(value), _) => value.to_owned(),
+        (None, Takes::Switch | Takes::Flag) => "true".to_owned(),
+        (None, Takes::Choice) => {
+            let matches = Cli::command().try_get_matches_from(["httptp", arg]).ok()?;
+            let value = matches.get_raw(&known.id)?.next()?;
+            value.to_string_lossy().into_owned()
+        }
+        (None, _) => return None,
+    };
+    Some(Setting { name: name.to_owned(), value, origin: Origin::CommandLine })
 }
 
 /// An argument that looks like an option and is none.

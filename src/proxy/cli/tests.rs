@@ -65,6 +65,10 @@ fn recompressing_and_recording() {
     assert_eq!(recompress("--recompress=off --out-type http"), Ok(Recompress::Off));
     assert!(recompress("--recompress --out-type http").unwrap_err().contains("a link on one side"));
     assert!(recompress("--recompress=all").is_err());
+    let file = File::new("recompress = \"content\"\n");
+    assert_eq!(parse_args(["--config", file.name()]).unwrap().recompress, Recompress::Content);
+    let Parsed { config, layers, .. } = parse_with(["--config", file.name(), "--recompress"], &[]).unwrap();
+    assert_eq!((config.recompress, &*layers.settings["recompress"].value), (Recompress::Exact, "exact"));
     let recording = parse_line("--record=/x/y --record-limit=7").unwrap().seeing.record;
     assert_eq!(recording, Some(Recording { path: "/x/y".into(), limit: 7 }));
     let recording = parse_line("--record=/x/y").unwrap().seeing.record;
