@@ -455,3 +455,61 @@ impl<E: Endpoint> Carrier<E> {
 fn is_no_failure(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(all(test, feature = "smol"))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::options::ServerOptions;
+    use super::super::server::{Dispatch, PeerAddr, Session, Shared};
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A link of a server to somebody who is not understood, when all is said.
+    fn turned_away(now: Instant) -> Carrier<Session> {
+        let shared = Arc::new(Shared::new(ServerOptions::default()));
+        let dispatch: Dispatch = Arc::new(|_, _, _| panic!("nothing was asked"));
+        let session = Session::new(shared.admit(PeerAddr::Unix).unwrap(), dispatch, now);
+        let mut carrier = Carrier::new(session, shared.patience());
+        while carrier.turn(now) {}
+        assert!(carrier.wants_read() && !carrier.wants_shutdown());
+        carrier.input_room()[..15].copy_from_slice(b"GET / HTTP/1.1\n");
+        carrier.handle_read(now, Ok(15));
+        while carrier.turn(now) {}
+        carrier
+    }
+
+    #[test]
+    fn what_comes_when_all_is_said_is_read_and_dropped_for_a_while() {
+        // R-server-linger
+        let now = Instant::now();
+        for ends in [true, false] {
+            let mut carrier = turned_away(now);
+            assert!(carrier.wants_shutdown() && !carrier.is_over());
+            carrier.handle_shutdown(Ok(()));
+            assert!(!carrier.wants_shutdown() && carrier.wants_read());
+            carrier.handle_read(now, Ok(100));
+            assert!(!carrier.turn(now) && !carrier.is_over());
+            assert_eq!(carrier.poll_timeout(), Some(now + LINGER));
+            if ends {
+                carrier.handle_read(now, Ok(0));
+            } else {
+                assert!(!carrier.act_if_due(now + LINGER - MS) && carrier.act_if_due(now + LINGER));
+            }
+            assert!(carrier.is_over() && carrier.into_parts().1.is_none());
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_heard_any_more_is_not_waited_for() {
+        let now = Instant::now();
+        let mut carrier = turned_away(now);
+        carrier.handle_shutdown(Err(io::ErrorKind::NotConnected.into()));
+        assert!(carrier.is_over());
+        let mut carrier = turned_away(now);
+        carrier.handle_shutdown(Ok(()));
+        carrier.handle_read(now, Err(io::ErrorKind::ConnectionReset.into()));
+        assert!(carrier.is_over() && carrier.into_parts().1.is_none());
+    }
+}
