@@ -45,13 +45,14 @@ mod time_left;
 mod tls;
 mod upstream;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -71,9 +72,9 @@ pub use record::Recording;
 pub use tls::{InboundTls, OutboundTls};
 pub use upstream::HealthCheck;
 
-use crate::driver::Peer;
 use crate::driver::smol::Server;
 use crate::driver::tls::TlsServer;
+use crate::driver::{Peer, PeerAddr};
 use crate::proto::{Compression, Stats};
 use access::Gate;
 use acme::Acme;
@@ -81,6 +82,7 @@ use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
 use metrics::{Counters, Identity, IoCounters, MetricsListener};
+use recompress::Trusted;
 use record::Recorder;
 use stranger::Strangers;
 use tls::ServerTls;
@@ -264,10 +266,24 @@ async fn serve_links(
 ) -> io::Result<()> {
     let strangers = Arc::new(Strangers::default());
     let links = strangers.clone();
-    server.on_link_start(move |peer, compression| links.note_link(&peer.addr, name(compression)));
-    server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(&peer.addr, error, transport));
-    let answer = move |request: Request<Bytes>, _: Peer| {
+    // Who has said zstd is no original.
+    let trusted = Arc::<Mutex<HashSet<PeerAddr>>>::default();
+    let (starting, ending) = (trusted.clone(), trusted.clone());
+    server.on_link_start(move |peer, compression| {
+        links.note_link(&peer.addr, name(compression));
+        if compression == Compression::Zstd {
+            lock(&starting).insert(peer.addr.clone());
+        }
+    });
+    server.on_link_end(move |peer, error, transport| {
+        lock(&ending).remove(&peer.addr);
+        strangers.note_on_teleport(&peer.addr, error, transport);
+    });
+    let answer = move |mut request: Request<Bytes>, peer: Peer| {
         let handler = handler.clone();
+        if lock(&trusted).contains(&peer.addr) {
+            request.extensions_mut().insert(Trusted);
+        }
         async move { answer_on_link(&handler, request).await }
     };
     let stopped = async {
@@ -281,6 +297,11 @@ async fn serve_links(
         std::future::pending().await
     };
     stopped.or(served).await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No panic leaves a set half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn answer_on_link(handler: &Arc<Handler>, request: Request<Bytes>) -> Response<Bytes> {

@@ -54,6 +54,11 @@ impl Encoder {
         Self::ALL.into_iter().find(|encoder| encoder.name() == name)
     }
 
+    /// Whether any recipe at all costs no more than the body is long. What preflate keeps can be made to go on for ever.
+    pub(super) const fn is_bounded(self) -> bool {
+        !matches!(self, Self::Preflate)
+    }
+
     fn makes(self, coding: Coding) -> bool {
         match self {
             Self::ZlibRs | Self::Preflate => matches!(coding, Coding::Gzip | Coding::Deflate),
