@@ -5,7 +5,7 @@
 //!
 //! For DEFLATE there are two: zlib-rs at a level that the header gives away, which is cheap to try; and preflate, which
 //! finds out how some other encoder works from what it made, and keeps the differences to its own guess in the recipe. It
-//! costs 2 ms for the smallest body, and 30 to 100 ms for each MB.
+//! costs 2 ms for the smallest body, and 10 to 100 ms for each MB.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;

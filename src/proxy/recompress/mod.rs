@@ -8,8 +8,8 @@
 //! headers, body -> rules::look -> coding::decode -> exact::find -> mark, decoded body ══ link ══> exact::make | coding::encode
 //! ```
 //!
-//! All that takes long happens on the threads for blocking work, and on no more of them at once than there are cores: what
-//! comes beyond that passes as it is. Whatever is in doubt passes as it is.
+//! All that takes long happens on the threads for blocking work, for a few bodies at once for each core: what comes beyond
+//! that passes as it is. Whatever is in doubt passes as it is.
 
 mod coding;
 mod exact;
@@ -41,6 +41,8 @@ const MAX_DECODED_BYTES: usize = 16 * 1024 * 1024;
 const MIN_CODED_BYTES: usize = 100;
 /// Work on bodies up to this size is done where it is met.
 const QUICK_BYTES: usize = 16 * 1024;
+/// How many bodies are looked at, at once, for each core: some wait a few milliseconds for others, and the rest passes.
+const BUSY_PER_CORE: usize = 4;
 /// What a head may have beside the fields that were counted.
 const HEAD_MARGIN_BYTES: usize = 512;
 
@@ -107,7 +109,7 @@ impl Recompressor {
             cautious_announcement: Peer::own(limit, false).announcement(),
             tally: Tally::default(),
             busy: Arc::default(),
-            most_busy: std::thread::available_parallelism().map_or(1, NonZero::get),
+            most_busy: BUSY_PER_CORE * std::thread::available_parallelism().map_or(1, NonZero::get),
         }))
     }
 
