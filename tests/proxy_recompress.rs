@@ -137,6 +137,7 @@ impl Pair {
         far.inbound.kind = Kind::Teleport;
         let mut near = http_config(origin.addr);
         near.outbound.kind = Kind::Teleport;
+        (far.inbound.prefer_zstd, near.outbound.prefer_zstd) = (true, true);
         configure(&mut near, &mut far);
         let far = Running::start(far);
         near.outbound.addr = far.addr().to_string();
@@ -370,13 +371,14 @@ fn what_may_not_be_transformed_is_not() {
 fn a_proxy_between_links_needs_to_know_nothing() {
     let origin = Origin::echo();
     let mut far = http_config(origin.addr);
-    (far.inbound.kind, far.recompress) = (Kind::Teleport, Recompress::Exact);
+    (far.inbound.kind, far.recompress, far.inbound.prefer_zstd) = (Kind::Teleport, Recompress::Exact, true);
     let far = Running::start(far);
     let mut middle = http_config(far.addr());
     (middle.inbound.kind, middle.outbound.kind) = (Kind::Teleport, Kind::Teleport);
+    (middle.inbound.prefer_zstd, middle.outbound.prefer_zstd) = (true, true);
     let middle = Running::start(middle);
     let mut near = http_config(middle.addr());
-    (near.outbound.kind, near.recompress) = (Kind::Teleport, Recompress::Exact);
+    (near.outbound.kind, near.recompress, near.outbound.prefer_zstd) = (Kind::Teleport, Recompress::Exact, true);
     let near = Running::start(near);
     let caller = TcpStream::connect(near.addr()).unwrap();
     let mut pair = Pair { near, far, caller };
@@ -425,13 +427,28 @@ fn on_the_link_a_marked_message_is_valid_without_its_mark() {
 }
 
 #[test]
+fn of_an_end_that_may_be_an_original_no_costly_recipe_is_taken() {
+    let origin = Origin::echo();
+    let mut pair = Pair::with(&origin, |near, far| {
+        (near.recompress, far.recompress) = (Recompress::Exact, Recompress::Exact);
+        (far.inbound.prefer_zstd, near.outbound.prefer_zstd) = (false, false);
+    });
+    pair.greet(&origin);
+    for (coded, decoded) in [(gzip(&file("items.json"), 6), 1), (file("gzip-6.gz"), 1)] {
+        let answer = pair.exchange(&request(&[("Content-Encoding", "gzip")], &coded));
+        assert!(answer.body == coded && origin.seen.recv_timeout(PATIENCE).unwrap().body == coded);
+        assert_eq!(pair.decoded(), [decoded; 2]);
+    }
+    assert_eq!(pair.passed("not_reproducible"), [1, 1]);
+}
+
+#[test]
 fn the_link_carries_less() {
     let wire = |mode| {
         let origin = Origin::echo();
         let mut pair = Pair::with(&origin, |near, far| {
             for config in [near, far] {
                 config.recompress = mode;
-                (config.inbound.prefer_zstd, config.outbound.prefer_zstd) = (true, true);
             }
         });
         pair.greet(&origin);

@@ -130,6 +130,9 @@ macro_rules! link_options {
 }
 
 /// Which requests a caller allows to be sent again.
+/// Told how the server of a link compresses.
+pub(super) type OnLinkStart = Arc<dyn Fn(Compression) + Send + Sync>;
+
 pub(super) type RetryIf = Arc<dyn Fn(&Request<Bytes>) -> bool + Send + Sync>;
 
 /// Options of a client, of any driver. Each method sets one.
@@ -164,6 +167,7 @@ pub struct ClientOptions {
     pub(super) overflow: Overflow,
     pub(super) retry_if: Option<RetryIf>,
     pub(super) send_if: Option<RetryIf>,
+    pub(super) on_link_start: Option<OnLinkStart>,
     pub(super) reconnect_pause: (Duration, Duration),
     pub(super) wait_for_link: bool,
 }
@@ -187,6 +191,7 @@ impl Default for ClientOptions {
             overflow: Overflow::default(),
             retry_if: None,
             send_if: None,
+            on_link_start: None,
             reconnect_pause: (Duration::from_millis(100), Duration::from_secs(1)),
             wait_for_link: false,
         }
@@ -279,6 +284,13 @@ impl ClientOptions {
     #[must_use]
     pub fn send_if(mut self, may: impl Fn(&Request<Bytes>) -> bool + Send + Sync + 'static) -> Self {
         self.send_if = Some(Arc::new(may));
+        self
+    }
+
+    /// Called when a link is up, before any of its answers: with how the server compresses.
+    #[must_use]
+    pub fn on_link_start(mut self, tell: impl Fn(Compression) + Send + Sync + 'static) -> Self {
+        self.on_link_start = Some(Arc::new(tell));
         self
     }
 

@@ -21,7 +21,7 @@ use super::config::ProxyConfig;
 use super::error::UpstreamError;
 use super::fields;
 use super::metrics::Counters;
-use super::recompress::{self, Peer};
+use super::recompress::{self, Peer, Trusted};
 use super::record::Recorder;
 use super::time_left;
 use super::upstream::{Failure, Sent, Upstream, Upstreams};
@@ -173,11 +173,12 @@ impl Handler {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Error,
     {
+        let trusts = request.extensions().get::<Trusted>().is_some();
         let mut request = self.receive(request, charge).await?;
         // Only another proxy can say so; whoever else does is not passed on.
         let time_left = time_left::take(request.headers_mut()).filter(|_| self.by_links);
         let deadline = time_left.and_then(|time_left| began.checked_add(time_left));
-        let peer = self.open(&mut request).await;
+        let peer = self.open(&mut request, trusts).await;
         self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
         let recording = self.recorder.as_ref().map(|recorder| (recorder, recorder.begin(&request)));
         let result = match self.exchange(request, deadline).await {
@@ -185,7 +186,7 @@ impl Handler {
                 if let Some((recorder, request)) = recording {
                     recorder.end(began.elapsed(), request, &response);
                 }
-                Ok((self.close(response, peer).await, upstream))
+                Ok((self.close(response, peer, trusts).await, upstream))
             }
             Err(refusal) => Err(refusal),
         };
@@ -196,7 +197,7 @@ impl Handler {
 
     /// Restores the body of a request that leaves the links, and says what the other end restores. Between links all that
     /// is for the ends (R-proxy-recompress-door).
-    async fn open(&self, request: &mut Request<Bytes>) -> Option<Peer> {
+    async fn open(&self, request: &mut Request<Bytes>, trusts: bool) -> Option<Peer> {
         if self.is_between_links() {
             return None;
         }
@@ -204,14 +205,14 @@ impl Handler {
         let peer = recompressor.and_then(|_| Peer::of(request.headers()));
         if let Some(recompressor) = recompressor {
             let body = std::mem::take(request.body_mut());
-            *request.body_mut() = recompressor.restore(request.headers_mut(), body).await;
+            *request.body_mut() = recompressor.restore(request.headers_mut(), body, trusts).await;
         }
         recompress::strip(request.headers_mut());
         peer
     }
 
     /// Decodes the body of a response that goes into the links, if `peer` restores it.
-    async fn close(&self, mut response: Response<Bytes>, peer: Option<Peer>) -> Response<Bytes> {
+    async fn close(&self, mut response: Response<Bytes>, peer: Option<Peer>, trusts: bool) -> Response<Bytes> {
         if self.is_between_links() {
             return response;
         }
@@ -221,7 +222,7 @@ impl Handler {
             *response.body_mut() = lowered.apply_to(response.headers_mut());
         }
         if peer.is_some() {
-            recompressor.announce(response.headers_mut());
+            recompressor.announce(response.headers_mut(), trusts);
         }
         response
     }

@@ -288,8 +288,11 @@ impl Endpoint for Session<'_> {
             // Before the event, so that whoever acts on it sees figures that include it.
             self.count();
             match event {
-                ClientEvent::Connected { .. } => {
+                ClientEvent::Connected { compression } => {
                     self.connected_at = Some(now);
+                    if let Some(tell) = &self.lane.options.on_link_start {
+                        unharmed(|| tell(compression));
+                    }
                     self.lane.note_connected();
                 }
                 ClientEvent::Response { id, response } => {

@@ -58,7 +58,7 @@ fn write_table(
     let seconds = traffic.exchanges.last().map_or(0.0, |last| last.at.as_secs_f64());
     writeln!(
         text,
-        "{}: {requests} requests of {kinds} kinds in {seconds:.1} s; as HTTP/1.1 {} up, {} down",
+        "{}: {requests} requests in {seconds:.1} s, by method and path {kinds} different; as HTTP/1.1 {} up, {} down",
         path.display(),
         size(first.http_up),
         size(first.http_down)

@@ -5,7 +5,7 @@
 //!
 //! For DEFLATE there are two: zlib-rs at a level that the header gives away, which is cheap to try; and preflate, which
 //! finds out how some other encoder works from what it made, and keeps the differences to its own guess in the recipe. It
-//! costs 2 ms for the smallest body, and 30 to 100 ms for each MB.
+//! costs 2 ms for the smallest body, and 10 to 100 ms for each MB.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
@@ -52,6 +52,11 @@ impl Encoder {
 
     pub(super) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|encoder| encoder.name() == name)
+    }
+
+    /// Whether any recipe at all costs no more than the body is long. What preflate keeps can be made to go on for ever.
+    pub(super) const fn is_bounded(self) -> bool {
+        !matches!(self, Self::Preflate)
     }
 
     fn makes(self, coding: Coding) -> bool {

@@ -29,9 +29,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// What this program restores.
-    pub(super) fn own(limit: usize) -> Self {
-        Self { limit, codings: u8::MAX, encoders: u8::MAX }
+    /// What this program restores, of an end that it `trusts` or does not.
+    pub(super) fn own(limit: usize, trusts: bool) -> Self {
+        let taken = Encoder::ALL.into_iter().filter(|encoder| trusts || encoder.is_bounded());
+        Self { limit, codings: u8::MAX, encoders: taken.fold(0, |taken, encoder| taken | 1 << encoder as u8) }
     }
 
     pub(super) fn restores(&self, coding: Coding) -> bool {
@@ -240,7 +241,9 @@ mod tests {
 
     #[test]
     fn an_announcement_tells_what_is_the_same_at_both_ends() {
-        let own = Peer::own(1 << 20);
+        let untrusted = Peer::own(1, false);
+        assert!(untrusted.has(Encoder::Zstd) && !untrusted.has(Encoder::Preflate));
+        let own = Peer::own(1 << 20, true);
         let mut headers = HeaderMap::new();
         announce(&mut headers, &own.announcement());
         let read = Peer::of(&headers).unwrap();

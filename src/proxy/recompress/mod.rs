@@ -8,8 +8,8 @@
 //! headers, body -> rules::look -> coding::decode -> exact::find -> mark, decoded body ══ link ══> exact::make | coding::encode
 //! ```
 //!
-//! All that takes long happens on the threads for blocking work, and on no more of them at once than there are cores: what
-//! comes beyond that passes as it is. Whatever is in doubt passes as it is.
+//! All that takes long happens on the threads for blocking work, for a few bodies at once for each core: what comes beyond
+//! that passes as it is. Whatever is in doubt passes as it is.
 
 mod coding;
 mod exact;
@@ -41,6 +41,8 @@ const MAX_DECODED_BYTES: usize = 16 * 1024 * 1024;
 const MIN_CODED_BYTES: usize = 100;
 /// Work on bodies up to this size is done where it is met.
 const QUICK_BYTES: usize = 16 * 1024;
+/// How many bodies are looked at, at once, for each core: some wait a few milliseconds for others, and the rest passes.
+const BUSY_PER_CORE: usize = 4;
 /// What a head may have beside the fields that were counted.
 const HEAD_MARGIN_BYTES: usize = 512;
 
@@ -66,11 +68,18 @@ pub(crate) struct Recompressor {
     /// Longest decoded body that this side takes, and that it sends.
     limit: usize,
     max_head_bytes: usize,
+    /// To an end that is trusted, and to others.
     announcement: HeaderValue,
+    cautious_announcement: HeaderValue,
     tally: Tally,
     busy: Arc<AtomicUsize>,
     most_busy: usize,
 }
+
+/// In the extensions of a request: it came by a link whose other end has said compression 3 in its hello, which an original
+/// does not know, so that no outsider has written what is in the fields of proxies (R-proxy-recompress-bound).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trusted;
 
 /// A message whose body was decoded.
 #[derive(Debug)]
@@ -96,10 +105,11 @@ impl Recompressor {
             decodes: prefers_zstd || compression != Compression::None,
             limit,
             max_head_bytes,
-            announcement: Peer::own(limit).announcement(),
+            announcement: Peer::own(limit, true).announcement(),
+            cautious_announcement: Peer::own(limit, false).announcement(),
             tally: Tally::default(),
             busy: Arc::default(),
-            most_busy: std::thread::available_parallelism().map_or(1, NonZero::get),
+            most_busy: BUSY_PER_CORE * std::thread::available_parallelism().map_or(1, NonZero::get),
         }))
     }
 
@@ -107,9 +117,9 @@ impl Recompressor {
         self.tally.read()
     }
 
-    /// Says in a message that this side restores.
-    pub(crate) fn announce(&self, headers: &mut HeaderMap) {
-        field::announce(headers, &self.announcement);
+    /// Says in a message what this side restores of an end that it `trusts` or does not.
+    pub(crate) fn announce(&self, headers: &mut HeaderMap, trusts: bool) {
+        field::announce(headers, if trusts { &self.announcement } else { &self.cautious_announcement });
     }
 
     /// Decodes a body for a link whose other end restores as `peer` says. None if it is to pass as it is.
@@ -176,12 +186,15 @@ impl Recompressor {
     }
 
     /// Takes the mark off a message from a link and codes its body as it says. Where that cannot be done, the body goes on
-    /// without a coding, which says the same (R-proxy-recompress-valid).
-    pub(crate) async fn restore(&self, headers: &mut HeaderMap, body: Bytes) -> Bytes {
+    /// without a coding, which says the same (R-proxy-recompress-valid). Of an end that is not trusted, a recipe that could
+    /// cost without bound is none.
+    pub(crate) async fn restore(&self, headers: &mut HeaderMap, body: Bytes, trusts: bool) -> Bytes {
         if !Mark::is_on(headers) {
             return body;
         }
-        let mark = Mark::take(headers).filter(|_| !headers.contains_key(header::CONTENT_ENCODING));
+        let is_bounded = |mark: &Mark| mark.exact.as_ref().is_none_or(|exact| exact.encoder.is_bounded());
+        let mark = Mark::take(headers).filter(|mark| trusts || is_bounded(mark));
+        let mark = mark.filter(|_| !headers.contains_key(header::CONTENT_ENCODING));
         let restored = match mark {
             None => None,
             Some(mark) if body.len() <= QUICK_BYTES => code(&mark, &body).map(|coded| (mark, coded)),

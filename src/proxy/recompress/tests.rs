@@ -26,7 +26,7 @@ fn head(fields: &[(&'static str, &str)]) -> HeaderMap {
 fn through(recompressor: &Arc<Recompressor>, headers: &HeaderMap, body: &Bytes) -> Option<[(HeaderMap, Bytes); 2]> {
     let peer = Peer::of(&{
         let mut headers = HeaderMap::new();
-        recompressor.announce(&mut headers);
+        recompressor.announce(&mut headers, true);
         headers
     });
     smol::block_on(async {
@@ -34,7 +34,7 @@ fn through(recompressor: &Arc<Recompressor>, headers: &HeaderMap, body: &Bytes) 
         let mut link = headers.clone();
         let decoded = lowered.apply_to(&mut link);
         let mut out = link.clone();
-        let restored = recompressor.restore(&mut out, decoded.clone()).await;
+        let restored = recompressor.restore(&mut out, decoded.clone(), true).await;
         Some([(link, decoded), (out, restored)])
     })
 }
@@ -184,7 +184,7 @@ fn a_mark_that_does_not_fit_leaves_the_content() {
     for (n, (mut headers, body)) in
         [(link, other), (coded_already, decoded.clone()), (broken, decoded)].into_iter().enumerate()
     {
-        let out = smol::block_on(recompressor.restore(&mut headers, body.clone()));
+        let out = smol::block_on(recompressor.restore(&mut headers, body.clone(), true));
         assert!(out == body && !headers.contains_key("teleport-coding"), "{n}");
         assert_eq!(headers.contains_key("content-encoding"), n == 1);
         assert_eq!(recompressor.stats().not_restored, n as u64 + 1);
@@ -279,4 +279,17 @@ fn what_other_programs_made_comes_back() {
         }
     }
     assert!(differ.is_empty(), "restored to the byte, or not, against what is expected: {differ:?}");
+}
+
+#[test]
+fn a_recipe_that_could_go_on_for_ever_is_taken_of_trusted_ends_alone() {
+    let recompressor = recompressor(Recompress::Exact);
+    let headers = head(&[("content-encoding", "gzip")]);
+    let [(link, decoded), _] = through(&recompressor, &headers, &file("gzip-6.gz")).unwrap();
+    let restored = |trusts| {
+        let mut headers = link.clone();
+        smol::block_on(recompressor.restore(&mut headers, decoded.clone(), trusts))
+    };
+    assert!(restored(true) == file("gzip-6.gz"));
+    assert!(restored(false) == decoded);
 }

@@ -14,7 +14,7 @@ use super::super::fields;
 use super::super::recompress::{Peer, Recompressor};
 use crate::driver::ClientError;
 use crate::driver::smol::Client;
-use crate::proto::{SendError, Stats};
+use crate::proto::{Compression, SendError, Stats};
 
 /// Links to one far proxy, each with a compression context and a task of its own.
 #[derive(Debug)]
@@ -41,6 +41,10 @@ struct Known {
     dials: u64,
     /// What it restores: the last answer since then has said it.
     restores: Option<Peer>,
+    /// One there has compressed by zstd.
+    has_zstd: bool,
+    /// One there has not, and may be an original, which lets its callers and its origin write what proxies write.
+    may_be_original: bool,
 }
 
 /// A request that only the other end of that dial is to get: nobody else has said that it would restore the body.
@@ -60,10 +64,11 @@ impl Links {
             let options = match recompressor {
                 None => options,
                 Some(_) => {
-                    let other_end = other_end.clone();
+                    let (asked, told) = (other_end.clone(), other_end.clone());
+                    let options = options.on_link_start(move |compression| told.note_link(compression));
                     options.send_if(move |request| {
                         let dial = request.extensions().get::<ForDial>();
-                        dial.is_none_or(|dial| dial.0 == other_end.known().dials)
+                        dial.is_none_or(|dial| dial.0 == asked.known().dials)
                     })
                 }
             };
@@ -84,9 +89,9 @@ impl Links {
     ) -> Result<Response<Bytes>, ClientError> {
         let link = self.pick(request.method());
         let Some(recompressor) = &self.recompressor else { return link.client.request(request, deadline).await };
-        recompressor.announce(request.headers_mut());
-        let is_head = *request.method() == Method::HEAD;
         let known = link.other_end.known();
+        recompressor.announce(request.headers_mut(), known.is_trusted());
+        let is_head = *request.method() == Method::HEAD;
         let result = match recompressor.lower(request.headers(), request.body(), known.restores).await {
             None => link.client.request(request, deadline).await,
             Some(lowered) => {
@@ -106,7 +111,8 @@ impl Links {
         if !is_head {
             link.other_end.learn(known.dials, Peer::of(&parts.headers));
         }
-        let body = recompressor.restore(&mut parts.headers, body).await;
+        let trusts = link.other_end.known().is_trusted();
+        let body = recompressor.restore(&mut parts.headers, body, trusts).await;
         Ok(Response::from_parts(parts, body))
     }
 
@@ -149,7 +155,22 @@ impl Links {
     }
 }
 
+impl Known {
+    fn is_trusted(self) -> bool {
+        self.has_zstd && !self.may_be_original
+    }
+}
+
 impl OtherEnd {
+    /// A link is up, at whose other end is compressed like this.
+    fn note_link(&self, compression: Compression) {
+        let mut known = self.lock();
+        match compression {
+            Compression::Zstd => known.has_zstd = true,
+            _ => known.may_be_original = true,
+        }
+    }
+
     fn known(&self) -> Known {
         *self.lock()
     }
