@@ -44,17 +44,28 @@ def connect(port, number):
     return s
 
 
+def raise_limit(need):
+    """As many descriptors as there may be."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(need, hard), max(need, hard)))
+    except ValueError:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--httptp", default=ROOT / "target/release/httptp")
-    parser.add_argument("--steps", default="1000,10000,100000", help="how many connections, one after another")
-    parser.add_argument("--most", type=int, help="fail if a connection takes more bytes at the last step")
+    parser.add_argument("--connections", type=int, default=100_000)
+    parser.add_argument("--waves", type=int, default=5, help="they are opened in so many waves, each when the one before rests")
+    parser.add_argument("--rest", type=float, default=12, help="how long they are quiet then, in seconds")
+    parser.add_argument("--most", type=int, help="fail if a connection at rest takes more bytes")
     args = parser.parse_args()
-    steps = [int(step) for step in args.steps.split(",")]
-    need = max(steps) + 1000
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < need:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, max(hard, need)))
+    limit = raise_limit(args.connections + 1000)
+    if limit < args.connections + 1000:
+        args.connections = limit - 1000
+        print(f"no more than {args.connections}: the limit on descriptors cannot be raised")
     port = free_port()
     # It answers by itself: 405.
     proxy = subprocess.Popen([args.httptp, f"--in=127.0.0.1:{port}", "--out-type=http", "--out=127.0.0.1:9", "--expvar-addr=",
@@ -69,12 +80,13 @@ def main():
         time.sleep(0.5)
         start = resident(proxy.pid)
         print(f"with none: {start / 1024:.1f} MiB")
-        print("| connections | resident, MiB | bytes each | opened in, s |\n|---|---|---|---|")
-        for step in steps:
-            connections, began = [], time.monotonic()
-            while len(connections) < step:
+        print("| connections | opened in, s | resident then, MiB | resident at rest, MiB |\n|---|---|---|---|")
+        connections, sizes, wave = [], [], args.connections // args.waves
+        for number in range(1, args.waves + 1):
+            began = time.monotonic()
+            while len(connections) < number * wave:
                 # Some at a time: the listener's queue is limited.
-                some = [connect(port, len(connections) + n) for n in range(min(200, step - len(connections)))]
+                some = [connect(port, len(connections) + n) for n in range(min(200, number * wave - len(connections)))]
                 for s in some:
                     s.sendall(REQUEST)
                 for s in some:
@@ -82,16 +94,20 @@ def main():
                         sys.exit("an answer of another kind")
                 connections += some
             took = time.monotonic() - began
-            time.sleep(1)
-            now = resident(proxy.pid)
-            each = (now - start) * 1024 / step
-            print(f"| {step} | {now / 1024:.1f} | {each:.0f} | {took:.1f} |", flush=True)
-            for s in connections:
-                s.close()
-            time.sleep(2)
+            fresh = resident(proxy.pid)
+            time.sleep(args.rest)
+            sizes.append(resident(proxy.pid))
+            print(f"| {len(connections)} | {took:.1f} | {fresh / 1024:.0f} | {sizes[-1] / 1024:.0f} |", flush=True)
+        print(f"bytes for each that was just used: {(sizes[0] - start) * 1024 / wave:.0f}")
+        each = (sizes[-1] - sizes[0]) * 1024 / (wave * (args.waves - 1))
+        print(f"bytes for each at rest (what the waves after the first add, which use again what the one before gave back): {each:.0f}")
         if args.most and each > args.most:
-            sys.exit(f"{each:.0f} bytes a connection: more than {args.most}")
-        print(f"after all have gone: {resident(proxy.pid) / 1024:.1f} MiB")
+            sys.exit(f"more than {args.most}")
+        # They still work, and end with the process.
+        for s in connections[::1000]:
+            s.sendall(REQUEST)
+            if not s.recv(4096).startswith(b"HTTP/1.1 405"):
+                sys.exit("a connection that has rested does not answer")
     finally:
         proxy.kill()
         proxy.wait()

@@ -51,7 +51,7 @@ fn each_request_has_one_outcome_and_no_answer_but_its_own() {
                 scope.spawn(move || {
                     let mut connection = Caller::of(near);
                     for number in caller * EACH..(caller + 1) * EACH {
-                        let method = if number % 3 == 0 { "PUT" } else { "POST" };
+                        let method = if number.is_multiple_of(3) { "PUT" } else { "POST" };
                         let body = format!("question {number};").repeat(number % 70 + 1);
                         let answer = connection.exchange(&format!(
                             "{method} /{number} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}",

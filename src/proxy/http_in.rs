@@ -256,6 +256,8 @@ impl Shared {
             match end {
                 // What hyper keeps for a connection is much, and made anew in a microsecond.
                 End::Idle if parts.read_buf.is_empty() => {
+                    // Though empty, it is all of hyper's buffer.
+                    drop(parts.read_buf);
                     io.set_base(RESTING_BYTES);
                     if !watch.wait(&mut io).await {
                         return;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
-use httpteleport::driver::{ClientError, ClientOptions, Overflow, ServerOptions, request_timeout};
-use httpteleport::proto::{Limits, SendError};
+use httpteleport::driver::{ClientError, ClientOptions, MemoryBudget, Overflow, ServerOptions, request_timeout};
+use httpteleport::proto::{Compression, Limits, SendError};
 
 use crate::harness::*;
 
@@ -292,6 +292,44 @@ both! {
                 }
             });
         }
+    }
+
+    fn what_finds_no_memory_is_answered_503_and_the_rest_as_ever<D>() {
+        // R-limit-memory
+        const MIB: usize = 1 << 20;
+        let (gate, budget) = (Gate::default(), MemoryBudget::new(8 * MIB));
+        let hold = gate.clone();
+        let options = ServerOptions::default().compression(Compression::None).memory_budget(budget.clone());
+        let (_server, addr) = D::server(options, move |request, _| {
+            hold.wait();
+            echo(request)
+        });
+        let client = D::client(&addr, plain());
+        let (shed, answered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..30 {
+                let (client, shed, answered) = (&client, &shed, &answered);
+                scope.spawn(move || {
+                    let response = client.request(post(vec![b'x'; MIB]), LONG).unwrap();
+                    match response.status() {
+                        StatusCode::OK => answered.fetch_add(1, Ordering::SeqCst),
+                        StatusCode::SERVICE_UNAVAILABLE => {
+                            assert_eq!(response.headers()["retry-after"], "1");
+                            shed.fetch_add(1, Ordering::SeqCst)
+                        }
+                        other => panic!("{other}"),
+                    };
+                });
+            }
+            eventually("that some find no memory", || budget.shed() > 0);
+            gate.open();
+        });
+        let (shed, answered) = (shed.into_inner(), answered.into_inner());
+        assert!(shed > 0 && answered > 0 && shed as u64 == budget.shed(), "{shed} {answered} {budget:?}");
+        assert!(budget.peak() < 10 * MIB, "{budget:?}");
+        assert_eq!(client.request(post("x"), LONG).unwrap().status(), StatusCode::OK);
+        drop(client);
+        eventually("that all comes back", || budget.held() == 0);
     }
 
     fn workers_have_a_bound<D>() {
