@@ -83,6 +83,11 @@ fn plain(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     plain
 }
 
+/// A target with the four bytes percent-encoded that a server may encode (R-read-target).
+fn encoded(target: &str) -> String {
+    target.replace('"', "%22").replace('<', "%3C").replace('>', "%3E").replace('`', "%60")
+}
+
 /// The input is a request and its response.
 pub fn check(input: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(input)) else { return };
@@ -121,7 +126,7 @@ pub fn check(input: &[u8]) {
     assert!(server.poll_event().is_none());
     assert_eq!(got.method(), request.method());
     assert_eq!(got.body(), request.body());
-    assert_eq!(got.uri().query(), request.uri().query());
+    assert_eq!(got.uri().query().map(encoded), request.uri().query().map(encoded));
     if !request.headers().contains_key("connection") {
         assert_eq!(plain(got.headers()), plain(request.headers()));
     }

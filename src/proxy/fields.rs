@@ -64,6 +64,9 @@ pub(crate) fn settle_target(parts: &mut Parts, default_host: &HeaderValue) -> Re
     }
     if let Some(authority) = parts.uri.authority() {
         let host_port = authority.as_str().rsplit('@').next().unwrap_or_default();
+        if !is_host_and_port(host_port) {
+            return Err("the target's authority is no host and port");
+        }
         let value = HeaderValue::from_str(host_port).map_err(|_| "the target's authority is malformed")?;
         parts.headers.insert(header::HOST, value);
     } else if host.is_none() {
@@ -127,7 +130,23 @@ fn single_length(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether a Host field holds what it may: nothing, or a host and perhaps a port, without user information.
 fn is_host(host: &HeaderValue) -> bool {
-    host.is_empty() || (!host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok())
+    host.is_empty() || Authority::try_from(host.as_bytes()).is_ok() && host.to_str().is_ok_and(is_host_and_port)
+}
+
+/// Whether what can be an authority is a host, not empty, and perhaps a port, which is a number. A comma is refused though
+/// RFC 3986 allows it in a name, which no resolver does: whoever takes Host for a list would see two hosts.
+fn is_host_and_port(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        Some((literal, rest)) if rest.is_empty() => (literal, ""),
+        Some((literal, rest)) => match rest.strip_prefix(':') {
+            Some(port) => (literal, port),
+            None => return false,
+        },
+        None => text.split_once(':').unwrap_or((text, "")),
+    };
+    let in_brackets = text.starts_with('[');
+    let is_of_host = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&b) || in_brackets && b == b':';
+    !host.is_empty() && host.bytes().all(is_of_host) && port.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Whether the body has a transfer coding other than `chunked`. Nobody here takes such a coding off, and without its
@@ -239,16 +258,20 @@ mod tests {
         assert_eq!(settled("OPTIONS", "http://x", v, &[]), ok("*", "x"));
         assert_eq!(settled("OPTIONS", "*", v, &[("Host", "h")]), ok("*", "h"));
         assert!(settled("GET", "other:80", v, &[("Host", "h")]).is_err());
+        assert!(settled("GET", "http://a,b/", v, &[("Host", "h")]).is_err());
+        assert!(settled("GET", "http://u@a,b:80/", v, &[("Host", "h")]).is_err());
     }
 
     #[test]
     fn host_is_required_once() {
         assert!(settled("GET", "/", Version::HTTP_11, &[]).is_err());
         assert!(settled("GET", "/", Version::HTTP_11, &[("Host", "a"), ("Host", "a")]).is_err());
-        for bad in ["a b", "a/c", "u@a", "a:b:c", "http://a"] {
+        for bad in
+            ["a b", "a/c", "u@a", "a:b:c", "http://a", "a,b", ",g", "a:b", ":80", "[]", "[::1", "[::1]a", "[a,b]"]
+        {
             assert!(settled("GET", "/", Version::HTTP_11, &[("Host", bad)]).is_err(), "{bad}");
         }
-        for good in ["", "a", "a.example:8080", "[::1]:80", "127.0.0.1"] {
+        for good in ["", "a", "a_b.example:8080", "a:", "[::1]:80", "[::1]", "127.0.0.1"] {
             assert!(settled("GET", "/", Version::HTTP_11, &[("Host", good)]).is_ok(), "{good}");
         }
         let old = settled("GET", "/", Version::HTTP_10, &[]).unwrap();

@@ -2,7 +2,9 @@
 //!
 //! Where frames and blocks begin and end is this module's work, what is in a block is libzstd's. It is given one unit at
 //! a time: a header, or bytes of one block. So the rules about headers are judged here, before it allocates anything; and
-//! an error in a block, with which it loses what the same call has decoded, costs nothing of the block before.
+//! an error in a block, with which it loses what the same call has decoded, costs nothing of the block before. It finds
+//! faults of a raw block only as bytes of the block come, however many come at once: what its header tells, its length and
+//! the content of the frame, is judged here too, so that no verdict depends on how the input was cut (R-cut-any).
 
 use bytes::BytesMut;
 use zstd_safe::zstd_sys::ZSTD_EndDirective::{self, ZSTD_e_end, ZSTD_e_flush};
@@ -101,9 +103,10 @@ pub(crate) struct Decoder {
     unit: Unit,
     /// The bytes of a header, until it is whole.
     header: Vec<u8>,
+    /// What the header of the frame under way says.
+    frame: FrameHeader,
     /// The block under way is the last of its frame.
     is_last: bool,
-    has_checksum: bool,
     /// The decompressor may hold more than it has given out.
     may_have_more: bool,
     error: Option<ErrorKind>,
@@ -117,6 +120,9 @@ const CHECKSUM_BYTES: u32 = 4;
 /// Types of blocks.
 const REPEATED: u32 = 1;
 const COMPRESSED: u32 = 2;
+const RESERVED: u32 = 3;
+/// The most bytes of a block, and of its content, in a window that is no smaller.
+const MAX_BLOCK_BYTES: u64 = 128 << 10;
 
 impl Decoder {
     pub(super) fn new() -> Self {
@@ -125,8 +131,8 @@ impl Decoder {
             step: vec![0; STEP_BYTES / 4].into(),
             unit: Unit::Magic,
             header: Vec::new(),
+            frame: FrameHeader::default(),
             is_last: false,
-            has_checksum: false,
             may_have_more: false,
             error: None,
         }
@@ -219,6 +225,8 @@ impl Decoder {
         let result = decompressor.decompress_stream(&mut output, &mut input);
         let made = output.pos();
         result.map_err(|_| ErrorKind::ZstdCorrupt)?;
+        // A buffer that was larger for a frame before lets libzstd go beyond the content of this one.
+        self.frame.note_content(made)?;
         plain.extend_from_slice(&self.step[..made]);
         self.may_have_more = made == self.step.len();
         Ok(input.pos())
@@ -251,18 +259,15 @@ impl Decoder {
             // Its first byte has just told how long it is.
             Unit::FrameHeader if self.header.len() < self.header_bytes() => return Ok(()),
             Unit::FrameHeader => {
-                self.has_checksum = FrameHeader::check(&self.header[MAGIC_BYTES..])?.has_checksum;
+                self.frame = FrameHeader::check(&self.header[MAGIC_BYTES..])?;
                 self.unit = Unit::BlockHeader;
             }
             Unit::BlockHeader => {
                 let header = u32::from_le_bytes([self.header[0], self.header[1], self.header[2], 0]);
                 let (kind, size) = (header >> 1 & 3, header >> 3);
-                if kind == COMPRESSED && size == 0 {
-                    // libzstd takes it for an empty block.
-                    return Err(ErrorKind::ZstdCorrupt);
-                }
                 self.is_last = header & 1 == 1;
-                // A block of one repeated byte states how often. All else about headers of blocks is libzstd's to judge.
+                self.frame.check_block(kind, size, self.is_last)?;
+                // A block of one repeated byte states how often.
                 self.unit = Unit::Block(if kind == REPEATED { 1 } else { size });
             }
             _ => {
@@ -290,7 +295,7 @@ impl Decoder {
         self.unit = match self.unit {
             Unit::Block(left) if left > taken => Unit::Block(left - taken),
             Unit::Block(_) if !self.is_last => Unit::BlockHeader,
-            Unit::Block(_) if self.has_checksum => Unit::Checksum(CHECKSUM_BYTES),
+            Unit::Block(_) if self.frame.has_checksum => Unit::Checksum(CHECKSUM_BYTES),
             Unit::Checksum(left) if left > taken => Unit::Checksum(left - taken),
             Unit::Skipped(left) if left > taken => Unit::Skipped(left - taken),
             _ => Unit::Magic,
@@ -299,8 +304,12 @@ impl Decoder {
 }
 
 /// What of a frame's header concerns this module.
+#[derive(Default)]
 struct FrameHeader {
     has_checksum: bool,
+    window: u64,
+    /// How much of the content is still to come, if the header said how much there is.
+    content_left: Option<u64>,
 }
 
 impl FrameHeader {
@@ -330,19 +339,44 @@ impl FrameHeader {
         if descriptor & 0x08 != 0 {
             return Err(ErrorKind::ZstdCorrupt);
         }
+        // With two bytes sizes begin at 256.
+        let content_size = (content_size > 0).then(|| number(content) + if content_size == 2 { 256 } else { 0 });
+        // There is always one or the other.
         let window = match window_bytes.first() {
             Some(&window) => (8 + u64::from(window & 7)) << (7 + (window >> 3)),
-            // With two bytes sizes begin at 256.
-            None => number(content) + if content_size == 2 { 256 } else { 0 },
+            None => content_size.unwrap_or_default(),
         };
         if window > 1 << WINDOW_LOG {
             return Err(ErrorKind::ZstdWindow(window));
         }
         match number(dictionary) {
-            0 => Ok(Self { has_checksum: descriptor & 0x04 != 0 }),
+            0 => Ok(Self { has_checksum: descriptor & 0x04 != 0, window, content_left: content_size }),
             // The field has at most four bytes.
             id => Err(ErrorKind::ZstdDictionary(id as u32)),
         }
+    }
+
+    /// Judges the header of a block (R-zstd-judge). What a compressed block holds it does not tell.
+    fn check_block(&self, kind: u32, size: u32, is_last: bool) -> Result<(), ErrorKind> {
+        let size = u64::from(size);
+        let fits = match self.content_left {
+            Some(left) if kind != COMPRESSED => size <= left && (size == left || !is_last),
+            _ => true,
+        };
+        // libzstd takes a compressed block of no bytes for an empty one.
+        let is_empty = kind == COMPRESSED && size == 0;
+        if kind == RESERVED || is_empty || size > self.window.min(MAX_BLOCK_BYTES) || !fits {
+            return Err(ErrorKind::ZstdCorrupt);
+        }
+        Ok(())
+    }
+
+    /// So much more of the content has been decoded.
+    fn note_content(&mut self, bytes: usize) -> Result<(), ErrorKind> {
+        if let Some(left) = &mut self.content_left {
+            *left = left.checked_sub(bytes as u64).ok_or(ErrorKind::ZstdCorrupt)?;
+        }
+        Ok(())
     }
 }
 
@@ -367,6 +401,11 @@ mod tests {
 
     fn raw(content: &[u8], is_last: bool) -> Vec<u8> {
         [block(0, content.len(), is_last), content.to_vec()].concat()
+    }
+
+    /// The header of a frame that states how long its content is.
+    fn frame_of(size: u32) -> Vec<u8> {
+        [&b"\x28\xb5\x2f\xfd\x80\x58"[..], &size.to_le_bytes()].concat()
     }
 
     fn skippable(content: &[u8]) -> Vec<u8> {
@@ -551,6 +590,57 @@ mod tests {
         for corrupt in corrupt {
             let wire = [&good[..], corrupt, TEXT].concat();
             assert_eq!(decode(&wire), (TEXT.to_vec(), Some(ErrorKind::ZstdCorrupt)), "{corrupt:02x?}");
+        }
+    }
+
+    #[test]
+    fn the_content_of_a_frame_is_what_its_header_says() {
+        // R-zstd-read, R-zstd-judge, R-cut-any: nothing of a block is given whose header tells that it does not fit.
+        let (text, corrupt) = (TEXT.len() as u32, Some(ErrorKind::ZstdCorrupt));
+        let whole = [frame_of(text), raw(TEXT, true)].concat();
+        assert_eq!(decode(&whole), (TEXT.to_vec(), None));
+        let repeated = |is_last| [block(1, 7, is_last), b"x".to_vec()].concat();
+        // Too long, and too short at the end.
+        for (size, block) in [(text + 6, repeated(true)), (text + 6, repeated(false)), (text + 8, repeated(true))] {
+            let wire = [frame_of(size), raw(TEXT, false), block].concat();
+            assert_eq!(decode(&wire), (TEXT.to_vec(), corrupt.clone()), "{size}");
+        }
+        for (size, is_last) in [(2 * text - 1, false), (2 * text - 1, true), (2 * text + 1, true), (text, false)] {
+            let wire = [frame_of(size), raw(TEXT, false), raw(TEXT, is_last)].concat();
+            assert_eq!(decode(&wire), (TEXT.to_vec(), corrupt.clone()), "{size}");
+        }
+        assert_eq!(decode(&[frame_of(text), raw(TEXT, false), raw(b"", true)].concat()), (TEXT.to_vec(), None));
+        assert_eq!(decode(&[frame_of(text + 1), raw(TEXT, false), raw(b"", true)].concat()), (TEXT.to_vec(), corrupt));
+    }
+
+    #[test]
+    fn a_compressed_block_cannot_go_beyond_the_content_of_its_frame() {
+        // libzstd does not mind when a frame before has left it a larger buffer.
+        let compressed = |content: &[u8]| {
+            let (mut encoder, mut wire) = (Encoder::new(3), Vec::new());
+            encoder.encode(content, &mut wire);
+            wire.split_off(HEADER.len())
+        };
+        let long = TEXT.repeat(100);
+        let before = [HEADER, &raw(b"", true)].concat();
+        let within = [frame_of(long.len() as u32), compressed(&long), raw(b"", true)].concat();
+        assert!(decode(&[&before[..], &within].concat()) == (long.clone(), None));
+        for size in [1, long.len() as u32 - 1] {
+            let beyond = [frame_of(size), compressed(&long)].concat();
+            for before in [&before[..], b""] {
+                let wire = [before, &beyond].concat();
+                assert_eq!(decode(&wire), (Vec::new(), Some(ErrorKind::ZstdCorrupt)), "{size}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_block_is_longer_than_its_window() {
+        // R-zstd-judge: with the header; a window of 2^10.
+        let header = b"\x28\xb5\x2f\xfd\x00\x00";
+        for kind in [0, 1, 2] {
+            assert_eq!(decode(&[&header[..], &block(kind, 1024, false)].concat()).1, None);
+            assert_eq!(decode(&[&header[..], &block(kind, 1025, false)].concat()).1, Some(ErrorKind::ZstdCorrupt));
         }
     }
 

@@ -288,6 +288,7 @@ fn refuse_request(head: &[u8], limits: &Limits) -> Result<ParsedHead<Request<Byt
         _ if !method.iter().copied().all(is_token) => MessageError::Method,
         _ if method == b"CONNECT" => MessageError::MethodConnect,
         _ if !is_target(target) => MessageError::Target,
+        _ if scan.hosts > 1 => MessageError::Field,
         _ => scan.reason(limits),
     };
     Ok(request_head(Err(reason), length, method))
@@ -344,7 +345,7 @@ impl<'a> FieldScan<'a> {
 
     /// Why a head with a good start line was not taken.
     fn reason(&self, limits: &Limits) -> MessageError {
-        if !self.malformed && self.hosts < 2 && self.lines > limits.header_count {
+        if !self.malformed && self.lines > limits.header_count {
             MessageError::TooManyFields
         } else {
             MessageError::Field
