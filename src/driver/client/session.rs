@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
     }
 
     fn send(&mut self, job: Box<Job>, now: Instant) {
-        if let Some(may) = &self.lane.options.send_if
+        if let Some(may) = &self.lane.options().send_if
             && !unharmed(|| may(&job.request)).unwrap_or(false)
         {
             return job.end(Err(ClientError::Send(SendError::Closing)));
@@ -184,7 +184,7 @@ impl<'a> Session<'a> {
         match error {
             RequestError::Timeout { maybe_delivered } => job.end(Err(ClientError::Timeout { maybe_delivered })),
             RequestError::Refused(error) => {
-                if let Some(memory) = self.lane.options.memory.as_ref().filter(|_| error == MessageError::Overload) {
+                if let Some(memory) = self.lane.options().memory.as_ref().filter(|_| error == MessageError::Overload) {
                     memory.note_shed();
                 }
                 job.end(Err(ClientError::Response(error)));
@@ -323,7 +323,7 @@ impl Endpoint for Session<'_> {
     }
 
     fn memory(&self) -> Option<&MemoryBudget> {
-        self.lane.options.memory.as_ref()
+        self.lane.options().memory.as_ref()
     }
 
     fn held_bytes(&self) -> usize {
