@@ -7,7 +7,7 @@ use http::header::{self, HeaderName};
 use super::StartError;
 use super::access::Forwarded;
 use super::acme::Acme;
-use super::config::{Kind, ProxyConfig};
+use super::config::{HANDED_OVER, Kind, ProxyConfig};
 use super::dial::server_name;
 use super::recompress::Recompress;
 use super::tls::{self, ClientTls, OutboundTls};
@@ -52,11 +52,12 @@ pub(super) fn problems(config: &ProxyConfig) -> Vec<StartError> {
             "--recompress is for a proxy with a link on one side and HTTP on the other, which this one is not: leave it out here",
         ));
     }
+    let is_opened = inbound.opened.is_some() || inbound.addr == HANDED_OVER;
     let listens_on = "the address to listen on (--in)";
     if inbound.kind.is_unix() && inbound.addr.is_empty() {
         found.push(wrong(&inbound.addr, listens_on, A_PATH));
     }
-    if !inbound.kind.is_unix() && split_port(&inbound.addr).is_none() {
+    if !inbound.kind.is_unix() && !is_opened && split_port(&inbound.addr).is_none() {
         found.push(wrong(&inbound.addr, listens_on, HOST_PORT));
     }
     let sends_to = "the address to send to (--out)";

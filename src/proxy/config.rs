@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::access::{Forwarded, ForwardedProto};
 use super::fields;
+use super::listen::Opened;
 use super::recompress::Recompress;
 use super::record::Recording;
 use super::tls::{InboundTls, OutboundTls};
@@ -33,6 +34,9 @@ const WAITING_BYTES: usize = 256 * 1024 * 1024;
 /// Most fields in a head, on both sides (R-limit-fields).
 pub(crate) const MAX_HEADER_COUNT: usize = 128;
 
+/// As an address to listen on: the socket that a service manager hands over.
+pub(crate) const HANDED_OVER: &str = "systemd";
+
 /// All that a [`Proxy`](crate::proxy::Proxy) is told.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
@@ -45,6 +49,11 @@ pub struct ProxyConfig {
     /// Most bytes of memory for messages, over all connections; above it the answer is 503 (R-limit-memory). Default
     /// `None`: no limit but those of each connection and message.
     pub memory_budget: Option<usize>,
+    /// How long it goes on as before when it is told to stop, while it says that it is not ready: so long balancers may
+    /// take to notice. Default 0.
+    pub stop_delay: Duration,
+    /// How long requests in hand may take to end after that. Default 5 s.
+    pub drain_timeout: Duration,
     /// Log each request that fails as a warning, not only the first of a row. Default off.
     pub log_all_errors: bool,
     /// Compressed bodies go decoded over the link and are restored behind it (R-proxy-recompress), where the proxy at the
@@ -61,6 +70,8 @@ impl Default for ProxyConfig {
             outbound: Outbound::default(),
             concurrency: 100_000,
             memory_budget: None,
+            stop_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(5),
             log_all_errors: false,
             recompress: Recompress::Off,
             seeing: Seeing::default(),
@@ -158,6 +169,8 @@ pub struct Inbound {
     pub body_timeout: Duration,
     /// Refuse methods other than GET and HEAD. Default off.
     pub get_only: bool,
+    /// A socket that listens already, in place of [`addr`](Self::addr). Default none.
+    pub opened: Option<Opened>,
     /// TCP: several processes listen on the same port, and the system spreads connections over them. Default off.
     pub reuse_port: bool,
     /// TLS, for the kinds that speak it.
@@ -206,6 +219,7 @@ impl Default for Inbound {
             idle_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(120),
             get_only: false,
+            opened: None,
             reuse_port: false,
             tls: InboundTls::default(),
             allow_ip: Vec::new(),

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ pub(crate) struct Handler {
     by_links: bool,
     access_log: bool,
     make_traceparent: bool,
+    /// The proxy was told to stop.
+    pub(crate) is_stopping: AtomicBool,
     recorder: Option<Arc<Recorder>>,
     memory: MemoryBudget,
     pub(crate) counters: Counters,
@@ -86,6 +88,7 @@ impl Handler {
             by_links: config.inbound.kind.is_link(),
             access_log: config.seeing.access_log,
             make_traceparent: config.seeing.make_traceparent,
+            is_stopping: AtomicBool::new(false),
             recorder,
             memory,
             counters,

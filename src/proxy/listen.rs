@@ -3,13 +3,14 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use listenfd::ListenFd;
 use smol::channel::Receiver;
 use smol::future::FutureExt;
 use smol::net::TcpListener;
@@ -20,7 +21,7 @@ use tracing::warn;
 
 use super::StartError;
 use super::access::Gate;
-use super::config::Inbound;
+use super::config::{Inbound, Kind};
 use super::metrics::IoCounters;
 use super::proxy_header::{self, HeaderError};
 use super::stream::Socket;
@@ -62,6 +63,57 @@ impl fmt::Display for ListenAddr {
     }
 }
 
+/// A socket that listens already. It goes on to, whoever serves it: what comes during a restart waits for the next process.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// On TCP.
+    Tcp(Arc<StdTcpListener>),
+    /// On a unix socket, whose file is not removed.
+    Unix(Arc<StdUnixListener>),
+}
+
+impl Opened {
+    /// The one socket that a service manager has handed to this process (`LISTEN_FDS`), for this kind of listener. Changes
+    /// the environment: to be called before there are threads.
+    ///
+    /// # Errors
+    ///
+    /// None was handed over, or several, or one of another kind.
+    pub fn from_env(kind: Kind) -> io::Result<Self> {
+        let mut handed = ListenFd::from_env();
+        if handed.len() != 1 {
+            let count = handed.len();
+            let message =
+                format!("a service manager is to hand over one socket (LISTEN_FDS), and has handed over {count}");
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        }
+        let wrong = |_| {
+            let message = format!("the socket that was handed over is not one that {kind} listens on");
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        };
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        Ok(match kind.is_unix() {
+            true => Self::Unix(Arc::new(handed.take_unix_listener(0).map_err(wrong)?.ok_or_else(gone)?)),
+            false => Self::Tcp(Arc::new(handed.take_tcp_listener(0).map_err(wrong)?.ok_or_else(gone)?)),
+        })
+    }
+
+    fn listen(&self) -> io::Result<(Listening, ListenAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                let addr = listener.local_addr()?;
+                Ok((Listening::Tcp(TcpListener::try_from(listener.try_clone()?)?), ListenAddr::Tcp(addr)))
+            }
+            Self::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+                Ok((Listening::Unix(UnixListener::try_from(listener.try_clone()?)?, None), ListenAddr::Unix(path)))
+            }
+        }
+    }
+}
+
 /// A listener of any kind.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -76,7 +128,8 @@ pub(crate) struct Listener {
 #[derive(Debug)]
 enum Listening {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "it removes the file when dropped")] SocketFile),
+    /// The file is there unless it is somebody else's.
+    Unix(UnixListener, #[expect(dead_code, reason = "it removes the file when dropped")] Option<SocketFile>),
 }
 
 impl Listener {
@@ -84,7 +137,11 @@ impl Listener {
     pub(crate) async fn bind(config: &Inbound, counters: Arc<IoCounters>) -> Result<Self, StartError> {
         let config = config.clone();
         smol::unblock(move || {
-            let bound = if config.kind.is_unix() { listen_unix(&config.addr) } else { listen_tcp(&config) };
+            let bound = match &config.opened {
+                Some(opened) => opened.listen(),
+                None if config.kind.is_unix() => listen_unix(&config.addr),
+                None => listen_tcp(&config),
+            };
             let (socket, addr) = bound.map_err(|error| StartError::Listen { addr: config.addr.clone(), error })?;
             let gate = Arc::new(Gate::new(&config));
             Ok(Self { socket, addr, gate, has_headers: config.proxy_protocol, counters })
@@ -256,7 +313,7 @@ fn listen_unix(path: &str) -> io::Result<(Listening, ListenAddr)> {
     let listener = StdUnixListener::bind(path)?;
     let file = SocketFile::of(path)?;
     listener.set_nonblocking(true)?;
-    let socket = Listening::Unix(UnixListener::try_from(listener)?, file);
+    let socket = Listening::Unix(UnixListener::try_from(listener)?, Some(file));
     Ok((socket, ListenAddr::Unix(path.to_owned())))
 }
 

@@ -62,14 +62,14 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Full;
-use smol::Executor;
 use smol::future::FutureExt;
+use smol::{Executor, Timer};
 use tracing::{info, warn};
 
 pub use access::{Forwarded, ForwardedProto};
 pub use acme::Autocert;
 pub use config::{Inbound, Kind, Outbound, ProxyConfig, Retry, Seeing};
-pub use listen::ListenAddr;
+pub use listen::{ListenAddr, Opened};
 pub use recompress::{Recompress, RecompressStats};
 pub use record::Recording;
 pub use tls::{InboundTls, OutboundTls};
@@ -91,9 +91,6 @@ use record::Recorder;
 use stranger::Strangers;
 use tls::{ClientTls, ServerTls};
 use upstream::{Upstream, Upstreams, View};
-
-/// How long requests in hand may take to end once a proxy stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A proxy that listens. [`Proxy::run`] makes it serve.
 ///
@@ -212,7 +209,9 @@ impl Proxy {
         Reloader { inward: self.tls.clone(), outward: self.handler.upstreams().tls.clone() }
     }
 
-    /// Serves until `shutdown` ends; then stops listening, and gives requests in hand five seconds to end.
+    /// Serves until `shutdown` ends; then says that it is not ready, goes on for the
+    /// [`stop_delay`](ProxyConfig::stop_delay), stops listening, and gives requests in hand the
+    /// [`drain_timeout`](ProxyConfig::drain_timeout) to end.
     ///
     /// # Errors
     ///
@@ -242,13 +241,22 @@ impl Proxy {
             let identity = Identity { line, started: Instant::now(), started_at: SystemTime::now() };
             executor.spawn(metrics.run(reader, Arc::new(identity)))
         });
+        let (stop_delay, drain) = (config.stop_delay, config.drain_timeout);
+        let shutdown = async {
+            shutdown.await;
+            handler.is_stopping.store(true, Ordering::Relaxed);
+            if !stop_delay.is_zero() {
+                info!("not ready any more; listening for another {stop_delay:?} (--stop-delay)");
+                Timer::after(stop_delay).await;
+            }
+        };
         let result = match server {
             None => {
                 let http = HttpIn::new(listener, tls.as_ref(), &config.inbound, handler.clone(), executor);
-                http.run(shutdown, DRAIN_TIMEOUT).await;
+                http.run(shutdown, drain).await;
                 Ok(())
             }
-            Some(server) => serve_links(server, listener.into_links(&executor), handler.clone(), shutdown).await,
+            Some(server) => serve_links(server, listener.into_links(&executor), handler.clone(), shutdown, drain).await,
         };
         handler.upstreams().close(Instant::now() + Duration::from_secs(1)).await;
         handler.finish_recording();
@@ -277,6 +285,7 @@ async fn serve_links(
     listener: Links,
     handler: Arc<Handler>,
     shutdown: impl Future<Output = ()>,
+    drain: Duration,
 ) -> io::Result<()> {
     let strangers = Arc::new(Strangers::default());
     let links = strangers.clone();
@@ -303,7 +312,7 @@ async fn serve_links(
     };
     let stopped = async {
         shutdown.await;
-        server.shutdown(Instant::now() + DRAIN_TIMEOUT).await;
+        server.shutdown(Instant::now() + drain).await;
         Ok(())
     };
     // An orderly end of `serve` is the beginning of draining, and that is what to wait for.
@@ -368,6 +377,11 @@ pub struct StatsReader {
 }
 
 impl StatsReader {
+    /// Whether it was told to stop: then nobody new should come.
+    pub fn is_stopping(&self) -> bool {
+        self.handler.is_stopping.load(Ordering::Relaxed)
+    }
+
     /// The figures now.
     pub fn read(&self) -> ProxyStats {
         let counters = &self.handler.counters;

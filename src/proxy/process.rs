@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 use smol::{Async, Executor};
-use tracing::{Level, error};
+use tracing::{Level, error, warn};
 
 /// The exit status after a second signal, as a shell reports SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -112,6 +113,13 @@ impl Hangups {
             // Signals no longer come by this way.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Tells the service manager that has started this process, if one wants to know (NOTIFY_SOCKET).
+pub(crate) fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!("the service manager cannot be told how this process is doing: {error}");
     }
 }
 

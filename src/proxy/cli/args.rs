@@ -113,7 +113,8 @@ pub(super) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ProxyArgs {
-    /// HOST:PORT to listen on, `:PORT` is every IPv4 address; for unix the path of the socket
+    /// HOST:PORT to listen on, `:PORT` is every IPv4 address; for unix the path of the socket; `systemd` is the socket
+    /// that a service manager hands over (LISTEN_FDS)
     #[arg(long = "in", value_name = "ADDR", default_value = "127.0.0.1:8080", help_heading = "Where requests come in")]
     inbound: String,
     /// What is spoken there: http, https or unix (HTTP over a unix socket) with callers; teleport or teleports (inside
@@ -210,6 +211,12 @@ pub(super) struct ProxyArgs {
     /// may have, by its cgroup or of the machine]
     #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "The process")]
     memory_budget: Option<usize>,
+    /// How long to go on when told to stop (SIGTERM), not ready at /readyz, until balancers have noticed
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse, help_heading = "The process")]
+    stop_delay: Duration,
+    /// How long requests in hand may take after that
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse, help_heading = "The process")]
+    drain_timeout: Duration,
     /// Worker threads; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
     pub(super) threads: Option<usize>,
@@ -382,6 +389,8 @@ impl ProxyArgs {
             }),
             concurrency: unless_zero(self.concurrency).unwrap_or(CONCURRENCY),
             memory_budget: self.memory_budget.map_or_else(process::default_memory_budget, unless_zero),
+            stop_delay: self.stop_delay,
+            drain_timeout: self.drain_timeout,
             log_all_errors: self.log_all_errors,
             recompress: self.recompress.into(),
             seeing: self.seeing.seeing(),

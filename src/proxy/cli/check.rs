@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use super::super::config::HANDED_OVER;
 use super::USAGE;
 use super::layers::{CONFIG, Known, Layers, Options, Problem, Takes};
 use crate::proxy::check::{file_notes, file_problems, problems};
@@ -99,7 +100,8 @@ fn missing_places(config: &ProxyConfig) -> Option<String> {
 fn unknown_names(config: &ProxyConfig) -> Vec<String> {
     let (inbound, out) = (&config.inbound, &config.outbound);
     // `:PORT` is every address.
-    let here = [(&*inbound.addr, "--in")].into_iter().filter(|_| !inbound.kind.is_unix());
+    let is_addr = !inbound.kind.is_unix() && inbound.addr != HANDED_OVER;
+    let here = [(&*inbound.addr, "--in")].into_iter().filter(|_| is_addr);
     let figures = config.seeing.metrics_addr.iter().map(|addr| (&**addr, "--expvar-addr"));
     let there = out.addrs().map(|addr| (addr, "--out")).filter(|_| !out.kind.is_unix());
     let named = here.chain(figures).chain(there).filter(|(addr, _)| !addr.starts_with(':'));

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use sd_notify::NotifyState;
 use smol::Executor;
 use tracing::{info, warn};
 
@@ -26,7 +27,8 @@ use args::{Cli, Command, DemoArgs, EstimateArgs};
 use layers::{Layers, Options, Problem};
 
 use super::check::problems;
-use super::{Proxy, ProxyConfig, demo, estimate, process};
+use super::config::HANDED_OVER;
+use super::{Opened, Proxy, ProxyConfig, demo, estimate, process};
 
 /// Something that was configured cannot be done.
 const USAGE: u8 = 2;
@@ -135,7 +137,7 @@ fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)
 }
 
 fn serve(
-    config: ProxyConfig,
+    mut config: ProxyConfig,
     threads: Option<usize>,
     log: Log,
     is_bare: bool,
@@ -148,6 +150,10 @@ fn serve(
     for note in &layers.notes {
         warn!("{note}");
     }
+    if config.inbound.addr == HANDED_OVER {
+        let opened = Opened::from_env(config.inbound.kind).map_err(|error| format!("--in {HANDED_OVER}: {error}"))?;
+        config.inbound.opened = Some(opened);
+    }
     let file = layers.file.map(ConfigFile::read);
     let signal = process::until_signal()?;
     let hangups = process::Hangups::catch()?;
@@ -156,6 +162,7 @@ fn serve(
         let executor = executor.clone();
         async move {
             let proxy = Proxy::bind(config, executor.clone()).await.map_err(|error| error.to_string())?;
+            process::tell_manager(NotifyState::Ready);
             let reloader = proxy.reloader();
             let reload = async move {
                 loop {
@@ -169,6 +176,7 @@ fn serve(
             executor.spawn(reload).detach();
             let shutdown = async {
                 signal.await;
+                process::tell_manager(NotifyState::Stopping);
                 info!("stopping: requests in hand may end; a second signal exits at once");
             };
             proxy.run(shutdown).await.map_err(|error| format!("the listener failed: {error}"))

@@ -98,11 +98,14 @@ fn answer<B>(request: &Request<B>, reader: &StatsReader, identity: &Arc<Identity
         },
         "/prometheus" => text(ok, "text/plain; version=0.0.4; charset=utf-8", original::prometheus(&snapshot())),
         "/expvar" => text(ok, "application/json; charset=utf-8", original::expvar(&snapshot())),
+        "/healthz" => text(ok, "text/plain", "alive\n"),
+        "/readyz" if reader.is_stopping() => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "stopping\n"),
+        "/readyz" => text(ok, "text/plain", "ready\n"),
         "/status" => text(ok, "application/json; charset=utf-8", status::json(&snapshot())),
         _ => text(
             StatusCode::NOT_FOUND,
             "text/plain",
-            "there is / (a page for people), /metrics, /prometheus, /expvar and /status\n",
+            "there is / (a page for people), /metrics, /prometheus, /expvar, /status, /healthz and /readyz\n",
         ),
     }
 }

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Runs every command of deploy/USE-CASES.md as it stands there, and what else deploy/ says about the program.
+
+Needs nginx, curl, openssl, systemd's tools (systemd-socket-activate, systemd-analyze) and PyYAML.
+"""
+import argparse, os, pathlib, re, signal, socket, subprocess, sys, tempfile, threading, time, urllib.request
+
+import yaml
+
+from common import Bench, listens, wait_for
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ORIGINS = (8000, 8001)
+NGINX = """
+worker_processes 1; daemon off; pid %(dir)s/nginx.pid; error_log %(dir)s/nginx.log;
+events { worker_connections 4096; }
+http {
+    access_log off; client_body_temp_path %(dir)s/body; keepalive_requests 1000000;
+%(servers)s
+}
+"""
+SERVER = '    server { listen 127.0.0.1:%d; location / { return 200 "origin %d: $request_method $request_uri\\n"; } }'
+
+
+def make_certificates(directory):
+    def openssl(*args):
+        subprocess.run(["openssl", *args], cwd=directory, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=authority")
+    for name in ("far", "near"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (directory / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+                "-extfile", "names", "-out", f"{name}.pem")
+
+
+def use_cases():
+    """(title, commands that start, commands that try, what comes out) of each section that has them."""
+    text = (ROOT / "deploy/USE-CASES.md").read_text()
+    for section in re.split(r"^## ", text, flags=re.M)[1:]:
+        blocks = dict(re.findall(r"^```(sh try|sh|text)\n(.*?)^```", section, flags=re.M | re.S))
+        if "sh try" in blocks:
+            yield section.splitlines()[0], blocks["sh"].splitlines(), blocks["sh try"], blocks["text"]
+
+
+def listening(command, directory):
+    words = dict(re.findall(r"--(in|in-type) (\S+)", command))
+    if words.get("in-type") == "unix":
+        return lambda: (directory / words["in"]).exists()
+    return lambda: listens(int(words["in"].rsplit(":", 1)[1]))
+
+
+def end(processes):
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait(15)
+
+
+def check_use_cases(bench, httptp, directory):
+    environment = dict(os.environ, PATH=f"{httptp.parent}:{os.environ['PATH']}", HTTPTP_LOG_LEVEL="warn")
+    for title, commands, attempt, wanted in use_cases():
+        processes = []
+        try:
+            for number, command in enumerate(commands):
+                # Two proxies here, one at a time in earnest: only the first can have the page with figures.
+                process = subprocess.Popen("exec " + command, shell=True, cwd=directory, env=environment, stderr=subprocess.DEVNULL)
+                processes.append(process)
+                wait_for(listening(command, directory), process)
+            done = subprocess.run(["bash", "-c", attempt], cwd=directory, env=environment, capture_output=True, text=True, timeout=30)
+            bench.same(f"{title}: what comes out", done.stdout, wanted)
+        finally:
+            end(processes)
+        bench.check(f"{title}: the proxies end in order", all(process.returncode == 0 for process in processes))
+
+
+def check_units(bench, httptp, directory):
+    """The units are well-formed, and the options in them are the program's."""
+    units = directory / "units"
+    units.mkdir()
+    for unit in (ROOT / "deploy/systemd").iterdir():
+        (units / unit.name).write_text(unit.read_text().replace("/usr/local/bin/httptp", str(httptp)))
+    done = subprocess.run(["systemd-analyze", "verify", *map(str, sorted(units.iterdir()))], capture_output=True, text=True)
+    complaints = [line for line in done.stderr.splitlines() if str(units) in line or "httptp" in line]
+    bench.same("the units are what systemd takes", complaints, [])
+
+    config = directory / "near.toml"
+    config.write_text('out = ["127.0.0.1:8000"]\nout-type = "http"\nexpvar-addr = "127.0.0.1:8040"\nstop-delay = "1s"\n')
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(directory / "notify"))
+    notify.settimeout(10)
+    command = ["systemd-socket-activate", "-l", "127.0.0.1:8080", f"--setenv=NOTIFY_SOCKET={directory}/notify",
+               str(httptp), "--config", str(config), "--in", "systemd"]
+    process = subprocess.Popen(command, cwd=directory, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: listens(8080), process)
+        bench.same("the service manager is told of the start", notify.recv(100), b"READY=1\n")
+        bench.same("the socket that was handed over is served", fetch("http://127.0.0.1:8080/handed"), (200, "origin 8000: GET /handed\n"))
+        bench.same("it is ready", fetch("http://127.0.0.1:8040/readyz"), (200, "ready\n"))
+        process.send_signal(signal.SIGTERM)
+        bench.same("the service manager is told of the end", notify.recv(100), b"STOPPING=1\n")
+        bench.same("it is not ready when it stops", fetch("http://127.0.0.1:8040/readyz"), (503, "stopping\n"))
+        bench.same("but alive", fetch("http://127.0.0.1:8040/healthz"), (200, "alive\n"))
+        bench.same("and goes on for --stop-delay", fetch("http://127.0.0.1:8080/late"), (200, "origin 8000: GET /late\n"))
+        bench.same("and ends in order", process.wait(15), 0)
+    finally:
+        end([process])
+
+
+def fetch(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def check_manifests(bench, httptp):
+    """The manifests are YAML, and their proxies take the arguments in them."""
+    for path in sorted((ROOT / "deploy/kubernetes").iterdir()):
+        seen = 0
+        for manifest in yaml.safe_load_all(path.read_text()):
+            bench.check(f"{path.name}: a manifest says what it is", {"apiVersion", "kind", "metadata"} <= manifest.keys())
+            spec = manifest.get("spec", {}).get("template", {}).get("spec", {})
+            for container in spec.get("initContainers", []) + spec.get("containers", []):
+                if container["name"] != "httptp":
+                    continue
+                seen += 1
+                done = subprocess.run([httptp, "check", *container["args"]], capture_output=True, text=True)
+                bench.check(f"{path.name}: the proxy takes its arguments", done.returncode == 0, done.stderr)
+                ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+                for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+                    if probe in container:
+                        bench.same(f"{path.name}: {probe} asks where figures are", ports[container[probe]["httpGet"]["port"]], 8040)
+        bench.check(f"{path.name}: a proxy is in it", seen == 1)
+
+
+class Callers(threading.Thread):
+    """Posts one after the other on connections kept open, and counts what comes back."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent, self.wrong, self.over = 0, [], threading.Event()
+
+    def run(self):
+        import http.client
+        connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=20)
+        while not self.over.is_set():
+            self.sent += 1
+            connection.request("POST", f"/{self.sent}", body=b"x" * 100)
+            response = connection.getresponse()
+            got = response.status, response.read().decode()
+            if got != (200, f"origin 8000: POST /{self.sent}\n"):
+                self.wrong.append(got)
+
+
+def check_rolling_restart(bench, httptp, directory):
+    """Far proxies that are replaced one after the other, under a name that follows, lose nothing, not even POSTs."""
+    # The name: both addresses of the loopback network that far proxies have; a hosts file is what changes.
+    quiet = {"stderr": subprocess.DEVNULL, "cwd": directory}
+
+    def far(ip):
+        command = [httptp, "--in-type", "teleport", "--in", f"{ip}:8043", "--out-type", "http", "--out", "127.0.0.1:8000",
+                   "--expvar-addr", f"{ip}:8040", "--stop-delay", "3s"]
+        process = subprocess.Popen(command, **quiet)
+        wait_for(lambda: fetch_ready(ip), process)
+        return process
+
+    fars = {ip: far(ip) for ip in ("127.0.0.2", "127.0.0.3")}
+    near = subprocess.Popen([httptp, "--in", "127.0.0.1:8080", "--out", "127.0.0.2:8043,127.0.0.3:8043", "--out-health-check", "/",
+                             "--expvar-addr", ""], **quiet)
+    callers = [Callers() for _ in range(8)]
+    try:
+        wait_for(lambda: listens(8080), near)
+        for caller in callers:
+            caller.start()
+        for ip in fars:
+            time.sleep(1)
+            # A new one listens beside the old one before that stops (SO_REUSEPORT would do on one address); here the
+            # other far proxy has the load meanwhile.
+            fars[ip].send_signal(signal.SIGTERM)
+            fars[ip].wait(20)
+            fars[ip] = far(ip)
+        time.sleep(1)
+    finally:
+        for caller in callers:
+            caller.over.set()
+        for caller in callers:
+            caller.join(30)
+        end([near, *fars.values()])
+    sent, wrong = sum(caller.sent for caller in callers), [one for caller in callers for one in caller.wrong]
+    print(f"rolling restart: {sent} requests, {len(wrong)} lost")
+    return sent, wrong
+
+
+def fetch_ready(ip):
+    try:
+        return fetch(f"http://{ip}:8040/readyz")[0] == 200
+    except OSError:
+        return False
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--httptp", type=pathlib.Path, default=ROOT / "target/release/httptp")
+    httptp = parser.parse_args().httptp.resolve()
+    bench = Bench()
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        os.chmod(directory, 0o755)
+        make_certificates(directory)
+        servers = "\n".join(SERVER % (port, port) for port in ORIGINS)
+        (directory / "nginx.conf").write_text(NGINX % {"dir": directory, "servers": servers})
+        origin = subprocess.Popen(["nginx", "-c", str(directory / "nginx.conf")], stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: all(map(listens, ORIGINS)), origin)
+            check_use_cases(bench, httptp, directory)
+            check_units(bench, httptp, directory)
+            check_manifests(bench, httptp)
+            sent, wrong = check_rolling_restart(bench, httptp, directory)
+            bench.check("a rolling restart loses nothing", sent > 100 and not wrong, f"{len(wrong)} of {sent}: {wrong[:3]}")
+        finally:
+            end([origin])
+    print(f"{bench.passed} passed, {bench.failed} failed")
+    sys.exit(bench.failed > 0)
+
+
+main()
