@@ -290,7 +290,7 @@ impl Endpoint for Session<'_> {
             match event {
                 ClientEvent::Connected { compression } => {
                     self.connected_at = Some(now);
-                    if let Some(tell) = &self.lane.options.on_link_start {
+                    if let Some(tell) = &self.lane.options().on_link_start {
                         unharmed(|| tell(compression));
                     }
                     self.lane.note_connected();
