@@ -20,6 +20,7 @@ mod options;
 mod patience;
 mod server;
 mod socket;
+mod sync;
 mod throttle;
 
 #[cfg(feature = "smol")]
