@@ -133,7 +133,7 @@ fn is_host(host: &HeaderValue) -> bool {
 /// RFC 3986 allows it in a name, which no resolver does: whoever takes Host for a list would see two hosts.
 fn is_host_and_port(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
-        Some((literal, rest)) if rest.is_empty() => (literal, ""),
+        Some((literal, "")) => (literal, ""),
         Some((literal, rest)) => match rest.strip_prefix(':') {
             Some(port) => (literal, port),
             None => return false,
