@@ -1,4 +1,5 @@
-//! Writes seed corpora, made from the cases of the conformance suite, into `corpus/TARGET/`: run it in `fuzz/`.
+//! Writes seed corpora, made from the cases of the conformance suite, into `corpus/TARGET/`, or into `TARGET/` of the folder
+//! that is its argument: run it in `fuzz/`.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,6 +13,7 @@ use teleport_conformance::wire::{Encoder, hello};
 const MOST_BYTES: usize = 16 * 1024;
 
 fn main() -> io::Result<()> {
+    let corpora = std::env::args_os().nth(1).unwrap_or_else(|| "corpus".into());
     let (scenarios, errors) = read_all(Path::new("../conformance/cases"))?;
     assert!(errors.is_empty(), "{errors:?}");
     let mut seeds = BTreeSet::new();
@@ -59,7 +61,7 @@ fn main() -> io::Result<()> {
     add("shim", &[1], br#"{"event":"response","tag":1,"status":200,"fields":[["a","b"]],"body":"61"}"#);
     add("shim", &[2], br#"{"name":"n","version":"1","profile":"core","can":["client","none"]}"#);
     for (number, (target, bytes)) in seeds.iter().enumerate() {
-        let folder = Path::new("corpus").join(target);
+        let folder = Path::new(&corpora).join(target);
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join(format!("seed-{number:04}")), bytes)?;
     }

@@ -1,10 +1,10 @@
 //! Who is under way, and how others wait until nobody is.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use super::mailbox::lock;
+use super::sync::{Arc, Mutex};
 
 /// Counts what is under way.
 #[derive(Clone, Default)]

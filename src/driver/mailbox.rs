@@ -1,8 +1,10 @@
 //! How any thread or task tells a link what it wants.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
+
+use super::sync::{Mutex, MutexGuard};
 
 /// Locks what no panic can leave half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -25,6 +25,7 @@ mod patience;
 mod pool;
 mod server;
 mod socket;
+mod sync;
 mod throttle;
 mod timed;
 
