@@ -429,7 +429,8 @@ fn link_errors_of_the_code_and_of_the_text_are_the_same() {
 fn refusals_of_the_code_and_of_the_text_are_the_same_with_the_same_statuses() {
     use MessageError::*;
     assert_eq!(codes_of("MessageError"), codes_under("Message refusals"));
-    let all = [Version, Method, MethodConnect, Target, Status, Field, TooManyFields, BodyTooLarge, InterimResponse];
+    let all =
+        [Version, Method, MethodConnect, Target, Status, Field, TooManyFields, BodyTooLarge, InterimResponse, Overload];
     assert_eq!(all.iter().map(|e| e.code().to_owned()).collect::<BTreeSet<_>>(), codes_of("MessageError"));
     let table = rows_under("05-messages.md", "5.3 Refusing a message");
     let errors = rows_under("errors.md", "Message refusals");

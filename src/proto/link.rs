@@ -108,7 +108,7 @@ pub(super) struct Link<R: Role> {
     hello_out: Option<Hello>,
     /// `StartTls` is due once this side's hello has left.
     tls_due: bool,
-    /// `Connected` is: before that the hello is not complete, though frames may come (R-hello-early-frames).
+    /// `Connected` is, too, or with the first event of early frames (R-hello-early-frames).
     connected_due: bool,
     /// Until the link opens: an end now is the answer of a server that does not know zstd (R-zstd-client).
     is_on_trial: bool,
@@ -322,11 +322,7 @@ impl<R: Role> Link<R> {
                 self.tls_due = false;
                 self.events.push_back(R::start_tls());
             }
-            if self.connected_due {
-                self.connected_due = false;
-                // Ahead of what early frames have led to.
-                self.events.push_front(R::connected(self.peer_compression()));
-            }
+            self.tell_connected();
         }
         if self.phase == Phase::Open
             && let Some((frames, bytes)) = self.batch.take_due(self.now, |batch| {
@@ -349,6 +345,9 @@ impl<R: Role> Link<R> {
     }
 
     pub(super) fn poll_event(&mut self) -> Option<R::Event> {
+        if !self.events.is_empty() {
+            self.tell_connected();
+        }
         self.events.pop_front()
     }
 
@@ -391,7 +390,12 @@ impl<R: Role> Link<R> {
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
-        matches!(self.phase, Phase::Hello | Phase::Tls | Phase::Trial) || self.connected_due
+        match self.phase {
+            Phase::Hello | Phase::Tls | Phase::Trial => true,
+            // Early frames are read before this side's hello has left; what answers them leaves behind it.
+            Phase::Open => self.hello_out.is_some(),
+            Phase::Closed => false,
+        }
     }
 
     /// The level at which this side compresses; `None` if its compression has none.
@@ -472,6 +476,13 @@ impl<R: Role> Link<R> {
             self.connected_due = true;
         } else {
             self.events.push_back(R::connected(self.peer_compression()));
+        }
+    }
+
+    /// Tells it once, ahead of what early frames have led to.
+    fn tell_connected(&mut self) {
+        if std::mem::take(&mut self.connected_due) {
+            self.events.push_front(R::connected(self.peer_compression()));
         }
     }
 
@@ -626,7 +637,7 @@ impl<R: Role> Link<R> {
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
-        let watched = self.phase == Phase::Open && !self.connected_due && self.closing.is_none();
+        let watched = self.phase == Phase::Open && !self.is_handshaking() && self.closing.is_none();
         self.config.idle_timeout.filter(|_| watched).and_then(|idle| self.last_activity.checked_add(idle))
     }
 }
