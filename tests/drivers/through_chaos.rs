@@ -30,7 +30,7 @@ both! {
             at_once(CALLERS, |caller| {
                 for n in 0..EACH {
                     let number = caller * EACH + n;
-                    let method = if number % 3 == 0 { Method::PUT } else { Method::POST };
+                    let method = if number.is_multiple_of(3) { Method::PUT } else { Method::POST };
                     let body = format!("question {number};").repeat(number % 70 + 1);
                     let request = Request::builder().method(&method).uri(format!("http://h/{number}"));
                     match client.request(request.body(body.clone().into()).unwrap(), None) {

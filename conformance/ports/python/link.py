@@ -263,7 +263,7 @@ class Client(Link):
 class Server(Link):
     def respond(self, call: Call, response: Response) -> None:
         """The handler's answer, once for each call that is no oneway (R-id-copy, R-id-oneway)."""
-        judge({"closing": self._state is State.CLOSED}, LocalFailure)
+        judge({"closing": self._state is State.CLOSED, "output-full": self._is_paused()}, LocalFailure)
         message = write_response(response, call.method == b"HEAD", self.limits)
         del self._pending[call]
         self._enqueue(call, message)
