@@ -1,5 +1,6 @@
 //! What the suite says at the end: text for people, JSON and JUnit for programs.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
@@ -70,7 +71,14 @@ impl Report<'_> {
     pub fn text(&self, is_verbose: bool) -> String {
         let mut text = String::new();
         for outcome in self.outcomes {
-            let _ = self.outcome_text(&mut text, outcome, is_verbose);
+            if is_verbose || !matches!(outcome.verdict, Verdict::Unimplemented(_)) {
+                let _ = self.outcome_text(&mut text, outcome, is_verbose);
+            }
+        }
+        let missing: BTreeSet<&str> = self.outcomes.iter().flat_map(|outcome| missing(&outcome.verdict)).collect();
+        if !is_verbose && !missing.is_empty() {
+            let (count, missing) = (self.count("unimplemented", None), Vec::from_iter(missing).join(", "));
+            let _ = writeln!(text, "{count} unimplemented: need {missing} (-v lists them)");
         }
         let Description { name, version, profile, .. } = self.description;
         let counts: Vec<_> =
@@ -132,8 +140,8 @@ impl Report<'_> {
             Target::Client(command) => format!("--client '{}'", command.replace('\'', r"'\''")),
             Target::Server(addr) => format!("--server {addr}"),
         };
-        let arguments = self.arguments;
-        format!("cargo run --release -p teleport-conformance -- run {target} --id {id}{arguments}")
+        let (program, arguments) = (program(), self.arguments);
+        format!("{program} run {target} --id {id}{arguments}")
     }
 
     /// The report as JSON.
@@ -221,6 +229,19 @@ impl Report<'_> {
         xml.push_str("  </testsuite>\n</testsuites>\n");
         xml
     }
+}
+
+/// The capabilities for want of which a case was not run.
+fn missing(verdict: &Verdict) -> impl Iterator<Item = &str> {
+    let missing = if let Verdict::Unimplemented(missing) = verdict { missing.as_slice() } else { &[] };
+    missing.iter().map(AsRef::as_ref)
+}
+
+/// This program as it was called, as one word of a shell command.
+fn program() -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "teleport-conformance".into());
+    let is_plain = program.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    if is_plain { program } else { format!("'{}'", program.replace('\'', r"'\''")) }
 }
 
 /// A requirement and where it stands.

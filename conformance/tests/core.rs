@@ -110,7 +110,7 @@ fn the_exit_codes_tell_the_verdict() {
         "about     R-read-version (MUST, receiver; spec/05-messages.md): Minor version",
         "expected",
         "actual",
-        "again     cargo run",
+        "again     ",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

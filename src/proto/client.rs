@@ -77,7 +77,7 @@ pub enum RequestError {
         /// Whether the request can have reached the server.
         maybe_delivered: bool,
     },
-    /// The response was refused (R-read-refuse). The request was delivered.
+    /// The response was refused (R-read-refuse). The request was delivered, or will be.
     Refused(MessageError),
     /// The connection ended first (R-fail-in-flight).
     Link {
@@ -393,14 +393,24 @@ impl Client {
         self.slots.insert(id, slot);
     }
 
-    /// Takes a request out, if it was there; returns its slot.
-    fn answer(&mut self, id: NonZeroU32) -> Option<Slot> {
-        let slot = self.slots.remove(&id)?;
-        if slot.is_pending {
-            self.pending -= 1;
-            self.forget_deadlines();
+    /// A response with this id has come: ends the request if somebody waits, and frees the id. Returns whether somebody
+    /// waited. A response that comes before the request has left is none to its frame, which leaves all the same: the
+    /// id stays reserved for the answer to that (R-response-match).
+    fn answer(link: &mut Link<Self>, id: NonZeroU32) -> bool {
+        let Some(slot) = link.role.slots.get(&id) else { return false };
+        let (was_pending, frees_id) = (slot.is_pending, link.has_begun(slot.frame));
+        if frees_id {
+            link.role.slots.remove(&id);
         }
-        Some(slot)
+        if was_pending {
+            if let Some(slot) = link.role.slots.get_mut(&id) {
+                slot.is_pending = false;
+                slot.deadline = None;
+            }
+            link.role.pending -= 1;
+            link.role.forget_deadlines();
+        }
+        was_pending
     }
 
     /// Keeps the earliest deadline that of a pending request, and the heap in proportion to the requests.
@@ -474,9 +484,9 @@ impl Role for Client {
     }
 
     fn receive(link: &mut Link<Self>, frame: Frame<ResponseHead>) {
-        let slot = NonZeroU32::new(frame.id).and_then(|id| Some((id, link.role.answer(id)?)));
-        let event = match slot {
-            Some((id, Slot { is_pending: true, .. })) => {
+        let waiting = NonZeroU32::new(frame.id).filter(|id| Self::answer(link, *id));
+        let event = match waiting {
+            Some(id) => {
                 let id = RequestId(id);
                 match frame.head {
                     Ok(ResponseHead { mut response, keeps_head_rule }) => {
@@ -487,9 +497,10 @@ impl Role for Client {
                     Err(error) => ClientEvent::Failed { id, error: RequestError::Refused(error) },
                 }
             }
-            _ => ClientEvent::Unmatched { id: frame.id },
+            None => ClientEvent::Unmatched { id: frame.id },
         };
         link.events.push_back(event);
+        Self::limit_abandoned(link);
         link.settle();
     }
 

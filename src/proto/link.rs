@@ -108,6 +108,8 @@ pub(super) struct Link<R: Role> {
     hello_out: Option<Hello>,
     /// `StartTls` is due once this side's hello has left.
     tls_due: bool,
+    /// `Connected` is, too, or with the first event of early frames (R-hello-early-frames).
+    connected_due: bool,
     /// Until the link opens: an end now is the answer of a server that does not know zstd (R-zstd-client).
     is_on_trial: bool,
     /// When [`Phase::Trial`] is over.
@@ -142,6 +144,7 @@ impl<R: Role> Link<R> {
             hello_in: Vec::with_capacity(HELLO_BYTES),
             hello_out: None,
             tls_due: false,
+            connected_due: false,
             is_on_trial: false,
             trial_ends: None,
             encoder: None,
@@ -294,6 +297,12 @@ impl<R: Role> Link<R> {
         self.finish(first.or(refused).or(Some(error)));
     }
 
+    /// Ends a link whose hello is not complete, and sends nothing more.
+    pub(super) fn end_in_silence(&mut self) {
+        self.hello_out = None;
+        self.finish(None);
+    }
+
     /// Compresses at this level from the next batch on, if there are levels.
     pub(super) fn set_level(&mut self, level: u8) {
         self.config.level = Some(level);
@@ -313,6 +322,7 @@ impl<R: Role> Link<R> {
                 self.tls_due = false;
                 self.events.push_back(R::start_tls());
             }
+            self.tell_connected();
         }
         if self.phase == Phase::Open
             && let Some((frames, bytes)) = self.batch.take_due(self.now, |batch| {
@@ -335,6 +345,9 @@ impl<R: Role> Link<R> {
     }
 
     pub(super) fn poll_event(&mut self) -> Option<R::Event> {
+        if !self.events.is_empty() {
+            self.tell_connected();
+        }
         self.events.pop_front()
     }
 
@@ -377,7 +390,12 @@ impl<R: Role> Link<R> {
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
-        matches!(self.phase, Phase::Hello | Phase::Tls | Phase::Trial)
+        match self.phase {
+            Phase::Hello | Phase::Tls | Phase::Trial => true,
+            // Early frames are read before this side's hello has left; what answers them leaves behind it.
+            Phase::Open => self.hello_out.is_some(),
+            Phase::Closed => false,
+        }
     }
 
     /// The level at which this side compresses; `None` if its compression has none.
@@ -454,8 +472,22 @@ impl<R: Role> Link<R> {
         self.phase = Phase::Open;
         self.is_on_trial = false;
         self.last_activity = self.now;
-        let compression = self.hello_in.get(13).copied().and_then(Compression::from_code).unwrap_or_default();
-        self.events.push_back(R::connected(compression));
+        if self.hello_out.is_some() {
+            self.connected_due = true;
+        } else {
+            self.events.push_back(R::connected(self.peer_compression()));
+        }
+    }
+
+    /// Tells it once, ahead of what early frames have led to.
+    fn tell_connected(&mut self) {
+        if std::mem::take(&mut self.connected_due) {
+            self.events.push_front(R::connected(self.peer_compression()));
+        }
+    }
+
+    fn peer_compression(&self) -> Compression {
+        self.hello_in.get(13).copied().and_then(Compression::from_code).unwrap_or_default()
     }
 
     fn fail_hello(&mut self, kind: ErrorKind) {
@@ -587,6 +619,7 @@ impl<R: Role> Link<R> {
             return;
         }
         self.phase = Phase::Closed;
+        self.connected_due = false;
         self.closing = None;
         self.plain = BytesMut::new();
         let error = error.or_else(|| (self.role.unfinished() > 0).then(|| ConnectionError::nowhere(ErrorKind::Closed)));
@@ -604,7 +637,7 @@ impl<R: Role> Link<R> {
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
-        let watched = self.phase == Phase::Open && self.closing.is_none();
+        let watched = self.phase == Phase::Open && !self.is_handshaking() && self.closing.is_none();
         self.config.idle_timeout.filter(|_| watched).and_then(|idle| self.last_activity.checked_add(idle))
     }
 }

@@ -194,6 +194,10 @@ impl ServerConnection {
     /// Closes in order: reads no further request, lets those accepted be answered, within the drain timeout.
     pub fn close(&mut self, now: Instant) {
         self.link.tell_time(now);
+        if self.link.is_handshaking() {
+            // Whoever has not been greeted has been promised nothing (R-close-graceful).
+            self.link.end_in_silence();
+        }
         self.link.end_input(None);
     }
 

@@ -75,7 +75,6 @@ class Link:
 
     def tls_established(self) -> None:
         self._state = State.OPEN
-        self._events.append(Connected())
 
     def transport_failed(self) -> None:                     # R-transport-failed, R-tls-handshake-failed
         self._close("transport")
@@ -102,12 +101,11 @@ class Link:
     def data_to_send(self) -> bytes:
         data, self._hello_out = self._hello_out, b""
         if self._state in (State.OPEN, State.DRAINING):
-            is_active = self._deadlines.pop("hello", None) is not None              # it is complete (2.4)
             if self._queue and (self._seal_now or self._queue_size() >= BATCH_SIZE):        # R-batch-seal
                 data += self._encode(b"".join(self._queue.values()))
                 self._queue.clear()
                 self._deadlines.pop("batch", None)
-            if data or is_active:
+            if data:
                 self._restart_idle()
         return data
 
@@ -118,17 +116,18 @@ class Link:
             return
         use_tls = self._agree(hello[13] not in DECODERS, hello[14] != 0)                    # R-tls-byte-read
         self._decoder = DECODERS[hello[13]]()               # R-compression-independent
-        if use_tls:
-            self._state = State.TLS
-            self._events.append(StartTls())
-        else:
-            self.tls_established()
+        self._state = State.TLS if use_tls else State.OPEN
+        self._events += [StartTls()] * use_tls
 
     def _read_on(self) -> bool:
         """Reads one frame. False: there is none before something else happens."""
+        if self._state is State.OPEN and not self._hello_out and self._deadlines.pop("hello", None) is not None:
+            self._restart_idle()                            # the hello is complete (2.4)
+            self._events.append(Connected())
+            return True
         if "drain" in self._deadlines and not self._queue and not self._pending:
             self._close(None)
-        if self._state is not State.OPEN or self._is_paused():
+        if self._state is not State.OPEN or self._is_paused() or "hello" in self._deadlines:
             return False
         try:
             if frame := self._reader.read():
@@ -241,16 +240,15 @@ class Client(Link):
     def _on_frame(self, frame: Frame) -> None:              # R-response-match
         call = self._pending.pop(frame.id, None)
         self._deadlines.pop(call, None)
+        abandoned = call or self._abandoned.pop(frame.id, None)                     # R-response-abandoned
+        if abandoned in self._queue:                        # it leaves all the same (R-response-match)
+            self._abandoned[frame.id] = abandoned
         if not call:                                        # R-response-unmatched, R-id-zero-response
-            self._abandoned.pop(frame.id, None)             # R-response-abandoned
             self._events.append(Unmatched(frame.id))
         elif frame.refusal:                                 # R-refuse-client
             self._events.append(RequestFailed(call, frame.refusal, True))
         else:
             self._events.append(ResponseReceived(call, frame.message))
-
-    def _end(self, code: str | None) -> None:
-        self._close(code)
 
     def _close(self, code: str | None) -> None:             # R-fail-in-flight
         if self._pending:
@@ -260,10 +258,12 @@ class Client(Link):
         self._pending.clear()
         super()._close(code)
 
+    _end = _close
+
 class Server(Link):
     def respond(self, call: Call, response: Response) -> None:
         """The handler's answer, once for each call that is no oneway (R-id-copy, R-id-oneway)."""
-        judge({"closing": self._state is State.CLOSED}, LocalFailure)
+        judge({"closing": self._state is State.CLOSED, "output-full": self._is_paused()}, LocalFailure)
         message = write_response(response, call.method == b"HEAD", self.limits)
         del self._pending[call]
         self._enqueue(call, message)

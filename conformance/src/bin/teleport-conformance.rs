@@ -47,8 +47,9 @@ Exit codes:
   1  required cases fail (run), a mutant survives (mutants)
   2  usage or suite error: an unreadable case, a shim that does not start, a server that is not there, a check that
      fails, a link that cannot be recorded
-  3  incomplete: no required case fails, but some are known to, unimplemented or skipped. This is the best that
-     `run --server`, `run --client` and shims of profile tcp can have
+  3  incomplete: no required case fails, but some are known to or were not run: skipped, or unimplemented for want
+     of a capability that the specification asks for (not zstd, zstd-auto or tls-required: it leaves these free).
+     This is the best that `run --server`, `run --client` and shims of profile tcp can have
 
 A run with filters says nothing about the cases that it leaves out.";
 
@@ -80,7 +81,7 @@ enum Cmd {
         /// How the report is written.
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
-        /// Names the cases that pass, too.
+        /// Names the cases that pass, too, and those that are unimplemented.
         #[arg(long, short)]
         verbose: bool,
         /// Writes every line exchanged with the shim to this file (SHIM.md); one shim runs at a time.
@@ -441,6 +442,9 @@ fn explain(suite: &Path, spec: &Spec, id: &str) -> Result<u8, String> {
         for scenario in scenarios.iter().filter(|scenario| scenario.rules.iter().any(|rule| rule == id)) {
             print(&format!("{:6} {}: {}\n", scenario.role.name(), scenario.id, scenario.title));
         }
+        for reason in reasons(suite, id)? {
+            print(&format!("not to be seen by cases: {reason}\n"));
+        }
         return Ok(0);
     }
     let scenario = scenarios.iter().find(|scenario| scenario.id == id);
@@ -449,6 +453,18 @@ fn explain(suite: &Path, spec: &Spec, id: &str) -> Result<u8, String> {
         let code = format!("`{id}`");
         for line in errors.lines().filter(|line| line.starts_with('#') || line.contains(&code)) {
             print(&format!("{line}\n"));
+        }
+        print("\n");
+        for scenario in &scenarios {
+            let text = std::fs::read_to_string(&scenario.path).map_err(|error| error.to_string())?;
+            let is_outcome = |line: &str| {
+                let words: Vec<&str> = line.trim().split(' ').collect();
+                let outcomes = ["closed", "failed", "refused", "refused-locally"];
+                words.iter().any(|word| outcomes.contains(word)) && words.contains(&id)
+            };
+            if text.lines().any(is_outcome) {
+                print(&format!("{:6} {}: {}\n", scenario.role.name(), scenario.id, scenario.title));
+            }
         }
         return Ok(0);
     }
@@ -459,6 +475,23 @@ fn explain(suite: &Path, spec: &Spec, id: &str) -> Result<u8, String> {
         print(&format!("\n{} ({}, {}): {}\n", rule.id, rule.level, rule.who, rule.text));
     }
     Ok(0)
+}
+
+/// Why no case reaches a rule, or not all of it, as untestable.txt has it.
+fn reasons(suite: &Path, id: &str) -> Result<Vec<String>, String> {
+    let path = suite.join("untestable.txt");
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    // A reason goes on in indented lines.
+    let text = text.replace("\n  ", " ");
+    let of_rule = |line: &str| {
+        let (rule, reason) = line.split_once(": ")?;
+        match rule.strip_prefix(id)? {
+            "" => Some(reason.to_owned()),
+            ", in part" => Some(format!("in part: {reason}")),
+            _ => None,
+        }
+    };
+    Ok(text.lines().filter_map(of_rule).collect())
 }
 
 /// A path as one word of a shell command.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 
-use super::framing::decimal;
+use super::framing::plain_decimal;
 use super::{HEAD_LENGTH_FIELD, HEAD_LENGTH_UNKNOWN};
 use crate::proto::config::Limits;
 use crate::proto::error::SendError;
@@ -65,7 +65,7 @@ pub(crate) fn write_response(
     write_frame(out, id, body, limits, |head| {
         head.line(&["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or_default()]);
         head.fields(response.headers(), |_| false);
-        let stated = response.headers().get(CONTENT_LENGTH).and_then(|v| decimal(v.as_bytes()));
+        let stated = given_length(response.headers());
         match status {
             StatusCode::NO_CONTENT => {}
             StatusCode::NOT_MODIFIED => {
@@ -84,6 +84,14 @@ pub(crate) fn write_response(
             }
         }
     })
+}
+
+/// The length that a handler states for a body that is not sent: one, and in the form that a sender writes
+/// (R-head-response, R-write-no-content).
+fn given_length(fields: &HeaderMap) -> Option<u64> {
+    let mut fields = fields.get_all(CONTENT_LENGTH).iter();
+    let (Some(given), None) = (fields.next(), fields.next()) else { return None };
+    plain_decimal(given.as_bytes().trim_ascii())
 }
 
 /// Appends id, head and body; takes all back if a receiver with the limits of this side would refuse it.
@@ -121,7 +129,10 @@ fn host(request: &Request<Bytes>) -> Result<&[u8], SendError> {
     }
     let mut fields = request.headers().get_all(HOST).iter();
     match (fields.next(), fields.next()) {
-        (Some(host), None) if host.to_str().is_ok() => Ok(host.as_bytes().trim_ascii()),
+        (Some(host), None) => {
+            let host = host.as_bytes().trim_ascii();
+            if host.iter().all(u8::is_ascii_graphic) { Ok(host) } else { Err(SendError::Host) }
+        }
         (None, _) => Err(SendError::MissingHost),
         _ => Err(SendError::Host),
     }

@@ -11,7 +11,7 @@ use crate::rewrite;
 
 /// Every fault, and what it does.
 #[rustfmt::skip]
-pub(crate) const MUTANTS: [(&str, &str); 61] = [
+pub(crate) const MUTANTS: [(&str, &str); 69] = [
     ("id-big-endian", "writes request ids most significant byte first"),
     ("no-sync-flush", "leaves 00 00 ff ff away at the end of a deflate flush"),
     ("second-hello", "sends its hello twice"),
@@ -72,6 +72,14 @@ pub(crate) const MUTANTS: [(&str, &str); 61] = [
     ("output-unlimited", "takes in work while its output cannot leave"),
     ("output-stuck-client-stops", "a client reads nothing while its output cannot leave"),
     ("hello-timeout-4s", "waits a second too long for the hello"),
+    ("idle-from-the-connection", "counts the idle time from the connection, not from the hello"),
+    ("close-drops-held-output", "an orderly close does not wait for output that cannot leave"),
+    ("refusal-not-delivered", "says of a refused request that waits in the batch that it was not delivered"),
+    ("target-of-8192", "refuses targets of more than 8,192 bytes"),
+    ("fold-with-colon-accepted", "takes a folded line with a colon for a field of its own"),
+    ("status-line-lower-case", "takes a status line with the version in lower case"),
+    ("slash-in-a-token", "takes a slash as part of a token"),
+    ("chunk-end-unchecked", "takes any byte for the LF behind chunk data"),
     ("idle-not-reset", "counts the idle time from the hello, whatever arrives"),
 ];
 
@@ -151,7 +159,7 @@ impl Mutant {
             "abandoned-limit-off-by-one" => limits.abandoned += 1,
             "output-unlimited" => limits.output = 1 << 40,
             "hello-timeout-4s" => setup.hello_timeout += 1_000_000,
-            "idle-not-reset" => setup.idle_timeout = None,
+            "idle-not-reset" | "idle-from-the-connection" => setup.idle_timeout = None,
             "zstd-auto-is-always" if setup.compression == "auto" => setup.compression = "zstd".into(),
             "zstd-auto-is-never" if setup.compression == "auto" => setup.compression = "deflate".into(),
             "batch-delay-ignored" => setup.max_batch_delay = 0,
@@ -246,6 +254,11 @@ impl Mutant {
             ("batch-deadline-moved", _) if is_frame && delay > 0 => drop(self.deadlines.insert(0, now + delay)),
             ("idle-not-reset", _) if answer.events.iter().any(|event| matches!(event, Event::Connected {})) => {
                 self.deadlines.extend(self.setup.idle_timeout.map(|idle| (0, now + idle)));
+            }
+            ("idle-from-the-connection", _)
+                if answer.events.iter().any(|event| matches!(event, Event::Connected {})) =>
+            {
+                self.deadlines.extend(self.setup.idle_timeout.map(|idle| (0, idle)));
             }
             _ => {}
         }
@@ -377,6 +390,9 @@ impl Mutant {
             ("drain-skipped", Command::Eof { .. }) if !told.iter().any(is_end) => {
                 told.push(Event::Closed { code: None })
             }
+            ("close-drops-held-output", Command::Close { .. }) if self.is_held && !told.iter().any(is_end) => {
+                told.push(Event::Closed { code: None });
+            }
             ("close-at-once", Command::Close { .. }) if !told.iter().any(is_end) => {
                 told.push(Event::Closed { code: None });
             }
@@ -437,7 +453,14 @@ impl Mutant {
                 }
                 vec![event]
             }
+            ("target-of-8192", Event::Request { id: Some(id), target, .. }) if target.len() > 8192 => {
+                vec![Event::Refused { id, code: "target".into() }]
+            }
             (name, Event::Failed { tag, code, mut maybe_delivered }) => {
+                // The link lives: it is a refusal.
+                if name == "refusal-not-delivered" && code == "version" {
+                    maybe_delivered &= !self.unsent.contains(&tag);
+                }
                 self.pending.retain(|known| *known != tag);
                 self.unsent.retain(|known| *known != tag);
                 if code == "timeout" && maybe_delivered {

@@ -30,6 +30,13 @@ pub(crate) fn input(mutant: &str, data: &mut [u8], before: usize) {
         "http-1-2-accepted" => replace(data, b"HTTP/1.2", b"HTTP/1.1", usize::MAX),
         "continue-is-final" => replace(data, b"HTTP/1.1 100", b"HTTP/1.1 204", usize::MAX),
         "early-hints-accepted" => replace(data, b"HTTP/1.1 103", b"HTTP/1.1 204", usize::MAX),
+        "fold-with-colon-accepted" => replace(data, b"\r\n X: y", b"\r\nXX: y", 1),
+        "status-line-lower-case" => replace(data, b"http/1.1 ", b"HTTP/1.1 ", usize::MAX),
+        "slash-in-a-token" => {
+            replace(data, b"G/T ", b"GET ", usize::MAX);
+            replace(data, b"X/A: ", b"X-A: ", usize::MAX);
+        }
+        "chunk-end-unchecked" => replace(data, b"abcd\rx", b"abcd\r\n", 1),
         "snappy-checksum-unchecked" => chunks(data, |kind, payload| {
             if *kind > 1 || payload.len() < 4 {
                 return;
