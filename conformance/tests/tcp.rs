@@ -46,7 +46,7 @@ fn report<'s>(scenarios: &[&'s Scenario], options: &Options) -> (String, serde_j
         arguments: "",
         is_partial: false,
     };
-    let (text, json, junit) = (report.text(false), report.json(), report.junit());
+    let (text, json, junit) = (report.text(true), report.json(), report.junit());
     (text, json, junit, outcomes)
 }
 
