@@ -2,7 +2,7 @@
 //! comes back (R-limit-memory).
 
 // Callers and origins are real sockets in real time.
-#![cfg(feature = "httptp")]
+#![cfg(all(feature = "httptp", feature = "thread"))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod common;
