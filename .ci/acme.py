@@ -130,14 +130,14 @@ def exercise_renewal(world, bench):
         return lambda: kept.read_text() != before
 
     first = kept.read_text()
-    wait_for(is_renewed(first), proxy, 40)
+    wait_for(is_renewed(first), proxy, 100)
     second = kept.read_text()
     bench.check("it is made anew though nobody asks", world.orders() == ["a.example.com"] * 2, world.orders())
     shown = world.serial("a.example.com")
     bench.check("the new one is shown", shown == run("openssl", "x509", "-noout", "-serial", "-in", kept).strip(), shown)
     world.stop(proxy)
     proxy = world.start_proxy()
-    wait_for(is_renewed(second), proxy, 40)
+    wait_for(is_renewed(second), proxy, 100)
     bench.check("after a restart, too", world.orders() == ["a.example.com"] * 3, world.orders())
     world.stop(proxy)
 

@@ -94,8 +94,11 @@ impl Pair {
             self.client.poll_transmit(now, &mut self.up);
             self.server.handle_input(now, &self.up);
             while let Some(event) = self.server.poll_event() {
-                let ServerEvent::Request { token, .. } = event else { panic!("{event:?}") };
-                tokens.push(token);
+                match event {
+                    ServerEvent::Request { token, .. } => tokens.push(token),
+                    ServerEvent::Connected { .. } => {}
+                    other => panic!("{other:?}"),
+                }
             }
         }
         self.up.clear();
