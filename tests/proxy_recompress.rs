@@ -1,7 +1,7 @@
 //! Compressed bodies through a near and a far proxy: what the origin and the caller get, and what is on the link.
 
 // Callers and origins are real sockets in real time.
-#![cfg(feature = "httptp")]
+#![cfg(all(feature = "httptp", feature = "thread"))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod common;
