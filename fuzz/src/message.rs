@@ -9,7 +9,7 @@ use httpteleport::proto::{
     ServerEvent,
 };
 
-use crate::links::{hello, small_limits};
+use crate::links::{HELLO_BYTES, hello, small_limits};
 use crate::reference::{self, End, Limits, Message, Outcome, Role};
 
 /// The first byte says who reads: a server; or a client, whose first request, which has id 1, was HEAD or GET. Then come
@@ -118,9 +118,6 @@ fn read_requests(config: Config, plain: &[u8]) -> Reading {
         }
     }
 }
-
-/// The length of a hello.
-const HELLO_BYTES: usize = 15;
 
 fn read_responses(config: Config, plain: &[u8], to_head: bool) -> Reading {
     let now = Instant::now();
