@@ -10,27 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// splitmix64.
-#[derive(Clone)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// One below `most`, which is not 0.
-    pub fn below(&mut self, most: u64) -> u64 {
-        self.next() % most
-    }
-}
+#[path = "../simulator/random.rs"]
+mod random;
+pub use random::Random;
 
 /// What may happen to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,10 +133,10 @@ impl Shared {
         let mut random = Random::new(self.chaos.seed.wrapping_add(number as u64).wrapping_mul(0x9e37_79b9));
         let harm = match self.is_calm.load(Ordering::SeqCst) {
             true => Harm::Nothing,
-            false => self.chaos.harms[random.below(self.chaos.harms.len() as u64) as usize],
+            false => random.pick(&self.chaos.harms),
         };
-        let at = random.below(self.chaos.within.max(1));
-        let in_requests = random.below(2) == 0;
+        let at = random.next() % self.chaos.within.max(1);
+        let in_requests = random.within(0..2) == 0;
         let Ok(far) = TcpStream::connect(self.to) else { return };
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
         if harm != Harm::Nothing {
@@ -216,7 +198,7 @@ fn pump(
         };
         let good = at.map_or(n, |at| n.min(at.saturating_sub(carried)));
         match harm {
-            Harm::Delay(most) => thread::sleep(Duration::from_micros(random.below(most * 1000))),
+            Harm::Delay(most) => thread::sleep(Duration::from_micros(random.next() % (most * 1000))),
             Harm::Throttle(rate) => thread::sleep(Duration::from_micros(good * 1000 / rate)),
             _ => {}
         }

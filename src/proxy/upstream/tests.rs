@@ -49,21 +49,18 @@ async fn become_these(upstreams: &Upstreams, wanted: &[&str]) {
     }
 }
 
+async fn start(executor: &Arc<Executor<'static>>, addr: &str, records: &Records) -> Arc<Upstreams> {
+    let budget = MemoryBudget::unlimited();
+    Upstreams::start_with(executor, &config(addr), Arc::default(), budget, resolver(records)).await.unwrap()
+}
+
 #[test]
 fn a_name_is_followed_as_its_addresses_come_and_go() {
     let executor = Arc::new(Executor::new());
     let records = Records::default();
     set(&records, &[1, 2]);
     smol::block_on(executor.run(async {
-        let upstreams = Upstreams::start_with(
-            &executor,
-            &config("far.example:1,127.0.0.9:1"),
-            Arc::default(),
-            MemoryBudget::unlimited(),
-            resolver(&records),
-        )
-        .await
-        .unwrap();
+        let upstreams = start(&executor, "far.example:1,127.0.0.9:1", &records).await;
         let all = ["127.0.0.9:1", "far.example:1 at 127.0.0.1", "far.example:1 at 127.0.0.2"];
         become_these(&upstreams, &all).await;
         assert!(upstreams.view().iter().all(|view| view.state == State::Up), "nobody was there before");
@@ -86,15 +83,7 @@ fn a_name_that_cannot_be_looked_up_is_dialled_by_name_until_it_can() {
     let executor = Arc::new(Executor::new());
     let records = Records::default();
     smol::block_on(executor.run(async {
-        let upstreams = Upstreams::start_with(
-            &executor,
-            &config("far.example:1"),
-            Arc::default(),
-            MemoryBudget::unlimited(),
-            resolver(&records),
-        )
-        .await
-        .unwrap();
+        let upstreams = start(&executor, "far.example:1", &records).await;
         assert_eq!(names(&upstreams), ["far.example:1"]);
         set(&records, &[1]);
         become_these(&upstreams, &["far.example:1 at 127.0.0.1"]).await;
@@ -107,15 +96,7 @@ fn an_upstream_that_goes_ends_what_it_has() {
     let records = Records::default();
     set(&records, &[1, 2]);
     smol::block_on(executor.run(async {
-        let upstreams = Upstreams::start_with(
-            &executor,
-            &config("far.example:1"),
-            Arc::default(),
-            MemoryBudget::unlimited(),
-            resolver(&records),
-        )
-        .await
-        .unwrap();
+        let upstreams = start(&executor, "far.example:1", &records).await;
         let (ticket, upstream, _) = upstreams.pick(true, &[]).unwrap();
         assert_eq!(upstream.addr(), "127.0.0.2:1");
         set(&records, &[1]);

@@ -113,22 +113,22 @@ impl Law {
         let (mut kills, mut stops) = ([0; 3], [0; 3]);
         let mut before = None;
         while !is_over.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(100 + random.below(900)));
-            let n = random.below(3) as usize;
+            thread::sleep(Duration::from_millis(100 + random.next() % 900));
+            let n = random.within(0..3);
             let process = &processes[n];
             let is_late = next.load(Ordering::SeqCst) > self.requests / 4 * 3;
             if is_late && before.is_none() {
                 before = Some([processes[0].holding(), processes[1].holding()]);
             }
-            if !is_late && random.below(3) == 0 {
+            if !is_late && random.within(0..3) == 0 {
                 kills[n] += 1;
                 process.kill();
-                thread::sleep(Duration::from_millis(random.below(200)));
+                thread::sleep(Duration::from_millis(random.next() % 200));
                 process.start();
             } else {
                 stops[n] += 1;
                 process.signal("STOP");
-                thread::sleep(Duration::from_millis(random.below(1500)));
+                thread::sleep(Duration::from_millis(random.next() % 1500));
                 process.signal("CONT");
             }
         }
