@@ -135,3 +135,21 @@ fn of_what_has_not_left_the_oldest_is_known() {
     }
     assert_eq!(client.oldest_unsent(), None);
 }
+
+#[test]
+fn the_oldest_is_found_as_soon_where_many_wait() {
+    // By looking at each that is under way, this took minutes.
+    const REQUESTS: usize = 200_000;
+    let now = Instant::now();
+    let limits = Limits { pending_requests: 2 * REQUESTS, output_bytes: usize::MAX, ..Limits::default() };
+    let (mut client, _) = open(&Config { limits, ..plain() }, now);
+    let sent: Vec<_> = (0..REQUESTS).map(|_| client.send_request(now, &get(), None).unwrap()).collect();
+    while client.poll_transmit(now, &mut Vec::new()) > 0 {}
+    let waiting: Vec<_> = (0..REQUESTS / 2).map(|_| client.send_request(now, &get(), None).unwrap()).collect();
+    assert!(client.cancel(now, waiting[1]) && client.cancel(now, sent[0]));
+    for id in waiting.into_iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, id)| id) {
+        assert_eq!(client.oldest_unsent(), Some(id));
+        assert!(client.cancel(now, id));
+    }
+    assert_eq!(client.oldest_unsent(), None);
+}

@@ -130,6 +130,15 @@ fn frames_in_the_segment_of_the_hello_are_taken() {
 }
 
 #[test]
+fn a_link_that_ends_at_once_was_up_all_the_same_if_a_frame_came_before() {
+    let oneway = &b"\0\0\0\0GET /a HTTP/1.1\r\nHost: h\r\n\r\n"[..];
+    let input = [&hello(1, 0), oneway, b"\0\0\0\0no request\r\n\r\n"].concat();
+    let by_byte = server_hears(ServerTls::Off, &input, 1, false);
+    assert_eq!(by_byte.events.len(), 3, "{by_byte:?}");
+    assert_eq!(server_hears(ServerTls::Off, &input, input.len(), false).events, by_byte.events);
+}
+
+#[test]
 fn every_pair_of_compressions_is_valid_and_independent() {
     // R-compression-independent
     let now = Instant::now();

@@ -53,6 +53,8 @@ pub(super) trait Endpoint {
     fn end_at(&self) -> Option<Instant>;
     /// Whether the connection's last event was delivered.
     fn is_over(&self) -> bool;
+    /// Whether it has failed so that what has not left is of no use to anybody.
+    fn drops_output(&self) -> bool;
 
     /// What the link's memory is counted in.
     fn memory(&self) -> Option<&MemoryBudget>;
@@ -91,6 +93,8 @@ pub(super) struct Carrier<E> {
     written: usize,
     /// `output` is elsewhere, being written.
     is_lent: bool,
+    /// How many bytes of memory are elsewhere, being written or read to.
+    lent_bytes: [usize; 2],
     /// What the link holds of the budget, if there is one.
     charge: Option<Charge>,
     /// Since when `output` is what it is.
@@ -124,6 +128,7 @@ impl<E: Endpoint> Carrier<E> {
             output: Vec::new(),
             written: 0,
             is_lent: false,
+            lent_bytes: [0; 2],
             told_since: Instant::now(),
             writing: WritePatience::new(patience.write_timeout),
             reading: ReadPatience::new(patience.read_timeout),
@@ -154,6 +159,13 @@ impl<E: Endpoint> Carrier<E> {
                 true
             }
         };
+        if self.endpoint.drops_output() && self.error.is_none() && !self.is_lent {
+            // It must not keep anybody waiting for the peer to read it.
+            self.output.clear();
+            self.written = 0;
+            self.writing.end();
+            self.has_closed_channel = true;
+        }
         if self.has_closed() {
             self.linger(now);
             return false;
@@ -164,15 +176,20 @@ impl<E: Endpoint> Carrier<E> {
         // come now and then must not begin its time anew.
         let is_under_way = !self.output.is_empty() || self.is_lent;
         let is_told = is_under_way && now.saturating_duration_since(self.told_since) > MOMENT;
-        self.reading.watch(now, self.endpoint.awaits_peer() && !is_told);
+        // Nor can anything come of who is not read.
+        self.reading.watch(now, self.endpoint.awaits_peer() && !is_told && self.bears_input());
         // Delivering can have made room for more, or something to transmit.
         progress || taken
     }
 
     fn count_memory(&mut self) {
         let Some(charge) = &mut self.charge else { return };
-        let buffers = self.input.len() + self.output.capacity();
-        charge.set(buffers + self.endpoint.connection().buffered_bytes() + self.endpoint.held_bytes());
+        let connection = self.endpoint.connection();
+        let codecs = connection.codec_bytes();
+        let buffers = self.input.len() + self.output.capacity() + self.lent_bytes.iter().sum::<usize>();
+        let messages = connection.buffered_bytes() - codecs + self.endpoint.held_bytes();
+        charge.set(buffers + self.channel.buffered_bytes() + messages);
+        charge.set_codecs(codecs);
     }
 
     /// Offers input to the connection; returns whether there was any that it took.
@@ -285,6 +302,7 @@ impl<E: Endpoint> Carrier<E> {
     #[cfg(feature = "thread")]
     pub(super) fn lend_output(&mut self) -> (Vec<u8>, usize) {
         self.is_lent = true;
+        self.lent_bytes[0] = self.output.capacity();
         (std::mem::take(&mut self.output), self.written)
     }
 
@@ -292,6 +310,7 @@ impl<E: Endpoint> Carrier<E> {
     #[cfg(feature = "thread")]
     pub(super) fn handle_written_of(&mut self, output: Vec<u8>, now: Instant, written: io::Result<usize>) {
         self.is_lent = false;
+        self.lent_bytes[0] = 0;
         if self.error.is_none() || self.has_channel_failed {
             // Whatever was added was an alert.
             let alert = std::mem::replace(&mut self.output, output);
@@ -346,12 +365,14 @@ impl<E: Endpoint> Carrier<E> {
     /// [`handle_read_to`](Self::handle_read_to) must follow.
     #[cfg(feature = "thread")]
     pub(super) fn lend_input(&mut self) -> Vec<u8> {
+        self.lent_bytes[1] = self.input.len();
         std::mem::take(&mut self.input)
     }
 
     /// Gives back what was lent, with what came of reading to it.
     #[cfg(feature = "thread")]
     pub(super) fn handle_read_to(&mut self, input: Vec<u8>, now: Instant, read: io::Result<usize>) {
+        self.lent_bytes[1] = 0;
         self.input = input;
         self.handle_read(now, read);
     }
@@ -449,6 +470,12 @@ impl<E: Endpoint> Carrier<E> {
     pub(super) fn has_input(&self) -> bool {
         !self.unread.is_empty()
     }
+
+    /// Whether what comes is dropped. A peer that writes on and on must not hold up everybody else.
+    #[cfg(feature = "smol")]
+    pub(super) fn is_lingering(&self) -> bool {
+        self.linger_until.is_some()
+    }
 }
 
 /// Whether it is to be tried again.
@@ -499,6 +526,26 @@ mod tests {
             }
             assert!(carrier.is_over() && carrier.into_parts().1.is_none());
         }
+    }
+
+    #[cfg(feature = "thread")]
+    #[test]
+    fn what_is_lent_to_the_socket_is_counted() {
+        let budget = MemoryBudget::unlimited();
+        let shared = Arc::new(Shared::new(ServerOptions::default().memory_budget(budget.clone())));
+        let dispatch: Dispatch = Arc::new(|_, _, _| panic!("nothing was asked"));
+        let now = Instant::now();
+        let session = Session::new(shared.admit(PeerAddr::Unix).unwrap(), dispatch, now);
+        let mut carrier = Carrier::new(session, shared.patience());
+        while carrier.turn(now) {}
+        let held = budget.held();
+        assert!(held >= FIRST_READ);
+        let input = carrier.lend_input();
+        while carrier.turn(now) {}
+        assert_eq!(budget.held(), held);
+        carrier.handle_read_to(input, now, Err(io::ErrorKind::WouldBlock.into()));
+        while carrier.turn(now) {}
+        assert_eq!(budget.held(), held);
     }
 
     #[test]

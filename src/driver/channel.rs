@@ -130,6 +130,12 @@ impl Channel {
         self.seen().is_some()
     }
 
+    /// How many bytes of messages are here, in clear.
+    #[cfg(any(feature = "smol", feature = "thread"))]
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.seen().map_or(0, |tls| tls.buffered_bytes())
+    }
+
     /// Ends TLS in order: appends the last bytes to `out`.
     pub fn close(&mut self, out: &mut Vec<u8>) {
         if let Some(tls) = self.secured() {
@@ -170,6 +176,11 @@ impl Never {
     }
 
     fn has_ended(&self) -> bool {
+        match *self {}
+    }
+
+    #[cfg(any(feature = "smol", feature = "thread"))]
+    fn buffered_bytes(&self) -> usize {
         match *self {}
     }
 

@@ -69,6 +69,11 @@ impl<C> Mailbox<C> {
         Poll::Ready(())
     }
 
+    /// Takes commands again.
+    pub(super) fn reopen(&self) {
+        lock(&self.inner).is_closed = false;
+    }
+
     /// Takes no more commands; returns those that wait.
     pub(super) fn close(&self) -> Vec<C> {
         let mut inner = lock(&self.inner);

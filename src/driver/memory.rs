@@ -11,6 +11,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// dropped, and their messages refused with the code `overload`. So what was begun can end within the rest. What is
 /// counted is what messages take; a process takes more than that, for sockets, tasks and code.
 ///
+/// What compression keeps for each link, be it idle, is held, too: some 400 KB with DEFLATE, 1.5 MB with zstd at its
+/// default level. It cannot be had back before the link ends. So it takes half of the budget at most: servers take no more
+/// links then, and the other half is there for messages.
+///
 /// Clones share one total.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget(Arc<Inner>);
@@ -18,7 +22,10 @@ pub struct MemoryBudget(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     limit: usize,
+    /// What messages take.
     held: AtomicUsize,
+    /// What links take for compression.
+    codecs: AtomicUsize,
     peak: AtomicUsize,
     shed: AtomicU64,
 }
@@ -26,8 +33,8 @@ struct Inner {
 impl MemoryBudget {
     /// A budget of so many bytes.
     pub fn new(bytes: usize) -> Self {
-        let (held, peak, shed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicU64::new(0));
-        Self(Arc::new(Inner { limit: bytes, held, peak, shed }))
+        let [held, codecs, peak] = [const { AtomicUsize::new(0) }; 3];
+        Self(Arc::new(Inner { limit: bytes, held, codecs, peak, shed: AtomicU64::new(0) }))
     }
 
     /// One that is never used up: it only counts.
@@ -42,7 +49,7 @@ impl MemoryBudget {
 
     /// How many bytes are held now.
     pub fn held(&self) -> usize {
-        self.0.held.load(Ordering::Relaxed)
+        self.0.held()
     }
 
     /// The most that was ever held.
@@ -57,12 +64,24 @@ impl MemoryBudget {
 
     /// Whether nothing new should begin.
     pub fn is_tight(&self) -> bool {
-        self.held() >= self.0.limit - self.0.limit / 4
+        let room = self.room();
+        self.0.held.load(Ordering::Relaxed) >= room - room / 4
     }
 
     /// Whether nothing more should be held.
     pub fn is_full(&self) -> bool {
-        self.held() >= self.0.limit
+        self.0.held.load(Ordering::Relaxed) >= self.room()
+    }
+
+    /// Whether links take so much that there should not be more of them.
+    pub fn is_crowded(&self) -> bool {
+        self.0.codecs.load(Ordering::Relaxed) >= self.0.limit / 2
+    }
+
+    /// How much messages may take.
+    fn room(&self) -> usize {
+        let Inner { limit, codecs, .. } = &*self.0;
+        limit - codecs.load(Ordering::Relaxed).min(limit / 2)
     }
 
     /// A message was refused.
@@ -72,7 +91,7 @@ impl MemoryBudget {
 
     /// An account of what one party holds.
     pub(crate) fn account(&self) -> Charge {
-        Charge { budget: self.clone(), bytes: 0 }
+        Charge { budget: self.clone(), bytes: 0, codecs: 0 }
     }
 }
 
@@ -81,20 +100,30 @@ impl MemoryBudget {
 pub(crate) struct Charge {
     budget: MemoryBudget,
     bytes: usize,
+    codecs: usize,
+}
+
+impl Inner {
+    fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed).saturating_add(self.codecs.load(Ordering::Relaxed))
+    }
+
+    fn note_peak(&self) {
+        self.peak.fetch_max(self.held(), Ordering::Relaxed);
+    }
 }
 
 impl Charge {
-    /// It now holds so many bytes in all.
+    /// It now holds so many bytes of messages in all.
     pub(crate) fn set(&mut self, bytes: usize) {
         let inner = &self.budget.0;
-        if bytes > self.bytes {
-            let more = bytes - self.bytes;
-            let held = inner.held.fetch_add(more, Ordering::Relaxed).saturating_add(more);
-            inner.peak.fetch_max(held, Ordering::Relaxed);
-        } else if bytes < self.bytes {
-            inner.held.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
-        }
-        self.bytes = bytes;
+        change(&inner.held, &mut self.bytes, bytes, inner);
+    }
+
+    /// It now holds so many bytes for compression, beside them.
+    pub(crate) fn set_codecs(&mut self, bytes: usize) {
+        let inner = &self.budget.0;
+        change(&inner.codecs, &mut self.codecs, bytes, inner);
     }
 
     /// It holds so many bytes more.
@@ -108,9 +137,21 @@ impl Charge {
     }
 }
 
+/// Makes `mine`, which is a part of `total`, be `bytes`.
+fn change(total: &AtomicUsize, mine: &mut usize, bytes: usize, inner: &Inner) {
+    if bytes > *mine {
+        total.fetch_add(bytes - *mine, Ordering::Relaxed);
+        inner.note_peak();
+    } else if bytes < *mine {
+        total.fetch_sub(*mine - bytes, Ordering::Relaxed);
+    }
+    *mine = bytes;
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.set(0);
+        self.set_codecs(0);
     }
 }
 
@@ -133,6 +174,23 @@ mod tests {
         assert_eq!((budget.held(), budget.peak()), (10, 110));
         drop(other);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn links_take_half_at_most_of_what_messages_have() {
+        let budget = MemoryBudget::new(100);
+        let (mut link, mut message) = (budget.account(), budget.account());
+        link.set_codecs(40);
+        assert!(!budget.is_tight() && !budget.is_crowded());
+        message.set(45);
+        assert!(budget.is_tight() && !budget.is_full());
+        message.set(38);
+        link.set_codecs(400);
+        assert!(budget.is_crowded() && !budget.is_full() && budget.is_tight());
+        message.set(37);
+        assert!(!budget.is_tight());
+        drop(link);
+        assert_eq!((budget.held(), budget.peak()), (37, 438));
     }
 
     #[test]

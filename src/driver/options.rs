@@ -129,10 +129,10 @@ macro_rules! link_options {
     };
 }
 
-/// Which requests a caller allows to be sent again.
 /// Told how the server of a link compresses.
 pub(super) type OnLinkStart = Arc<dyn Fn(Compression) + Send + Sync>;
 
+/// Which requests a caller allows to be sent, or to be sent again.
 pub(super) type RetryIf = Arc<dyn Fn(&Request<Bytes>) -> bool + Send + Sync>;
 
 /// Options of a client, of any driver. Each method sets one.

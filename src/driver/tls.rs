@@ -243,6 +243,11 @@ impl Secured {
         self.peer_has_closed && !self.has_input()
     }
 
+    #[cfg(any(feature = "smol", feature = "thread"))]
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.plain.capacity() + self.outgoing.capacity()
+    }
+
     pub(super) fn close(&mut self, out: &mut Vec<u8>) {
         if !self.has_failed {
             self.connection.send_close_notify();

@@ -1,7 +1,7 @@
 //! The client's end of a connection.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::num::NonZeroU32;
 use std::time::Instant;
 
@@ -188,6 +188,11 @@ impl ClientConnection {
         let frame = self.link.send(|batch, limits| write_request(batch, id.get(), request, limits))?;
         // The response cannot come first: nothing has been transmitted (R-register-before-write).
         let to_head = request.method() == Method::HEAD;
+        while let Some((before, _)) = self.link.role.unsent.front()
+            && self.link.has_begun(*before)
+        {
+            self.link.role.unsent.pop_front();
+        }
         self.link.role.register(id, Slot { is_pending: true, to_head, deadline, frame });
         Ok(RequestId(id))
     }
@@ -312,11 +317,7 @@ impl ClientConnection {
     /// Of the pending requests of which nothing was transmitted, the one that was sent first: whoever prefers new
     /// requests to old ones can [`cancel`](Self::cancel) it.
     pub fn oldest_unsent(&self) -> Option<RequestId> {
-        let unsent = |slot: &&Slot| slot.is_pending && !self.link.has_begun(slot.frame);
-        // By frame and not by id: the counter of ids wraps.
-        #[allow(clippy::disallowed_methods, reason = "the least of all is the same in any order")]
-        let slots = self.link.role.slots.iter().filter(|(_, slot)| unsent(slot));
-        slots.min_by_key(|(_, slot)| slot.frame).map(|(id, _)| RequestId(*id))
+        self.link.role.unsent.iter().find(|entry| Client::is_unsent(&self.link, entry)).map(|(_, id)| RequestId(*id))
     }
 
     /// Whether the server has shown that a response to HEAD leaves no doubt about its end, so that HEAD requests can
@@ -334,6 +335,11 @@ impl ClientConnection {
     /// be transmitted, and what compression keeps, roughly. Messages that were delivered are not among it.
     pub fn buffered_bytes(&self) -> usize {
         self.link.buffered_bytes()
+    }
+
+    /// How many of those are what compression keeps: they do not become fewer when messages do, as long as the link lives.
+    pub fn codec_bytes(&self) -> usize {
+        self.link.codec_bytes()
     }
 
     /// Refuses bodies that are not here yet with the code `overload`, and drops them as they come, until told otherwise:
@@ -358,6 +364,8 @@ struct Client {
     slots: IdMap<NonZeroU32, Slot>,
     /// Slots that wait for their outcome; the others are abandoned.
     pending: usize,
+    /// Requests of which nothing was transmitted, in the order in which they were sent, and some others: those are skipped.
+    unsent: VecDeque<(FrameNumber, NonZeroU32)>,
     /// Deadlines of pending requests, and of some that are no longer: those are skipped.
     deadlines: BinaryHeap<Reverse<(Instant, NonZeroU32)>>,
     peer_keeps_head_rule: bool,
@@ -386,10 +394,17 @@ impl Client {
         }
     }
 
+    /// Whether a request is pending and nothing of it was transmitted.
+    fn is_unsent(link: &Link<Self>, (frame, id): &(FrameNumber, NonZeroU32)) -> bool {
+        let is_pending = |slot: &Slot| slot.is_pending && slot.frame == *frame;
+        !link.has_begun(*frame) && link.role.slots.get(id).is_some_and(is_pending)
+    }
+
     fn register(&mut self, id: NonZeroU32, slot: Slot) {
         self.last_id = id.get();
         self.pending += 1;
         self.deadlines.extend(slot.deadline.map(|deadline| Reverse((deadline, id))));
+        self.unsent.push_back((slot.frame, id));
         self.slots.insert(id, slot);
     }
 
@@ -438,6 +453,10 @@ impl Client {
         } else {
             link.role.slots.remove(&id);
             link.withdraw(frame);
+            // Where the oldest always loses, nobody is looked at twice.
+            while link.role.unsent.front().is_some_and(|entry| !Self::is_unsent(link, entry)) {
+                link.role.unsent.pop_front();
+            }
         }
         link.role.pending -= 1;
         link.role.forget_deadlines();

@@ -46,6 +46,8 @@ pub trait Connection: sealed::Sealed {
     fn stats(&self) -> Stats;
     /// How many bytes of memory its buffers take.
     fn buffered_bytes(&self) -> usize;
+    /// How many of those are what compression keeps as long as the link lives.
+    fn codec_bytes(&self) -> usize;
     /// Whether bodies that are not here yet are refused for want of memory.
     fn shed(&mut self, shed: bool);
 }
@@ -132,6 +134,10 @@ macro_rules! connection {
 
             fn buffered_bytes(&self) -> usize {
                 self.buffered_bytes()
+            }
+
+            fn codec_bytes(&self) -> usize {
+                self.codec_bytes()
             }
 
             fn shed(&mut self, shed: bool) {

@@ -356,18 +356,24 @@ impl<R: Role> Link<R> {
         let hello = self.hello_deadline.filter(|_| self.is_handshaking() && self.phase != Phase::Trial);
         let trial = self.trial_ends.filter(|_| self.phase == Phase::Trial);
         let flush = self.batch.flush_at().filter(|_| self.phase == Phase::Open);
-        [
-            (Timer::Input, input),
-            (Timer::Hello, hello),
-            (Timer::Trial, trial),
-            (Timer::Flush, flush),
-            (Timer::Request, self.role.deadline()),
-            (Timer::Idle, self.idle_deadline()),
-            (Timer::Drain, self.closing.as_ref().and_then(|closing| closing.deadline)),
-        ]
-        .into_iter()
-        .filter_map(|(timer, at)| Some((timer, at?)))
-        .min_by_key(|(_, at)| *at)
+        let mut next = None;
+        for (timer, at) in [
+            (Timer::Input, &input),
+            (Timer::Hello, &hello),
+            (Timer::Trial, &trial),
+            (Timer::Flush, &flush),
+            (Timer::Request, &self.role.deadline()),
+            (Timer::Idle, &self.idle_deadline()),
+            (Timer::Drain, &self.closing.as_ref().and_then(|closing| closing.deadline)),
+        ] {
+            // Of equals the first one.
+            if let Some(at) = *at
+                && next.is_none_or(|(_, earliest)| at < earliest)
+            {
+                next = Some((timer, at));
+            }
+        }
+        next
     }
 
     // Getters.
@@ -381,8 +387,11 @@ impl<R: Role> Link<R> {
     }
 
     pub(super) fn buffered_bytes(&self) -> usize {
-        let codecs = self.decoder.memory() + self.encoder.as_ref().map_or(0, Encoder::memory);
-        self.plain.capacity() + self.reader.buffered_bytes() + self.batch.capacity() + codecs
+        self.plain.capacity() + self.reader.buffered_bytes() + self.batch.capacity() + self.codec_bytes()
+    }
+
+    pub(super) fn codec_bytes(&self) -> usize {
+        self.decoder.memory() + self.encoder.as_ref().map_or(0, Encoder::memory)
     }
 
     pub(super) fn shed(&mut self, shed: bool) {
@@ -614,11 +623,16 @@ impl<R: Role> Link<R> {
         }
     }
 
+    #[cold]
     fn finish(&mut self, error: Option<ConnectionError>) {
         if self.phase == Phase::Closed {
             return;
         }
         self.phase = Phase::Closed;
+        if !self.events.is_empty() {
+            // Early frames have led to something.
+            self.tell_connected();
+        }
         self.connected_due = false;
         self.closing = None;
         self.plain = BytesMut::new();

@@ -270,6 +270,11 @@ impl ServerConnection {
         self.link.buffered_bytes()
     }
 
+    /// How many of those are what compression keeps: they do not become fewer when messages do, as long as the link lives.
+    pub fn codec_bytes(&self) -> usize {
+        self.link.codec_bytes()
+    }
+
     /// Refuses bodies that are not here yet with the code `overload`, and drops them as they come, until told otherwise:
     /// for callers that have no memory left (R-limit-memory). Messages that come in one piece are delivered as ever.
     pub fn shed(&mut self, shed: bool) {

@@ -48,14 +48,13 @@ mod time_left;
 mod tls;
 mod upstream;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -77,7 +76,7 @@ pub use upstream::HealthCheck;
 
 use crate::driver::smol::Server;
 use crate::driver::tls::TlsServer;
-use crate::driver::{MemoryBudget, Peer, PeerAddr};
+use crate::driver::{MemoryBudget, Peer};
 use crate::proto::{Compression, Stats};
 use access::Gate;
 use acme::Acme;
@@ -289,22 +288,12 @@ async fn serve_links(
 ) -> io::Result<()> {
     let strangers = Arc::new(Strangers::default());
     let links = strangers.clone();
-    // Who has said zstd is no original.
-    let trusted = Arc::<Mutex<HashSet<PeerAddr>>>::default();
-    let (starting, ending) = (trusted.clone(), trusted.clone());
-    server.on_link_start(move |peer, compression| {
-        links.note_link(&peer.addr, name(compression));
-        if compression == Compression::Zstd {
-            lock(&starting).insert(peer.addr.clone());
-        }
-    });
-    server.on_link_end(move |peer, error, transport| {
-        lock(&ending).remove(&peer.addr);
-        strangers.note_on_teleport(&peer.addr, error, transport);
-    });
+    server.on_link_start(move |peer, compression| links.note_link(&peer.addr, name(compression)));
+    server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(&peer.addr, error, transport));
     let answer = move |mut request: Request<Bytes>, peer: Peer| {
         let handler = handler.clone();
-        if lock(&trusted).contains(&peer.addr) {
+        // Who has said zstd is no original.
+        if peer.compression == Compression::Zstd {
             request.extensions_mut().insert(Trusted);
         }
         handler.note_sender(&mut request, &peer.addr);
@@ -321,11 +310,6 @@ async fn serve_links(
         std::future::pending().await
     };
     stopped.or(served).await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No panic leaves a set half changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn answer_on_link(handler: &Arc<Handler>, request: Request<Bytes>) -> Response<Bytes> {

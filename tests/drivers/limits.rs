@@ -332,6 +332,73 @@ both! {
         eventually("that all comes back", || budget.held() == 0);
     }
 
+    fn quiet_links_leave_memory_to_those_that_ask<D>() {
+        // R-limit-memory
+        let budget = MemoryBudget::new(2 << 20);
+        let (_server, addr) = D::server(ServerOptions::default().memory_budget(budget.clone()), |request, _| echo(request));
+        let client = D::client(&addr, ClientOptions::default());
+        client.request(post("x"), LONG).unwrap();
+        // Others have been answered once, and say no more, until there is room for no more of them.
+        let mut quiet = Vec::new();
+        while !budget.is_crowded() {
+            quiet.push(D::client(&addr, ClientOptions::default()));
+            assert_eq!(quiet[quiet.len() - 1].request(post("x"), LONG).unwrap().status(), StatusCode::OK);
+        }
+        assert!(quiet.len() < 10);
+        let too_many = D::client(&addr, ClientOptions::default());
+        assert!(matches!(too_many.request(post("x"), LONG), Err(ClientError::Link { maybe_delivered: false, .. })));
+        for _ in 0..3 {
+            let response = client.request(post(vec![b'x'; 100_000]), LONG).unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+        drop(quiet.pop());
+        eventually("that one may come again", || !budget.is_crowded());
+        let another = D::client(&addr, ClientOptions::default());
+        assert_eq!(another.request(post("x"), LONG).unwrap().status(), StatusCode::OK);
+        assert_eq!(budget.shed(), 0);
+    }
+
+    fn a_link_that_has_failed_keeps_nobody_until_the_peer_reads<D>() {
+        let addr = raw_server(|number, mut stream| {
+            stream.write_all(HELLO).unwrap();
+            let mut hello = [0; HELLO.len()];
+            stream.read_exact(&mut hello).unwrap();
+            if number > 0 {
+                return;
+            }
+            // Some of the request has come, and the rest is not read.
+            stream.read_exact(&mut [0; 100]).unwrap();
+            stream.write_all(b"\x01\0\0\0no response\r\n\r\n").unwrap();
+            std::thread::sleep(LONG);
+        });
+        let client = D::client(&addr, plain().write_timeout(LONG * 10));
+        let begin = Instant::now();
+        let outcome = client.request(post(vec![b'x'; 16 << 20]), None);
+        assert!(matches!(outcome, Err(ClientError::Link { maybe_delivered: true, .. })), "{outcome:?}");
+        assert!(begin.elapsed() < LONG, "it has waited for the peer");
+    }
+
+    fn a_server_does_not_give_up_whom_it_does_not_read<D>() {
+        let (gate, ends) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+        let (hold, ended) = (gate.clone(), ends.clone());
+        let limits = Limits { held_bytes: 1_000, ..Limits::server() };
+        let options = ServerOptions::default().limits(limits).read_timeout(100 * MS);
+        let (server, addr) = D::server(options, move |request, _| {
+            hold.wait();
+            echo(request)
+        });
+        server.on_link_end(move |_, _, _| {
+            ended.fetch_add(1, Ordering::SeqCst);
+        });
+        let client = D::client(&addr, plain());
+        client.oneway(post(vec![b'x'; 2_000])).unwrap();
+        std::thread::sleep(500 * MS);
+        assert_eq!(ends.load(Ordering::SeqCst), 0);
+        // Once it reads again, it waits no longer than it should.
+        gate.open();
+        eventually("that it is given up", || ends.load(Ordering::SeqCst) == 1);
+    }
+
     fn workers_have_a_bound<D>() {
         // The driver on tasks has no workers, and passes all the same: what is tested is that all are answered.
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

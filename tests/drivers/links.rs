@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Request, Response};
 use httpteleport::driver::{ClientError, ClientOptions, PeerAddr, ServerOptions};
+use httpteleport::proto::Compression;
 
 use crate::harness::*;
 
@@ -50,6 +51,7 @@ both! {
         let server = D::new_server(ServerOptions::default());
         let serving = server.serve_unix(listener, Arc::new(|request, peer| {
             assert_eq!((&peer.addr, peer.addr.ip()), (&PeerAddr::Unix, None));
+            assert_eq!(peer.compression, Compression::Deflate);
             echo(request)
         }));
         let client = D::client(&format!("unix:{}", path.display()), ClientOptions::default());

@@ -44,6 +44,11 @@ impl Condition {
         (paused_until.is_some_and(|until| now < until), is_up)
     }
 
+    /// It pauses from now on.
+    pub(super) fn pause(&self, now: Instant, pause: Duration) {
+        self.set(now.checked_add(pause), false);
+    }
+
     fn set(&self, paused_until: Option<Instant>, is_up: bool) {
         *lock(&self.inner) = (paused_until, is_up);
     }
@@ -149,9 +154,10 @@ impl Lane {
         } else if !self.queue.is_empty() {
             if self.has_failed {
                 // Nobody who can go elsewhere waits for a dial that may fail again.
-                self.entrance().condition.set(now.checked_add(self.options().connect_timeout), false);
+                self.entrance().condition.pause(now, self.options().connect_timeout);
                 self.move_out(now);
             }
+            // Also where nobody waits any more: who comes next finds a link.
             return Some(Step::Dial);
         }
         self.is_done().then_some(Step::End)
@@ -260,6 +266,12 @@ impl Lane {
     pub(super) fn note_connected(&mut self) {
         self.has_failed = false;
         self.entrance().condition.set(None, true);
+    }
+
+    /// What carried the link has panicked.
+    #[cfg(feature = "smol")]
+    pub(in super::super) fn note_panicked(&mut self, now: Instant) {
+        self.note_ended(now, true);
     }
 
     /// A link has ended that was up. The next is dialled at once, unless this one did `nothing` but say hello, and so did

@@ -140,7 +140,8 @@ impl Callers {
     /// Sends a request; its outcome is to be waited for. For a oneway that is an empty response, when it has left.
     pub(super) fn send(self: &Arc<Self>, request: Request<Bytes>, deadline: Deadline, is_oneway: bool) -> Outcome {
         let is_head = request.method() == Method::HEAD && !is_oneway;
-        let number = if is_head { self.common.head_lane() } else { self.next_lane() };
+        let lane = self.begin_lane(is_head);
+        let number = *lane.as_ref().unwrap_or(&0);
         let deadline = deadline.resolve(Instant::now(), self.common.options.timeout);
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
         let place = Place::new(self.common.clone(), number);
@@ -150,7 +151,7 @@ impl Callers {
         let job = Box::new(Job { ticket, request, is_oneway, deadline, reply, place, tries: 0, earlier: None });
         if self.closed.load(Ordering::Acquire) {
             job.end(Err(ClientError::Closed));
-        } else if let Err(error) = self.start(number) {
+        } else if let Err(error) = lane {
             job.end(Err(error));
         } else if let Err(Command::Send(job)) = self.common.lanes[number].mailbox.send(Command::Send(job)) {
             job.end(Err(ClientError::Closed));
@@ -175,15 +176,32 @@ impl Callers {
         best.unwrap_or(turn)
     }
 
+    /// The number of the lane for a request, which was started; or of another one if it cannot be.
+    fn begin_lane(&self, is_head: bool) -> Result<usize, ClientError> {
+        let number = if is_head { self.common.head_lane() } else { self.next_lane() };
+        self.start(number).map(|()| number).or_else(|error| {
+            let was_started = |number: &usize| *lock(&self.common.lanes[*number].was_started);
+            (0..self.common.head_lane()).filter(|_| !is_head).find(was_started).ok_or(error)
+        })
+    }
+
     /// Starts a lane that was not yet.
     fn start(&self, number: usize) -> Result<(), ClientError> {
-        let mut was_started = lock(&self.common.lanes[number].was_started);
+        let entrance = &self.common.lanes[number];
+        let mut was_started = lock(&entrance.was_started);
         if *was_started {
             return Ok(());
         }
         let lane = Lane::new(self.common.clone(), number, self.running.enter());
-        (self.start)(lane)
-            .map_err(|error| ClientError::Connect { addr: self.common.name.clone(), error: error.into() })?;
+        if let Err(error) = (self.start)(lane) {
+            // There may be a thread for it later. The lane has closed what it was dropped with.
+            entrance.mailbox.reopen();
+            if self.closed.load(Ordering::Acquire) {
+                entrance.mailbox.close();
+            }
+            entrance.condition.pause(Instant::now(), self.common.options.reconnect_pause.0);
+            return Err(ClientError::Connect { addr: self.common.name.clone(), error: error.into() });
+        }
         *was_started = true;
         Ok(())
     }

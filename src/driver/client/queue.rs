@@ -73,14 +73,21 @@ impl Queue {
 
     /// Takes a job in.
     pub(super) fn push(&mut self, job: Box<Job>) {
-        self.put_back(job);
+        self.insert(job);
         if self.jobs.len() > self.limit {
             self.shed();
         }
     }
 
-    /// Takes a job in that was here before: it has its place, also above the limit.
+    /// Takes a job in that was here before: it has its place, also above the limit. One that was given up meanwhile has
+    /// none: nobody would tell this queue.
     pub(super) fn put_back(&mut self, job: Box<Job>) {
+        if !job.reply.is_canceled() {
+            self.insert(job);
+        }
+    }
+
+    fn insert(&mut self, job: Box<Job>) {
         self.sweep_at = self.sweep_at.into_iter().chain(job.deadline).min();
         self.jobs.insert(job.ticket, job);
     }
@@ -172,14 +179,16 @@ mod tests {
     #[test]
     fn jobs_leave_in_the_order_in_which_their_callers_came() {
         let mut queue = Queue::new(4, Overflow::Newest);
-        for ticket in [1, 3, 2, 4] {
-            queue.push(job(ticket, None).0);
-        }
-        let first = queue.pop().unwrap();
+        let (jobs, mut replies): (Vec<_>, Vec<_>) = [1, 3, 2, 4].map(|ticket| job(ticket, None)).into_iter().unzip();
+        jobs.into_iter().for_each(|job| queue.push(job));
+        let (first, second) = (queue.pop().unwrap(), queue.pop().unwrap());
         queue.push(job(5, None).0);
         queue.put_back(first);
+        // Given up while it was elsewhere.
+        drop(replies.swap_remove(2));
+        queue.put_back(second);
         assert!(queue.give_up(3) && !queue.give_up(3));
-        assert_eq!(tickets(&mut queue), [1, 2, 4, 5]);
+        assert_eq!(tickets(&mut queue), [1, 4, 5]);
     }
 
     #[test]

@@ -325,6 +325,10 @@ impl Endpoint for Session<'_> {
         self.end.is_some()
     }
 
+    fn drops_output(&self) -> bool {
+        matches!(self.end, Some(Some(_)))
+    }
+
     fn memory(&self) -> Option<&MemoryBudget> {
         self.lane.options().memory.as_ref()
     }

@@ -346,3 +346,48 @@ fn what_waits_for_a_dial_that_fails_moves_to_a_lane_that_is_up_and_has_room() {
     assert_eq!((up.queue.len(), load()), (3, vec![3, 0, 0]));
     assert_eq!(std::iter::from_fn(|| up.queue.pop()).map(|job| job.ticket).collect::<Vec<_>>(), [2, 4, 6]);
 }
+
+#[test]
+fn a_lane_that_cannot_be_started_harms_no_other_and_is_started_later() {
+    // There is no thread to be had for the second one, at first.
+    let lanes = Arc::new(Mutex::new(Vec::new()));
+    let (started, refused) = (lanes.clone(), AtomicUsize::new(0));
+    let start = move |lane: Lane| {
+        let is_second = lock(&started).len() == 1;
+        if is_second && refused.fetch_add(1, Ordering::Relaxed) < 2 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        lock(&started).push(lane);
+        Ok(())
+    };
+    let options = ClientOptions::default().links(2).reconnect_pause(MS, MS);
+    let callers = Arc::new(Callers::new("somewhere".to_owned(), options, start));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut outcomes = Vec::new();
+    let began = Instant::now();
+    while lock(&lanes).len() < 2 && began.elapsed() < Duration::from_secs(10) {
+        outcomes.push(callers.send(Request::new(Bytes::new()), None.into(), false));
+        std::thread::sleep(MS);
+    }
+    outcomes.push(callers.send(Request::new(Bytes::new()), None.into(), false));
+    for outcome in &mut outcomes {
+        assert!(Pin::new(outcome).poll(&mut context).is_pending());
+    }
+    for lane in lock(&lanes).iter_mut() {
+        let _ = lane.poll(&mut context);
+        assert!(!lane.queue.is_empty());
+    }
+    assert_eq!(lock(&lanes).iter().map(|lane| lane.queue.len()).sum::<usize>(), outcomes.len());
+}
+
+#[test]
+fn who_cannot_be_started_at_all_is_told_why_each_time() {
+    let start = |_| Err(io::ErrorKind::WouldBlock.into());
+    let callers = Arc::new(Callers::new("somewhere".to_owned(), ClientOptions::default(), start));
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..2 {
+        let mut outcome = callers.send(Request::new(Bytes::new()), None.into(), false);
+        let end = Pin::new(&mut outcome).poll(&mut context);
+        assert!(matches!(end, Poll::Ready(Err(ClientError::Connect { .. }))), "{end:?}");
+    }
+}

@@ -25,6 +25,7 @@ pub(super) use waiting::text;
 use super::carrier::Patience;
 use super::crowd::{Crowd, Member};
 use super::mailbox::{Mailbox, lock};
+use super::memory::MemoryBudget;
 use super::options::ServerOptions;
 use crate::proto::{Compression, ConnectionError, Stats};
 use reply::Command;
@@ -108,10 +109,11 @@ impl Shared {
         Patience { read_timeout, write_timeout, read_buffer, max_compress_share, lingers: true }
     }
 
-    /// A place among the links; none if there are too many, or the server shuts down.
+    /// A place among the links; none if there are too many, or no memory for more, or the server shuts down.
     pub(super) fn admit(self: &Arc<Self>, addr: PeerAddr) -> Option<Admitted> {
         let mut links = lock(&self.links);
-        if self.has_stopped() || links.mailboxes.len() >= self.options.links {
+        let is_crowded = self.options.memory.as_ref().is_some_and(MemoryBudget::is_crowded);
+        if self.has_stopped() || is_crowded || links.mailboxes.len() >= self.options.links {
             return None;
         }
         links.next += 1;

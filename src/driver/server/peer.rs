@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "tls")]
 use super::super::tls::TlsIdentity;
+use crate::proto::Compression;
 
 /// Who sent a request. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ use super::super::tls::TlsIdentity;
 pub struct Peer {
     /// The address of the other end of the link.
     pub addr: PeerAddr,
+    /// How it compresses what it sends.
+    pub compression: Compression,
     /// What TLS says of the peer, if the link is inside TLS.
     #[cfg(feature = "tls")]
     pub tls: Option<Arc<TlsIdentity>>,
@@ -22,6 +25,7 @@ impl Peer {
     pub(super) fn new(addr: PeerAddr) -> Self {
         Self {
             addr,
+            compression: Compression::None,
             #[cfg(feature = "tls")]
             tls: None,
         }

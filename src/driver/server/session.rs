@@ -151,6 +151,7 @@ impl Session {
     }
 
     fn announce(&mut self, compression: Compression) {
+        self.place.peer.compression = compression;
         if let Some(on_start) = self.place.shared.on_link_start.get() {
             unharmed(|| on_start(&self.place.peer, compression));
         }
@@ -269,6 +270,11 @@ impl Endpoint for Session {
 
     fn is_over(&self) -> bool {
         self.end.is_some()
+    }
+
+    fn drops_output(&self) -> bool {
+        // Its answers are owed, whatever has ended the link.
+        false
     }
 
     fn memory(&self) -> Option<&MemoryBudget> {

@@ -57,6 +57,10 @@ impl<E: Endpoint, S: AsyncRead + AsyncWrite + Unpin> Timed for Link<E, S> {
             {
                 is_idle = false;
                 carrier.handle_read(Instant::now(), read);
+                if carrier.is_lingering() && !carrier.is_over() {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
             if carrier.wants_shutdown()
                 && let Poll::Ready(done) = Pin::new(&mut *stream).poll_close(context)
@@ -73,5 +77,54 @@ impl<E: Endpoint, S: AsyncRead + AsyncWrite + Unpin> Timed for Link<E, S> {
 
     fn next_at(&self) -> Option<Instant> {
         self.carrier.poll_timeout()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use super::super::super::options::ServerOptions;
+    use super::super::super::server::{Dispatch, PeerAddr, Session, Shared};
+    use super::*;
+
+    /// Somebody who is not understood, and writes on and on.
+    struct Chatter(usize);
+
+    impl AsyncRead for Chatter {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &mut [u8]) -> Poll<io::Result<usize>> {
+            self.0 += 1;
+            data.fill(b'x');
+            Poll::Ready(Ok(data.len()))
+        }
+    }
+
+    impl AsyncWrite for Chatter {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(data.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn who_writes_on_when_all_is_said_does_not_keep_others_from_their_turn() {
+        // R-server-linger
+        let shared = Arc::new(Shared::new(ServerOptions::default()));
+        let dispatch: Dispatch = Arc::new(|_, _, _| panic!("nothing was asked"));
+        let now = Instant::now();
+        let session = Session::new(shared.admit(PeerAddr::Unix).unwrap(), dispatch, now);
+        let mut link = Link { carrier: Carrier::new(session, shared.patience()), stream: Chatter(0) };
+        for turn in 1..10 {
+            assert!(link.poll_at(now, &mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(link.stream.0 <= 2 * turn, "{} reads in {turn} turns", link.stream.0);
+        }
     }
 }

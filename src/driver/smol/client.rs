@@ -117,8 +117,9 @@ async fn run(mut lane: Lane, dial: Dial) {
                 let patience = lane.patience();
                 let carry = carry(lane.begin(Instant::now()), stream, patience);
                 // A stream that panics has failed, and whose requests were on it learns that they are lost.
-                if let Ok((session, error)) = AssertUnwindSafe(carry).catch_unwind().await {
-                    session.finish(Instant::now(), error);
+                match AssertUnwindSafe(carry).catch_unwind().await {
+                    Ok((session, error)) => session.finish(Instant::now(), error),
+                    Err(_) => lane.note_panicked(Instant::now()),
                 }
             }
             Err(error) => lane.handle_dial_error(Instant::now(), error),
