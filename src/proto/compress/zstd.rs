@@ -25,6 +25,24 @@ pub(crate) struct Encoder {
     /// The level from the next batch on, if it changes.
     next_level: Option<u8>,
     level: u8,
+    history: History,
+}
+
+/// How much of a window was ever filled. libzstd asks for all of one at once; what nothing was written to takes no memory.
+struct History {
+    window: usize,
+    filled: usize,
+}
+
+impl History {
+    fn note(&mut self, bytes: usize) {
+        self.filled = self.filled.saturating_add(bytes);
+    }
+
+    /// What `allocated`, of which the window is a part, takes.
+    fn taken_of(&self, allocated: usize) -> usize {
+        allocated.saturating_sub(self.window.saturating_sub(self.filled))
+    }
 }
 
 impl Encoder {
@@ -32,12 +50,13 @@ impl Encoder {
         let mut compressor = CCtx::create();
         let window = compressor.set_parameter(CParameter::WindowLog(WINDOW_LOG));
         debug_assert!(window.is_ok(), "the window is one that libzstd has");
-        Self { compressor, is_inside_frame: false, next_level: Some(level), level }
+        let history = History { window: 1 << WINDOW_LOG, filled: 0 };
+        Self { compressor, is_inside_frame: false, next_level: Some(level), level, history }
     }
 
     /// How many bytes of memory it takes.
     pub(super) fn memory(&self) -> usize {
-        self.compressor.sizeof()
+        self.history.taken_of(self.compressor.sizeof())
     }
 
     /// libzstd takes another level in the middle of a frame, without an error and without any effect (unless it has
@@ -59,6 +78,7 @@ impl Encoder {
             self.level = level;
         }
         self.is_inside_frame = true;
+        self.history.note(batch.len());
         self.compress(batch, wire, ZSTD_e_flush);
     }
 
@@ -107,6 +127,8 @@ pub(crate) struct Decoder {
     frame: FrameHeader,
     /// The block under way is the last of its frame.
     is_last: bool,
+    /// Of the largest window so far.
+    history: History,
     /// The decompressor may hold more than it has given out.
     may_have_more: bool,
     error: Option<ErrorKind>,
@@ -133,6 +155,7 @@ impl Decoder {
             header: Vec::new(),
             frame: FrameHeader::default(),
             is_last: false,
+            history: History { window: 0, filled: 0 },
             may_have_more: false,
             error: None,
         }
@@ -140,7 +163,8 @@ impl Decoder {
 
     /// How many bytes of memory it takes.
     pub(super) fn memory(&self) -> usize {
-        self.decompressor.as_ref().map_or(0, |decompressor| decompressor.sizeof()) + self.step.len()
+        let allocated = self.decompressor.as_ref().map_or(0, |decompressor| decompressor.sizeof());
+        self.history.taken_of(allocated) + self.step.len()
     }
 
     /// Whether anything but a whole block, or a whole frame, came last (R-eof-truncated).
@@ -228,6 +252,7 @@ impl Decoder {
         // A buffer that was larger for a frame before lets libzstd go beyond the content of this one.
         self.frame.note_content(made)?;
         plain.extend_from_slice(&self.step[..made]);
+        self.history.note(made);
         self.may_have_more = made == self.step.len();
         Ok(input.pos())
     }
@@ -260,6 +285,7 @@ impl Decoder {
             Unit::FrameHeader if self.header.len() < self.header_bytes() => return Ok(()),
             Unit::FrameHeader => {
                 self.frame = FrameHeader::check(&self.header[MAGIC_BYTES..])?;
+                self.history.window = self.history.window.max(self.frame.window as usize);
                 self.unit = Unit::BlockHeader;
             }
             Unit::BlockHeader => {
@@ -428,6 +454,26 @@ mod tests {
             rest = &rest[decoder.decode(rest, &mut plain).unwrap()..];
         }
         decoder.is_inside_unit()
+    }
+
+    #[test]
+    fn a_window_takes_memory_as_it_is_filled() {
+        let (mut encoder, mut decoder) = (Encoder::new(3), Decoder::new());
+        let mut exchange = |bytes: usize| {
+            let (mut wire, mut plain, batch) = (Vec::new(), BytesMut::new(), vec![b'x'; bytes]);
+            encoder.encode(&batch, &mut wire);
+            let mut taken = 0;
+            while taken < wire.len() || plain.len() < bytes {
+                taken += decoder.decode(&wire[taken..], &mut plain).unwrap();
+            }
+            (encoder.memory(), decoder.memory())
+        };
+        const WINDOW: usize = 1 << WINDOW_LOG;
+        let begun = exchange(10_000);
+        let full = exchange(WINDOW);
+        assert_eq!((full.0 - begun.0, full.1 - begun.1), (WINDOW - 10_000, WINDOW - 10_000), "{begun:?} {full:?}");
+        assert_eq!(exchange(WINDOW), full);
+        println!("one link: {} bytes at first, {} then", begun.0 + begun.1, full.0 + full.1);
     }
 
     #[test]
