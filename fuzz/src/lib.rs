@@ -12,6 +12,7 @@ pub mod message;
 pub mod narrow;
 pub mod pair;
 pub mod proxy_fields;
+pub mod recompress;
 pub mod reference;
 pub mod round_trip;
 #[cfg(feature = "suite")]
@@ -31,6 +32,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("message", message::check),
     ("pair", pair::check),
     ("proxy_fields", proxy_fields::check),
+    ("recompress", recompress::check),
     ("round_trip", round_trip::check),
     #[cfg(feature = "suite")]
     ("scenario", scenario::check),
