@@ -26,6 +26,7 @@ mod check;
 pub mod cli;
 mod config;
 mod counted;
+mod crew;
 mod demo;
 mod dial;
 mod error;

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,41 +12,24 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 use smol::{Async, Executor};
-use tracing::{Level, error, warn};
+use tracing::{Level, warn};
+
+use super::crew::Crew;
 
 /// The exit status after a second signal, as a shell reports SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// Runs `executor` on `threads` threads, one for each core unless said, until `main`, which runs on it too, is over.
+/// Runs `executor` on at most `threads` threads, one for each core unless said, until `main`, which runs on it too, is over.
 pub(crate) fn run<T: Send + 'static>(
     executor: &Arc<Executor<'static>>,
     threads: Option<usize>,
     main: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, String> {
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |n| n.get()));
-    // Workers end when `stop` is dropped.
-    let (stop, stopped) = smol::channel::bounded::<()>(1);
-    for number in 1..=threads.max(1) {
-        let (executor, stopped) = (executor.clone(), stopped.clone());
-        thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || work(&executor, &stopped))
-            .map_err(|error| format!("cannot start threads: {error}"))?;
-    }
+    let crew = Crew::start(executor, threads.max(1)).map_err(|error| format!("cannot start threads: {error}"))?;
     let result = smol::block_on(executor.spawn(main));
-    drop(stop);
+    drop(crew);
     Ok(result)
-}
-
-/// Runs tasks. A task that panics takes its connection along and nothing else.
-fn work(executor: &Executor<'static>, stopped: &smol::channel::Receiver<()>) {
-    loop {
-        let run = || smol::block_on(executor.run(stopped.recv()));
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(_) => return,
-            Err(_) => error!("a task panicked: this is a bug in httptp, please report it"),
-        }
-    }
 }
 
 /// Half of the memory that the process may have; `None` where that cannot be found out.
