@@ -19,8 +19,10 @@ use tracing::error;
 /// How often is looked whether there are enough of them, with and without much to do.
 const LOOK: Duration = Duration::from_millis(10);
 const REST: Duration = Duration::from_millis(50);
-/// Above this share of the time of those that work, others join them.
+/// Others join those at work when they run for more than this share of the time,
 const BUSY: f64 = 0.8;
+/// or have something to do for more than this, be it that they wait for a core.
+const SATURATED: f64 = 0.95;
 /// One leaves when the others would be no busier than this without it, for so many looks.
 const QUIET: f64 = 0.6;
 const QUIET_LOOKS: u32 = 50;
@@ -123,23 +125,26 @@ fn work(executor: &Executor<'static>, board: &Board, number: usize) {
 /// Has as many of them work as there is work for.
 fn watch(board: &Board, mut crew: Size) {
     let mut pause = LOOK;
-    let spent = || board.order().clocks.iter().map(Clock::read).sum::<Duration>();
+    let spent =
+        || board.order().clocks.iter().map(Clock::read).fold([Duration::ZERO; 2], |[a, b], [c, d]| [a + c, b + d]);
     loop {
         let (begun, before) = (Instant::now(), spent());
         if board.wait_while(pause, |_| true) {
             return;
         }
-        let busy = spent().saturating_sub(before).as_secs_f64() / begun.elapsed().as_secs_f64();
+        let (after, wall) = (spent(), begun.elapsed());
+        let share = |of: usize| after[of].saturating_sub(before[of]).div_duration_f64(wall);
+        let (running, waiting) = (share(0), share(1));
         let size = crew.now;
-        crew.note(busy);
+        crew.note(running, waiting);
         if crew.now != size {
             board.tell(|order| order.wanted = crew.now);
         }
-        pause = if busy < QUIET / 2.0 { REST } else { LOOK };
+        pause = if running + waiting < QUIET / 2.0 { REST } else { LOOK };
     }
 }
 
-/// How long a thread has run, or could have if a core had been free for it.
+/// How long a thread has run, and how long it has waited for a core.
 struct Clock(File);
 
 impl Clock {
@@ -148,16 +153,16 @@ impl Clock {
         clock.try_read().is_some().then_some(clock)
     }
 
-    fn read(&self) -> Duration {
+    fn read(&self) -> [Duration; 2] {
         self.try_read().unwrap_or_default()
     }
 
-    fn try_read(&self) -> Option<Duration> {
+    fn try_read(&self) -> Option<[Duration; 2]> {
         let mut text = [0; 64];
         let length = self.0.read_at(&mut text, 0).ok()?;
         let mut nanos = std::str::from_utf8(&text[..length]).ok()?.split_ascii_whitespace().map(str::parse::<u64>);
         let (running, waiting) = (nanos.next()?.ok()?, nanos.next()?.ok()?);
-        Some(Duration::from_nanos(running + waiting))
+        Some([running, waiting].map(Duration::from_nanos))
     }
 }
 
@@ -173,11 +178,12 @@ impl Size {
         Self { now: 1, most, quiet_looks: 0 }
     }
 
-    /// Those at work were busy so many times the time since the last look.
-    fn note(&mut self, busy: f64) {
+    /// Since the last look those at work ran for so many times that time, and waited for a core so many times.
+    fn note(&mut self, running: f64, waiting: f64) {
+        let busy = running + waiting;
         let is_quiet = busy < QUIET * (self.now - 1) as f64;
         self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
-        if busy > BUSY * self.now as f64 {
+        if running > BUSY * self.now as f64 || busy > SATURATED * self.now as f64 {
             // A crowd that comes at once is not made to wait for each of them.
             self.now = (self.now * 2).min(self.most);
         } else if self.quiet_looks >= QUIET_LOOKS {
@@ -195,13 +201,22 @@ mod tests {
     fn others_join_when_those_at_work_are_busy_and_leave_when_it_is_quiet() {
         let mut crew = Size::new(6);
         let mut after = |busy: f64, looks: u32| {
-            (0..looks).for_each(|_| crew.note(busy));
+            (0..looks).for_each(|_| crew.note(busy, 0.0));
             crew.now
         };
         assert_eq!(after(0.5, 1000), 1);
         assert_eq!([after(0.9, 1), after(1.9, 1), after(3.9, 1), after(6.0, 100)], [2, 4, 6, 6]);
         assert_eq!([after(4.0, 1000), after(2.5, 49), after(2.5, 1), after(2.5, 1000)], [6, 6, 5, 5]);
         assert_eq!(after(0.0, 1000), 1);
+    }
+
+    #[test]
+    fn who_waits_for_a_core_is_busy_only_without_a_pause() {
+        let mut crew = Size::new(2);
+        (0..1000).for_each(|_| crew.note(0.5, 0.4));
+        assert_eq!(crew.now, 1);
+        crew.note(0.5, 0.5);
+        assert_eq!(crew.now, 2);
     }
 
     #[test]
@@ -232,7 +247,8 @@ mod tests {
         let Some(clock) = Clock::of_this_thread() else { return };
         let (begun, before) = (Instant::now(), clock.read());
         while begun.elapsed() < LOOK {}
-        assert!(clock.read() - before > LOOK / 2);
+        let after = clock.read();
+        assert!(after[0] + after[1] - before[0] - before[1] > LOOK / 2);
     }
 
     #[test]

@@ -217,7 +217,7 @@ pub(super) struct ProxyArgs {
     /// How long requests in hand may take after that
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse, help_heading = "The process")]
     drain_timeout: Duration,
-    /// Worker threads; one for each core unless said
+    /// Worker threads at most, which join as there is work; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
     pub(super) threads: Option<usize>,
     /// Log each request that fails, not only the first of a row
@@ -249,7 +249,7 @@ pub(super) struct DemoArgs {
     /// Port of the near proxy; 0 lets the system pick
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub(super) port: u16,
-    /// Worker threads; one for each core unless said
+    /// Worker threads at most, which join as there is work; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>)]
     pub(super) threads: Option<usize>,
 }
