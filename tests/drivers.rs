@@ -15,6 +15,8 @@ mod harness;
 mod chaos;
 #[path = "drivers/exchanges.rs"]
 mod exchanges;
+#[path = "drivers/goodbye.rs"]
+mod goodbye;
 #[path = "drivers/limits.rs"]
 mod limits;
 #[path = "drivers/links.rs"]

@@ -46,6 +46,8 @@ enum Op {
     Close {
         client: bool,
     },
+    /// The server says that it will close.
+    Goodbye,
     /// Bytes move, to the server or to the client.
     Deliver {
         up: bool,
@@ -78,6 +80,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(up, bytes)| Op::Deliver { up, bytes }),
         3 => Just(Op::Wrap),
         1 => any::<bool>().prop_map(|client| Op::Close { client }),
+        1 => Just(Op::Goodbye),
         1 => prop_oneof![
             any::<bool>().prop_map(|up| Op::Cut { up }),
             any::<bool>().prop_map(|client| Op::Broken { client })
@@ -258,6 +261,7 @@ impl Sim {
                 self.done.push((self.now, Done::Close));
             }
             Op::Close { client: false } => self.server.close(self.now),
+            Op::Goodbye => self.server.say_goodbye(self.now),
             Op::Deliver { up, bytes } => self.deliver(up, bytes),
             Op::Cut { up } => {
                 let pipe = if up { &mut self.up } else { &mut self.down };
@@ -436,6 +440,8 @@ impl Sim {
                 let tag = self.by_id.remove(&id).unwrap();
                 assert!(self.answers.contains_key(&tag));
             }
+            // R-goodbye-heed
+            ClientEvent::Goodbye => assert!(self.client.is_closing()),
             ClientEvent::Closed { .. } => self.closed[0] = true,
             other => panic!("{other:?}"),
         }

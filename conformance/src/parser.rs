@@ -242,6 +242,7 @@ fn parse_action(role: Role, cursor: &mut Cursor) -> Result<Action, String> {
         "hold-output" => (None, Action::Hold(true)),
         "release-output" => (None, Action::Hold(false)),
         "flush" => (None, Action::Flush),
+        "goodbye" => (Some(Role::Server), Action::Goodbye),
         "close" => (None, Action::Close),
         "tls-established" => (None, Action::TlsEstablished),
         other => return Err(format!("nothing is called `do {other}`")),

@@ -436,6 +436,7 @@ impl<'s> Run<'s> {
             Action::Hold(true) => Request::HoldOutput { now },
             Action::Hold(false) => Request::ReleaseOutput { now },
             Action::Flush => Request::Flush { now },
+            Action::Goodbye => Request::Goodbye { now },
             Action::Close => Request::Close { now },
             Action::TlsEstablished => Request::TlsEstablished { now },
         };

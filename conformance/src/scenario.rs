@@ -24,7 +24,7 @@ pub const AREAS: [&str; 12] = [
 ];
 
 /// The capabilities that a shim can claim (SHIM.md).
-pub const CAPABILITIES: [&str; 16] = [
+pub const CAPABILITIES: [&str; 17] = [
     "client",
     "server",
     "none",
@@ -41,6 +41,7 @@ pub const CAPABILITIES: [&str; 16] = [
     "next-id",
     FRAMES,
     "hold-output",
+    "goodbye",
 ];
 
 /// Anything after the hello.
@@ -50,7 +51,7 @@ pub const FRAMES: &str = "frames";
 pub const NO_ZSTD: &str = "no-zstd";
 
 /// Capabilities that no implementation needs to be conformant: the specification leaves them free.
-pub const OPTIONAL: [&str; 4] = ["zstd", "zstd-auto", NO_ZSTD, "tls-required"];
+pub const OPTIONAL: [&str; 5] = ["zstd", "zstd-auto", NO_ZSTD, "tls-required", "goodbye"];
 
 /// One scenario.
 #[derive(Clone, Debug)]
@@ -388,6 +389,7 @@ fn need_of(step: &Step) -> Option<&'static str> {
         StepKind::Do { action: Action::Cancel { .. }, .. } => Some("cancel"),
         StepKind::Do { action: Action::NextId { .. }, .. } => Some("next-id"),
         StepKind::Do { action: Action::Hold(_), .. } => Some("hold-output"),
+        StepKind::Do { action: Action::Goodbye, .. } => Some("goodbye"),
         StepKind::Do { action: Action::TlsEstablished, .. } => Some("tls"),
         _ => None,
     }

@@ -210,6 +210,9 @@ pub enum Request {
     Flush {
         now: u64,
     },
+    Goodbye {
+        now: u64,
+    },
     Close {
         now: u64,
     },

@@ -106,6 +106,8 @@ pub enum Action {
     Hold(bool),
     /// Seals the batch.
     Flush,
+    /// Says that it is about to close.
+    Goodbye,
     /// Closes in order.
     Close,
     /// TLS is established.

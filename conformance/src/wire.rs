@@ -216,7 +216,8 @@ impl Reader {
     fn cut(&mut self, sent: &mut Vec<Sent>) -> Result<(), Fault> {
         let mut at = 0;
         while let Some((id, rest)) = self.plain[at..].split_first_chunk::<4>() {
-            let read = http1::read(self.role, rest).map_err(|breach| Fault {
+            let id = u32::from_le_bytes(*id);
+            let read = http1::read(self.role, id, rest).map_err(|breach| Fault {
                 layer: "message",
                 rule: breach.rule,
                 what: breach.what,
@@ -225,7 +226,7 @@ impl Reader {
             let Some((message, length)) = read else { break };
             let plain = self.plain[at..at + 4 + length].to_vec();
             at += 4 + length;
-            sent.push(Sent::Frame(SentFrame { id: u32::from_le_bytes(*id), message, plain, output: self.outputs }));
+            sent.push(Sent::Frame(SentFrame { id, message, plain, output: self.outputs }));
         }
         self.plain.drain(..at);
         Ok(())

@@ -131,6 +131,7 @@ macro_rules! link_options {
 
 /// Told how the server of a link compresses.
 pub(super) type OnLinkStart = Arc<dyn Fn(Compression) + Send + Sync>;
+pub(super) type OnGoodbye = Arc<dyn Fn() + Send + Sync>;
 
 /// Which requests a caller allows to be sent, or to be sent again.
 pub(super) type RetryIf = Arc<dyn Fn(&Request<Bytes>) -> bool + Send + Sync>;
@@ -168,6 +169,7 @@ pub struct ClientOptions {
     pub(super) retry_if: Option<RetryIf>,
     pub(super) send_if: Option<RetryIf>,
     pub(super) on_link_start: Option<OnLinkStart>,
+    pub(super) on_goodbye: Option<OnGoodbye>,
     pub(super) reconnect_pause: (Duration, Duration),
     pub(super) wait_for_link: bool,
 }
@@ -192,6 +194,7 @@ impl Default for ClientOptions {
             retry_if: None,
             send_if: None,
             on_link_start: None,
+            on_goodbye: None,
             reconnect_pause: (Duration::from_millis(100), Duration::from_secs(1)),
             wait_for_link: false,
         }
@@ -314,6 +317,15 @@ impl ClientOptions {
         self
     }
 
+    /// Called when the server has said on a link that it is about to close (R-goodbye): new requests to it should go to
+    /// another server, if there is one. They need not: those that come to this client go by a new link, while the old one
+    /// ends what is under way on it.
+    #[must_use]
+    pub fn on_goodbye(mut self, tell: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_goodbye = Some(Arc::new(tell));
+        self
+    }
+
     pub(crate) fn connection(&self) -> ClientConfig {
         #[cfg(feature = "tls")]
         let tls = self.tls.is_some();
@@ -364,6 +376,7 @@ pub struct ServerOptions {
     pub(super) links: usize,
     pub(super) concurrency: usize,
     pub(super) waiting_bytes: usize,
+    pub(super) goodbye: Duration,
     pub(super) pipeline: bool,
     pub(super) handler_timeout: Option<(Duration, Arc<Response<Bytes>>)>,
     #[cfg(feature = "thread")]
@@ -386,6 +399,7 @@ impl Default for ServerOptions {
             links: 10_000,
             concurrency: 10_000,
             waiting_bytes: 256 * 1024 * 1024,
+            goodbye: Duration::from_secs(1),
             pipeline: false,
             handler_timeout: None,
             #[cfg(feature = "thread")]
@@ -440,6 +454,16 @@ impl ServerOptions {
     #[must_use]
     pub fn waiting_bytes(mut self, bytes: usize) -> Self {
         self.waiting_bytes = bytes;
+        self
+    }
+
+    /// How long links go on at a shutdown after each has been told goodbye (R-goodbye): their
+    /// clients send what comes by other links from then on, and lose nothing of what was on its way. A client that heeds
+    /// it and has nothing in flight ends its link at once; the original does not, and is waited for. At most half of the
+    /// time there is. Zero: no goodbye is said. Default 1 s.
+    #[must_use]
+    pub fn goodbye(mut self, grace: Duration) -> Self {
+        self.goodbye = grace;
         self
     }
 

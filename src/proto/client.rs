@@ -6,7 +6,8 @@ use std::num::NonZeroU32;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::header::CONNECTION;
+use http::{Method, Request, Response, StatusCode};
 
 use super::batch::FrameNumber;
 use super::config::{ClientConfig, Compression, Config, Limits, Stats, ZSTD_CODE};
@@ -61,6 +62,9 @@ pub enum ClientEvent {
         /// Its id on the wire.
         id: u32,
     },
+    /// The server is about to close (R-goodbye). The connection takes no new requests, which are for another one, and is
+    /// closed once those under way have ended (R-goodbye-heed).
+    Goodbye,
     /// The connection is over; no event follows. `None`: it was closed in order.
     Closed {
         /// Why.
@@ -249,9 +253,9 @@ impl ClientConnection {
 
     /// The same, until `deadline` instead of the drain timeout. If it is closing already, until the earlier of both.
     pub fn close_by(&mut self, now: Instant, deadline: Instant) {
-        let was_closing = self.link.is_closing();
+        let was_draining = self.link.is_draining();
         self.link.close(now);
-        self.link.drain_by(deadline, was_closing);
+        self.link.drain_by(deadline, was_draining);
     }
 
     /// Appends to `out` what the transport should carry now and returns how many bytes that are.
@@ -379,6 +383,14 @@ struct Slot {
     deadline: Option<Instant>,
     /// The frame that carries the request.
     frame: FrameNumber,
+}
+
+/// Whether a response that answers nothing is a goodbye (R-goodbye).
+fn is_goodbye(response: &Response<Bytes>) -> bool {
+    let mut options =
+        response.headers().get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    response.status() == StatusCode::SERVICE_UNAVAILABLE
+        && options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 impl Client {
@@ -515,6 +527,10 @@ impl Role for Client {
                     }
                     Err(error) => ClientEvent::Failed { id, error: RequestError::Refused(error) },
                 }
+            }
+            None if frame.id == 0 && frame.head.as_ref().is_ok_and(|head| is_goodbye(&head.response)) => {
+                link.heed_goodbye();
+                ClientEvent::Goodbye
             }
             None => ClientEvent::Unmatched { id: frame.id },
         };

@@ -89,6 +89,7 @@ enum Phase {
 /// A link that takes no new work and closes once nothing is unfinished.
 struct Closing {
     error: Option<ConnectionError>,
+    /// `None`: the peer sees to the end, or it is further away than time can tell.
     deadline: Option<Instant>,
 }
 
@@ -273,17 +274,26 @@ impl<R: Role> Link<R> {
         self.tell_time(now);
         self.seal();
         let deadline = now.checked_add(self.config.drain_timeout);
-        if self.closing.is_none() && self.phase != Phase::Closed {
-            self.closing = Some(Closing { error: None, deadline });
+        match &mut self.closing {
+            // So far the peer had all the time that it takes (R-goodbye-heed).
+            Some(closing) => closing.deadline = closing.deadline.or(deadline),
+            None if self.phase == Phase::Closed => {}
+            None => self.closing = Some(Closing { error: None, deadline }),
         }
         self.settle();
     }
 
-    /// Sets when a link that closes waits no longer, in place of the drain time-out; no later than one that was
-    /// closing before (R-deadline-fixed).
-    pub(super) fn drain_by(&mut self, deadline: Instant, was_closing: bool) {
+    /// The same with no drain time-out: the peer closes soon.
+    pub(super) fn heed_goodbye(&mut self) {
+        self.seal();
+        self.closing.get_or_insert(Closing { error: None, deadline: None });
+    }
+
+    /// Sets when a link that closes waits no longer, in place of the drain time-out; no later than one that had begun
+    /// to before (R-deadline-fixed).
+    pub(super) fn drain_by(&mut self, deadline: Instant, was_draining: bool) {
         if let Some(closing) = &mut self.closing {
-            let before = closing.deadline.filter(|_| was_closing);
+            let before = closing.deadline.filter(|_| was_draining);
             closing.deadline = Some(before.map_or(deadline, |before| before.min(deadline)));
         }
     }
@@ -418,6 +428,11 @@ impl<R: Role> Link<R> {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.is_some() || self.is_closed()
+    }
+
+    /// Whether it is closing, within a time that is set.
+    pub(super) fn is_draining(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.deadline.is_some())
     }
 
     // The hello.
@@ -651,7 +666,8 @@ impl<R: Role> Link<R> {
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
-        let watched = self.phase == Phase::Open && !self.is_handshaking() && self.closing.is_none();
+        // Where no drain time-out runs, this one does.
+        let watched = self.phase == Phase::Open && !self.is_handshaking() && !self.is_draining();
         self.config.idle_timeout.filter(|_| watched).and_then(|idle| self.last_activity.checked_add(idle))
     }
 }

@@ -11,7 +11,7 @@ use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
 use super::hello::Hello;
 use super::link::{Link, Role, Timer};
-use super::message::{ParsedHead, parse_request, write_response};
+use super::message::{ParsedHead, parse_request, write_goodbye, write_response};
 
 /// The right, and the duty, to answer one request, once: it is consumed by
 /// [`send_response`](ServerConnection::send_response) or [`discard`](ServerConnection::discard).
@@ -110,7 +110,7 @@ impl ServerConnection {
     /// A connection on a transport that was accepted at `now`.
     pub fn new(config: ServerConfig, now: Instant) -> Self {
         let ServerConfig { config, tls } = config;
-        Self { link: Link::new(Server { tls, pending: 0, held: 0 }, config, now) }
+        Self { link: Link::new(Server { tls, pending: 0, held: 0, has_said_goodbye: false }, config, now) }
     }
 
     /// Takes bytes from the transport and returns how many; fewer than all only if [`wants_read`](Self::wants_read)
@@ -191,6 +191,24 @@ impl ServerConnection {
         self.link.seal();
     }
 
+    /// Tells the client that this connection is about to be closed (R-goodbye), so that new requests go elsewhere. Those
+    /// that come by it all the same are taken and answered as ever, until [`close`](Self::close) or the client's end of
+    /// file, which comes soon from a client that heeds it. Without effect before the hello is complete, after it was said,
+    /// and on a connection that is closing.
+    pub fn say_goodbye(&mut self, now: Instant) {
+        self.link.tell_time(now);
+        if self.link.is_handshaking() || self.link.is_closing() || self.link.role.has_said_goodbye {
+            return;
+        }
+        self.link.role.has_said_goodbye = true;
+        let written = self.link.send(|batch, _| {
+            write_goodbye(batch);
+            Ok::<_, SendError>(())
+        });
+        debug_assert!(written.is_ok(), "nothing can be wrong with it");
+        self.link.seal();
+    }
+
     /// Closes in order: reads no further request, lets those accepted be answered, within the drain timeout.
     pub fn close(&mut self, now: Instant) {
         self.link.tell_time(now);
@@ -203,9 +221,9 @@ impl ServerConnection {
 
     /// The same, until `deadline` instead of the drain timeout. If it is closing already, until the earlier of both.
     pub fn close_by(&mut self, now: Instant, deadline: Instant) {
-        let was_closing = self.link.is_closing();
+        let was_draining = self.link.is_draining();
         self.close(now);
-        self.link.drain_by(deadline, was_closing);
+        self.link.drain_by(deadline, was_draining);
     }
 
     /// Appends to `out` what the transport should carry now and returns how many bytes that are.
@@ -289,6 +307,7 @@ struct Server {
     pending: usize,
     /// The bytes of their requests.
     held: usize,
+    has_said_goodbye: bool,
 }
 
 impl Server {

@@ -288,6 +288,7 @@ impl Link {
                 assert!(self.answered.contains(&tag), "law 2: a response that nobody sent");
                 self.got.insert(tag);
             }
+            ClientEvent::Goodbye => panic!("law 2: a goodbye that nobody said"),
             ClientEvent::Closed { error } => {
                 assert!(self.pending.is_empty(), "law 1: requests without an outcome at the end");
                 if let Some(ErrorKind::AbandonedLimit(limit)) = error.as_ref().map(|error| error.kind()) {

@@ -367,6 +367,7 @@ pub fn client_line(event: &ClientEvent) -> String {
         }
         ClientEvent::Failed { id, error } => format!("failed {} {}", id.get(), failure(error)),
         ClientEvent::Unmatched { id } => format!("unmatched {id}"),
+        ClientEvent::Goodbye => "goodbye".into(),
         ClientEvent::Closed { error } => {
             format!("closed {}", error.as_ref().map_or("-", |error| error.code()))
         }

@@ -48,8 +48,8 @@ Exit codes:
   2  usage or suite error: an unreadable case, a shim that does not start, a server that is not there, a check that
      fails, a link that cannot be recorded
   3  incomplete: no required case fails, but some are known to or were not run: skipped, or unimplemented for want
-     of a capability that the specification asks for (not zstd, zstd-auto or tls-required: it leaves these free).
-     This is the best that `run --server`, `run --client` and shims of profile tcp can have
+     of a capability that the specification asks for (not zstd, zstd-auto, tls-required or goodbye: it leaves these
+     free). This is the best that `run --server`, `run --client` and shims of profile tcp can have
 
 A run with filters says nothing about the cases that it leaves out.";
 

@@ -14,7 +14,7 @@ use super::super::error::ClientError;
 use super::super::mailbox::lock;
 use super::super::options::ClientOptions;
 use super::super::timed::Timed;
-use super::queue::{Command, Queue, cannot_connect};
+use super::queue::{Command, Job, Queue, cannot_connect};
 use super::session::Session;
 use super::{Common, Entrance};
 use crate::proto::{ClientConfig, Stats};
@@ -34,14 +34,22 @@ pub(super) type NoZstd = Mutex<Option<Instant>>;
 /// How a lane is doing, for who chooses one.
 #[derive(Debug, Default)]
 pub(super) struct Condition {
-    inner: Mutex<(Option<Instant>, bool)>,
+    inner: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    paused_until: Option<Instant>,
+    is_up: bool,
+    /// Its link ends what is under way on it, and takes nothing more.
+    is_leaving: bool,
 }
 
 impl Condition {
-    /// Whether it pauses, and whether it has a link.
+    /// Whether it pauses, or its link is leaving; and whether it has a link that takes requests.
     pub(super) fn look(&self, now: Instant) -> (bool, bool) {
-        let (paused_until, is_up) = *lock(&self.inner);
-        (paused_until.is_some_and(|until| now < until), is_up)
+        let State { paused_until, is_up, is_leaving } = *lock(&self.inner);
+        (is_leaving || paused_until.is_some_and(|until| now < until), is_up)
     }
 
     /// It pauses from now on.
@@ -50,7 +58,15 @@ impl Condition {
     }
 
     fn set(&self, paused_until: Option<Instant>, is_up: bool) {
-        *lock(&self.inner) = (paused_until, is_up);
+        *lock(&self.inner) = State { paused_until, is_up, is_leaving: false };
+    }
+
+    fn set_leaving(&self) {
+        *lock(&self.inner) = State { paused_until: None, is_up: false, is_leaving: true };
+    }
+
+    fn is_leaving(&self) -> bool {
+        lock(&self.inner).is_leaving
     }
 }
 
@@ -99,7 +115,7 @@ impl Lane {
 
     /// Whether it carries HEAD requests only.
     pub(super) fn is_for_head(&self) -> bool {
-        self.number == self.common.head_lane()
+        self.common.place_of(self.number) == self.common.head_place()
     }
 
     /// What all lanes have carried.
@@ -147,6 +163,7 @@ impl Lane {
     /// What is to be done now, if anything.
     fn step(&mut self, now: Instant) -> Option<Step> {
         self.handle_timeout(now);
+        self.pass_on();
         self.paused.take_if(|(until, _)| *until <= now);
         if let Some((_, error)) = self.paused.clone() {
             self.move_out(now);
@@ -171,10 +188,11 @@ impl Lane {
 
     /// Gives what waits here, and of which nothing has left, to lanes that are up and have room for it.
     fn move_out(&mut self, now: Instant) {
-        let Common { lanes, options, .. } = &*self.common;
+        let common = self.common.clone();
+        let Common { lanes, options, .. } = &*common;
         let is_up = |number: &usize| lanes[*number].condition.look(now) == (false, true);
-        let up: Vec<_> =
-            (0..self.common.head_lane()).filter(|number| *number != self.number && is_up(number)).collect();
+        let fronts = (0..common.head_place()).map(|place| common.front(place));
+        let up: Vec<_> = fronts.filter(|number| *number != self.number && is_up(number)).collect();
         if up.is_empty() || self.is_for_head() {
             return;
         }
@@ -182,14 +200,50 @@ impl Lane {
         while let Some(number) = up.iter().copied().min_by_key(|number| load(*number))
             && load(number) < options.config.limits.pending_requests
             && let Some(job) = self.queue.pop()
-        {
-            job.place.move_to(number);
-            if let Err(Command::Send(job)) = lanes[number].mailbox.send(Command::Send(job)) {
-                // The client closes, and that lane has ended.
-                job.place.move_to(self.number);
-                return self.queue.put_back(job);
-            }
+            && self.move_one(job, number)
+        {}
+    }
+
+    /// Gives a job to another lane; false if that takes none.
+    fn move_one(&mut self, job: Box<Job>, number: usize) -> bool {
+        job.place.move_to(number);
+        let Err(Command::Send(job)) = self.common.lanes[number].mailbox.send(Command::Send(job)) else { return true };
+        // The client closes, and that lane has ended.
+        job.place.move_to(self.number);
+        self.queue.put_back(job);
+        false
+    }
+
+    /// The server has said goodbye on this lane's link, and takes no more by it (R-goodbye-heed). What waits here, and what
+    /// comes, goes by a link of the twin, while this lane ends what is under way. Unless the twin has an old link of its
+    /// own, or this one `did_nothing`: then it goes by other lanes, or waits for the end of this link, so that a server that
+    /// says nothing but goodbye is dialled no faster than one that says nothing.
+    pub(super) fn heed_goodbye(&mut self, now: Instant, did_nothing: bool) {
+        self.entrance().condition.set_leaving();
+        let twin = self.common.twin_of(self.number);
+        if did_nothing || self.common.lanes[twin].condition.is_leaving() {
+            self.move_out(now);
+        } else {
+            self.common.fronts[self.common.place_of(self.number)].store(twin, Ordering::Release);
+            self.pass_on();
         }
+    }
+
+    /// Gives what waits here to the twin, if that is in front. A caller may have come to this lane just before it was.
+    pub(super) fn pass_on(&mut self) {
+        let front = self.common.front(self.common.place_of(self.number));
+        if front == self.number || self.queue.is_empty() || self.closing {
+            return;
+        }
+        // Without callers nobody waits.
+        let Some(callers) = self.common.callers.upgrade() else { return };
+        if callers.start(front).is_err() {
+            // It stays, and this lane dials for it.
+            return;
+        }
+        while let Some(job) = self.queue.pop()
+            && self.move_one(job, front)
+        {}
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.

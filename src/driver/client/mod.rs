@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -51,9 +51,13 @@ struct Common {
     options: ClientOptions,
     /// The address, in words.
     name: String,
-    /// As many as there are to be links, and one more that carries only HEAD requests: their answers may end a link
+    /// Two for each place: one in front, and its twin, which has what the link before said goodbye to. There are as many
+    /// places as there are to be links, and one more that carries only HEAD requests: their answers may end a link
     /// (R-head-alone).
     lanes: Vec<Entrance>,
+    /// The number of the lane in front at each place.
+    fronts: Vec<AtomicUsize>,
+    callers: Weak<Callers>,
     stats: Mutex<Stats>,
     no_zstd: NoZstd,
 }
@@ -70,9 +74,24 @@ struct Entrance {
 }
 
 impl Common {
-    /// The number of the lane for HEAD requests.
-    fn head_lane(&self) -> usize {
-        self.lanes.len() - 1
+    /// The place for HEAD requests.
+    fn head_place(&self) -> usize {
+        self.fronts.len() - 1
+    }
+
+    /// The lane to which requests at this place go.
+    fn front(&self, place: usize) -> usize {
+        self.fronts[place].load(Ordering::Acquire)
+    }
+
+    /// The place of a lane.
+    fn place_of(&self, lane: usize) -> usize {
+        lane % self.fronts.len()
+    }
+
+    /// The other lane at the same place.
+    fn twin_of(&self, lane: usize) -> usize {
+        (lane + self.fronts.len()) % self.lanes.len()
     }
 }
 
@@ -124,17 +143,19 @@ impl Callers {
         name: String,
         options: ClientOptions,
         start: impl Fn(Lane) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Self {
-        let lanes = std::iter::repeat_with(Entrance::default).take(options.links.saturating_add(1)).collect();
-        Self {
+    ) -> Arc<Self> {
+        let fronts: Vec<_> = (0..=options.links).map(AtomicUsize::new).collect();
+        let lanes = std::iter::repeat_with(Entrance::default).take(2 * fronts.len()).collect();
+        let (stats, no_zstd) = (Mutex::default(), NoZstd::default());
+        Arc::new_cyclic(|callers| Self {
             start: Box::new(start),
-            common: Arc::new(Common { options, name, lanes, stats: Mutex::default(), no_zstd: NoZstd::default() }),
+            common: Arc::new(Common { options, name, lanes, fronts, callers: callers.clone(), stats, no_zstd }),
             next_lane: AtomicUsize::new(0),
             next_ticket: AtomicU64::new(0),
             pending: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             running: Crowd::default(),
-        }
+        })
     }
 
     /// Sends a request; its outcome is to be waited for. For a oneway that is an empty response, when it has left.
@@ -159,29 +180,32 @@ impl Callers {
         outcome
     }
 
-    /// The lane with the fewest requests under way, of those that do not pause: in turn where they are equal, and those
-    /// with a link before those without.
+    /// The lane in front with the fewest requests under way, of those that do not pause: in turn where they are equal, and
+    /// those with a link before those without.
     fn next_lane(&self) -> usize {
-        let links = self.common.head_lane();
+        let links = self.common.head_place();
         if links == 1 {
-            return 0;
+            return self.common.front(0);
         }
         let now = Instant::now();
         let turn = self.next_lane.fetch_add(1, Ordering::Relaxed) % links;
-        let best = (turn..links).chain(0..turn).min_by_key(|number| {
+        let fronts = (turn..links).chain(0..turn).map(|place| self.common.front(place));
+        let best = fronts.min_by_key(|number| {
             let lane = &self.common.lanes[*number];
             let (is_paused, is_up) = lane.condition.look(now);
             (is_paused, lane.load.load(Ordering::Relaxed), !is_up)
         });
-        best.unwrap_or(turn)
+        best.unwrap_or_else(|| self.common.front(turn))
     }
 
     /// The number of the lane for a request, which was started; or of another one if it cannot be.
     fn begin_lane(&self, is_head: bool) -> Result<usize, ClientError> {
-        let number = if is_head { self.common.head_lane() } else { self.next_lane() };
+        let head_place = self.common.head_place();
+        let number = if is_head { self.common.front(head_place) } else { self.next_lane() };
         self.start(number).map(|()| number).or_else(|error| {
             let was_started = |number: &usize| *lock(&self.common.lanes[*number].was_started);
-            (0..self.common.head_lane()).filter(|_| !is_head).find(was_started).ok_or(error)
+            let others = (0..self.common.lanes.len()).filter(|number| self.common.place_of(*number) != head_place);
+            others.filter(|_| !is_head).find(was_started).ok_or(error)
         })
     }
 

@@ -206,6 +206,19 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn close(&mut self, now: Instant) {
+        match self.lane.end_at {
+            Some(deadline) if self.lane.is_done() => self.connection.close_by(now, deadline),
+            _ => self.connection.close(now),
+        }
+    }
+
+    /// Whether it has been of no use yet: no answer has come, and it is new.
+    fn did_nothing(&self, now: Instant) -> bool {
+        let is_new = self.connected_at.is_none_or(|at| now.saturating_duration_since(at) < PROVEN);
+        !self.was_answered && is_new
+    }
+
     fn count(&mut self) {
         let now = self.connection.stats();
         if now != self.counted {
@@ -257,6 +270,10 @@ impl Endpoint for Session<'_> {
 
     fn take_commands(&mut self, now: Instant) {
         if self.connection.is_closing() {
+            self.lane.pass_on();
+            if self.lane.is_done() {
+                self.close(now);
+            }
             return;
         }
         while !self.must_wait()
@@ -274,10 +291,8 @@ impl Endpoint for Session<'_> {
         let is_idle = self.connection.pending_requests() == 0;
         let blocked = self.must_wait() && is_idle && !self.lane.queue.is_empty();
         self.is_closing = blocked || self.lane.is_done();
-        match self.lane.end_at {
-            Some(deadline) if self.lane.is_done() => self.connection.close_by(now, deadline),
-            _ if self.is_closing => self.connection.close(now),
-            _ => {}
+        if self.is_closing {
+            self.close(now);
         }
     }
 
@@ -303,6 +318,12 @@ impl Endpoint for Session<'_> {
                 }
                 ClientEvent::Failed { id, error } => self.fail(id, error),
                 ClientEvent::Unmatched { .. } => {}
+                ClientEvent::Goodbye => {
+                    if let Some(tell) = &self.lane.options().on_goodbye {
+                        unharmed(|| tell());
+                    }
+                    self.lane.heed_goodbye(now, self.did_nothing(now));
+                }
                 ClientEvent::StartTls => self.start_tls(channel)?,
                 ClientEvent::Closed { error } => self.end = Some(error),
             }

@@ -38,6 +38,8 @@ struct World {
     now: Instant,
     callers: Option<Arc<Callers>>,
     calls: Vec<Call>,
+    /// Nothing breaks, servers answer everything, and close only in order, after a goodbye.
+    is_orderly: bool,
 }
 
 fn earliest(times: impl IntoIterator<Item = Option<Instant>>) -> Option<Instant> {
@@ -84,26 +86,49 @@ impl World {
         self.act();
     }
 
-    fn carry(&mut self, lane: &mut Lane) {
+    /// Carries the lanes that are started, one link at a time, until the last has ended. Returns how many there were.
+    fn carry(&mut self, started: impl Fn() -> Option<Lane>) -> u32 {
         let mut context = Context::from_waker(Waker::noop());
+        let (mut lanes, mut count) = (Vec::new(), 0);
         loop {
             self.act();
-            match lane.poll_at(self.now, &mut context) {
-                Poll::Ready(Step::End) => return,
-                Poll::Pending => self.pass_until(lane.next_at()),
-                Poll::Ready(Step::Dial) => {
-                    let ends = self.now + MS * self.rng.u32(0..20);
-                    let mut dialling = lane.dial(self.now, std::future::pending::<io::Result<()>>());
-                    while self.now < ends && dialling.poll_at(self.now, &mut context).is_pending() {
-                        self.pass_until(earliest([Some(ends), dialling.next_at()]));
-                    }
-                    if self.rng.u8(0..10) == 0 {
-                        lane.handle_dial_error(self.now, io::ErrorKind::ConnectionRefused.into());
-                    } else {
-                        self.link(lane);
-                    }
-                }
+            while let Some(lane) = started() {
+                lanes.push(lane);
+                count += 1;
             }
+            if lanes.is_empty() && self.callers.is_none() {
+                return count;
+            }
+            let (mut is_idle, mut next) = (true, None);
+            lanes.retain_mut(|lane| match lane.poll_at(self.now, &mut context) {
+                Poll::Ready(Step::End) => false,
+                Poll::Pending => {
+                    next = earliest([next, lane.next_at()]);
+                    true
+                }
+                Poll::Ready(Step::Dial) => {
+                    is_idle = false;
+                    self.dial(lane);
+                    true
+                }
+            });
+            if is_idle {
+                self.pass_until(next);
+            }
+        }
+    }
+
+    fn dial(&mut self, lane: &mut Lane) {
+        let mut context = Context::from_waker(Waker::noop());
+        let ends = self.now + MS * self.rng.u32(0..20);
+        let mut dialling = lane.dial(self.now, std::future::pending::<io::Result<()>>());
+        while self.now < ends && dialling.poll_at(self.now, &mut context).is_pending() {
+            self.pass_until(earliest([Some(ends), dialling.next_at()]));
+        }
+        if !self.is_orderly && self.rng.u8(0..10) == 0 {
+            lane.handle_dial_error(self.now, io::ErrorKind::ConnectionRefused.into());
+        } else {
+            self.link(lane);
         }
     }
 
@@ -116,7 +141,12 @@ impl World {
         let (mut up, mut down) = (Vec::new(), Vec::new());
         let mut answers: Vec<(Instant, ResponseToken, String)> = Vec::new();
         // How many bytes pass in either direction before it is cut.
-        let mut left = if self.rng.bool() { self.rng.usize(0..3_000) } else { usize::MAX };
+        let mut left = if self.is_orderly || self.rng.bool() { usize::MAX } else { self.rng.usize(0..3_000) };
+        // When the server says goodbye, and again, and when it closes, if it does.
+        let says = self.is_orderly || self.rng.bool();
+        let mut goodbyes: Vec<_> = (0..if says { 2 } else { 0 }).map(|_| self.now + MS * self.rng.u32(0..60)).collect();
+        let grace = if self.is_orderly { 1_000 } else { self.rng.u32(0..30) };
+        let mut closes = goodbyes.iter().max().map(|at| *at + MS * grace);
         loop {
             while carrier.turn(self.now) {}
             self.act();
@@ -156,9 +186,14 @@ impl World {
                 };
                 let number = request.headers()["number"].to_str().unwrap().to_owned();
                 self.calls[number.parse::<usize>().unwrap()].runs += 1;
-                if let Some(token) = token.filter(|_| self.rng.u8(0..10) > 0) {
+                if let Some(token) = token.filter(|_| self.is_orderly || self.rng.u8(0..10) > 0) {
                     answers.push((self.now + MS * self.rng.u32(0..30), token, number));
                 }
+            }
+            let due = goodbyes.extract_if(.., |at| *at <= self.now).count();
+            (0..due).for_each(|_| server.say_goodbye(self.now));
+            if closes.take_if(|at| *at <= self.now).is_some() {
+                server.close(self.now);
             }
             let mut waiting = Vec::new();
             for (at, token, number) in answers.drain(..) {
@@ -181,9 +216,10 @@ impl World {
                 moved = true;
             }
             if !moved && carrier.output().is_empty() && down.is_empty() {
-                let next = answers.iter().map(|(at, ..)| *at).min();
+                let next = answers.iter().map(|(at, ..)| *at).chain(goodbyes.iter().copied()).chain(closes).min();
                 let timers = [carrier.poll_timeout(), server.poll_timeout(), next];
-                if earliest(timers).is_none() && self.next().is_none() {
+                let is_dead = server.is_closed() && down.is_empty();
+                if is_dead || (earliest(timers).is_none() && self.next().is_none()) {
                     // Nobody will do anything any more: the server's machine dies.
                     left = 0;
                     continue;
@@ -207,10 +243,10 @@ fn client(options: ClientOptions) -> (Arc<Callers>, impl Fn() -> Option<Lane>) {
         lock(&started).push_back(lane);
         Ok(())
     };
-    (Arc::new(Callers::new("somewhere".to_owned(), options, start)), move || lock(&lanes).pop_front())
+    (Callers::new("somewhere".to_owned(), options, start), move || lock(&lanes).pop_front())
 }
 
-fn run(seed: u64) -> (u32, u32, u32) {
+fn run(seed: u64, is_orderly: bool) -> (World, u32) {
     fastrand::seed(seed);
     let mut rng = Rng::with_seed(seed);
     // Later than any real time that is asked for meanwhile.
@@ -235,19 +271,14 @@ fn run(seed: u64) -> (u32, u32, u32) {
         Call { begins, deadline, gives_up, may_repeat, is_oneway, outcome: None, end: None, runs: 0 }
     });
     let calls = calls.collect();
-    let mut world = World { rng, now: begin, callers: Some(callers), calls };
-    let mut lane = loop {
-        world.act();
-        match started() {
-            Some(lane) => break lane,
-            None if world.callers.is_none() => return (0, 0, 0),
-            None => {}
-        }
-        world.pass_until(None);
-    };
-    world.carry(&mut lane);
-    drop(lane);
+    let mut world = World { rng, now: begin, callers: Some(callers), calls, is_orderly };
+    let lanes = world.carry(started);
     world.act();
+    (world, lanes)
+}
+
+/// How many requests ran more than once, were maybe delivered, and were not.
+fn verdict(world: &World) -> (u32, u32, u32) {
     let (mut repeated, mut lost, mut unsent) = (0, 0, 0);
     for (number, call) in world.calls.iter().enumerate() {
         assert!(
@@ -283,11 +314,31 @@ fn what_is_said_of_a_request_is_what_has_become_of_it() {
     let mut sums = (0, 0, 0);
     for seed in 0..SEEDS {
         let _named = Seed(seed);
-        let (repeated, lost, unsent) = run(seed);
+        let (repeated, lost, unsent) = verdict(&run(seed, false).0);
         sums = (sums.0 + repeated, sums.1 + lost, sums.2 + unsent);
     }
     println!("{sums:?}: ran more than once, maybe delivered, not delivered");
     assert!(sums.0 > 100 && sums.1 > 100 && sums.2 > 100, "{sums:?}");
+}
+
+#[test]
+fn a_server_that_says_goodbye_loses_nothing() {
+    // R-goodbye, R-goodbye-heed: also where nothing may be repeated.
+    let mut handed_over = 0;
+    for seed in 0..SEEDS {
+        let (world, lanes) = run(seed, true);
+        handed_over += lanes.saturating_sub(1);
+        verdict(&world);
+        for (number, call) in world.calls.iter().enumerate().filter(|(_, call)| call.gives_up.is_none()) {
+            let is_answered = matches!(call.end, Some(Ok(_)));
+            let has_expired = matches!(call.end, Some(Err(ClientError::Timeout { .. })));
+            let was_shed = matches!(call.end, Some(Err(ClientError::Send(_))));
+            assert!(is_answered || has_expired || was_shed, "seed {seed}, {number}: {:?}", call.end);
+            assert!(!is_answered || call.runs == 1, "seed {seed}, {number} ran {} times", call.runs);
+        }
+    }
+    println!("{handed_over} further lanes");
+    assert!(handed_over > 100, "{handed_over}");
 }
 
 #[test]
@@ -340,10 +391,10 @@ fn what_waits_for_a_dial_that_fails_moves_to_a_lane_that_is_up_and_has_room() {
     outcomes[1] = None;
     let _ = up.poll(&mut context);
     let load = || callers.common.lanes.iter().map(|lane| lane.load.load(Ordering::Relaxed)).collect::<Vec<_>>();
-    assert_eq!((up.queue.len(), load()), (4, vec![4, 0, 0]));
+    assert_eq!((up.queue.len(), load()), (4, vec![4, 0, 0, 0, 0, 0]));
     outcomes[3] = None;
     let _ = up.poll(&mut context);
-    assert_eq!((up.queue.len(), load()), (3, vec![3, 0, 0]));
+    assert_eq!((up.queue.len(), load()), (3, vec![3, 0, 0, 0, 0, 0]));
     assert_eq!(std::iter::from_fn(|| up.queue.pop()).map(|job| job.ticket).collect::<Vec<_>>(), [2, 4, 6]);
 }
 

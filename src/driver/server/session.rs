@@ -41,6 +41,8 @@ pub(in super::super) struct Session {
     counted: Stats,
     /// When it must be over, if the server shuts down.
     end_at: Option<Instant>,
+    /// When it takes no more requests, if it has said goodbye.
+    close_at: Option<Instant>,
     /// The last event, when it has come.
     end: Option<Option<ConnectionError>>,
 }
@@ -60,6 +62,7 @@ impl Session {
             oneway_bytes: 0,
             counted: Stats::default(),
             end_at: None,
+            close_at: None,
             end: None,
         }
     }
@@ -145,6 +148,18 @@ impl Session {
         self.advance(now);
     }
 
+    /// Ends the link in order, by `deadline`: it says goodbye, goes on for a while, and then drains.
+    fn begin_to_close(&mut self, now: Instant, deadline: Instant) {
+        self.end_at = self.end_at.into_iter().chain([deadline]).min();
+        let grace = self.place.shared.options.goodbye.min(deadline.saturating_duration_since(now) / 2);
+        if grace.is_zero() || self.connection.is_handshaking() {
+            self.connection.close_by(now, deadline);
+            return;
+        }
+        self.connection.say_goodbye(now);
+        self.close_at = self.close_at.into_iter().chain([now + grace]).min();
+    }
+
     fn respond(&mut self, now: Instant, token: ResponseToken, response: Response<Bytes>) {
         self.waiting.push(now, self.place.shared.options.waiting_bytes, token, response);
         self.waiting.send(now, &mut self.connection);
@@ -192,10 +207,13 @@ impl Endpoint for Session {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.expire(now);
+        if self.close_at.take_if(|at| *at <= now).is_some() {
+            self.connection.close_by(now, self.end_at.unwrap_or(now));
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.limits.front().map(|(at, _)| *at)
+        self.limits.front().map(|(at, _)| *at).into_iter().chain(self.close_at).min()
     }
 
     fn wants_read(&self) -> bool {
@@ -227,10 +245,7 @@ impl Endpoint for Session {
         for command in commands.drain(..) {
             match command {
                 Command::Ended(call, response) => self.handle_end(now, call, response),
-                Command::Close(deadline) => {
-                    self.connection.close_by(now, deadline);
-                    self.end_at = self.end_at.into_iter().chain([deadline]).min();
-                }
+                Command::Close(deadline) => self.begin_to_close(now, deadline),
             }
         }
         // Their memory is for the next ones.

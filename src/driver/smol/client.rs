@@ -65,7 +65,7 @@ impl Client {
             executor.spawn(run(lane, dial.clone())).detach();
             Ok(())
         };
-        Self { callers: Arc::new(Callers::new(name, options, start)) }
+        Self { callers: Callers::new(name, options, start) }
     }
 
     /// Sends a request and waits for its response, until `deadline`: an [`Instant`], a

@@ -50,7 +50,7 @@ impl Client {
             let dial = dial.clone();
             std::thread::Builder::new().name("teleport-link".into()).spawn(move || run(lane, &dial)).map(drop)
         };
-        Self { callers: Arc::new(Callers::new(name, options, start)) }
+        Self { callers: Callers::new(name, options, start) }
     }
 
     /// Sends a request and waits for its response, until `deadline`: an [`Instant`], a

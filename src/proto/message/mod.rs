@@ -6,7 +6,7 @@ mod write;
 
 pub(crate) use framing::Length;
 pub(crate) use read::{ParsedHead, ResponseHead, Then, parse_request, parse_response};
-pub(crate) use write::{write_request, write_response};
+pub(crate) use write::{write_goodbye, write_request, write_response};
 
 /// The field that carries, in a response to HEAD, the Content-Length that a GET would have had (R-head-response).
 pub const HEAD_LENGTH_FIELD: &str = "teleport-head-length";

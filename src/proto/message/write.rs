@@ -86,6 +86,12 @@ pub(crate) fn write_response(
     })
 }
 
+/// Appends the frame of a goodbye to `out` (R-goodbye).
+pub(crate) fn write_goodbye(out: &mut Vec<u8>) {
+    out.extend_from_slice(&0u32.to_le_bytes());
+    out.extend_from_slice(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+}
+
 /// The length that a handler states for a body that is not sent: one, and in the form that a sender writes
 /// (R-head-response, R-write-no-content).
 fn given_length(fields: &HeaderMap) -> Option<u64> {

@@ -74,6 +74,9 @@ pub(crate) enum Command {
     Flush {
         now: u64,
     },
+    Goodbye {
+        now: u64,
+    },
     Close {
         now: u64,
     },
@@ -199,6 +202,7 @@ impl Core {
                 time(*now);
                 either!(end, connection => connection.flush());
             }
+            (Command::Goodbye { now }, End::Server(server)) => server.connection.say_goodbye(time(*now)),
             (Command::Close { now }, end) => either!(end, connection => connection.close(time(*now))),
             (Command::Request { now, tag, message, deadline }, End::Client(client)) => {
                 let now = time(*now);
@@ -302,6 +306,7 @@ impl ClientEnd {
                 Event::Failed { tag: self.tag(id)?, code: code.into(), maybe_delivered }
             }
             ClientEvent::Unmatched { id } => Event::Unmatched { id },
+            ClientEvent::Goodbye => Event::Unmatched { id: 0 },
             ClientEvent::Closed { error } => Event::Closed { code: error.map(|error| error.code().into()) },
         })
     }

@@ -81,7 +81,7 @@ fn answer(line: &str, mutant: Option<&'static str>, connection: &mut Option<Conn
                 "profile": "core",
                 "can": [
                     "client", "server", "none", "deflate", "snappy", "zstd", "zstd-auto", "tls", "tls-required", "limits", "cancel",
-                    "idle", "batch-delay", "next-id", "hold-output", "frames",
+                    "idle", "batch-delay", "next-id", "hold-output", "goodbye", "frames",
                 ],
             });
         }

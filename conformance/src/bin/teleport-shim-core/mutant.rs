@@ -337,8 +337,9 @@ impl Mutant {
         let hello = if is_first { 15 } else { 0 };
         let (mut out, mut rest) = (answer.out[..hello].to_vec(), &answer.out[hello..]);
         while let Some((id, message)) = rest.split_first_chunk::<4>() {
-            let Ok(Some((_, length))) = http1::read(self.role, message) else { break };
-            let id = self.id_out(u32::from_le_bytes(*id));
+            let id = u32::from_le_bytes(*id);
+            let Ok(Some((_, length))) = http1::read(self.role, id, message) else { break };
+            let id = self.id_out(id);
             out.extend_from_slice(&id.to_le_bytes());
             out.extend_from_slice(&message[..length]);
             rest = &message[length..];
@@ -519,6 +520,7 @@ fn now(command: &Command) -> u64 {
         | Command::HoldOutput { now }
         | Command::ReleaseOutput { now }
         | Command::Flush { now }
+        | Command::Goodbye { now }
         | Command::Close { now } => *now,
     }
 }
