@@ -8,7 +8,8 @@
 //! comes back slowly if that succeeds, or waits for twice as long if not. A failure is never a credit: whoever fails
 //! fast has few requests pending, and must not attract more by that. Nobody is ejected while no other does better; so
 //! the last one never is, and when everything behind fails, everything is still tried. A request that can be sent again
-//! and has nobody else to go to goes to one that is out.
+//! and has nobody else to go to goes to one that is out. One that says goodbye is out for the first pause, without a word
+//! about how it does.
 
 use std::time::{Duration, Instant};
 
@@ -165,6 +166,16 @@ impl<T: Clone> Balancer<T> {
             member.come_back(now);
         }
         true
+    }
+
+    /// One has said that it is about to close (R-goodbye). If another one takes part, it gets nothing for the first pause, as
+    /// if it had been ejected: then one request finds out whether it is back. Returns it if that is so.
+    pub(crate) fn set_aside(&mut self, now: Instant, id: MemberId) -> Option<T> {
+        let is_another_open = self.members.iter().any(|member| member.id != id && member.is_open());
+        let until = now + self.policy.first_pause;
+        let member = self.find(id).filter(|member| is_another_open && member.standing == Standing::In)?;
+        member.standing = Standing::Out { until };
+        Some(member.what.clone())
     }
 
     /// Where the next request goes, if there is anywhere; not to those in `tried`. `can_be_repeated` says that it can be
@@ -497,6 +508,31 @@ mod tests {
         assert!((0..10).all(|_| balancer.pick(now, true, &[]).unwrap().1 != number));
         balancer.end(now, pick, Outcome::Answered);
         assert_eq!(balancer.len(), 1);
+    }
+
+    #[test]
+    fn one_that_says_goodbye_gets_nothing_for_a_while_and_is_tried_then() {
+        let now = Instant::now();
+        let mut balancer = balancer(2, now);
+        let (pick, number) = balancer.pick(now, false, &[]).unwrap();
+        assert_eq!(balancer.set_aside(now, pick.id), Some(number));
+        assert_eq!(balancer.set_aside(now, pick.id), None, "it has said so already");
+        // What it still has to answer, it answers, which does not bring it back.
+        assert_eq!(balancer.end(now, pick, Outcome::Answered), None);
+        let pause = Policy::default().first_pause;
+        let mut others = Vec::new();
+        for at in [now, now + pause - MS] {
+            for _ in 0..10 {
+                let (pick, other) = balancer.pick(at, true, &[]).unwrap();
+                assert_ne!(other, number);
+                others.push(pick);
+            }
+        }
+        // The last one stays, whatever it says.
+        assert_eq!(balancer.set_aside(now, others[0].id), None);
+        let (trial, tried) = balancer.pick(now + pause, true, &[]).unwrap();
+        assert_eq!((tried, balancer.view(now)[number].ejections), (number, 0));
+        assert_eq!(balancer.end(now + pause, trial, Outcome::Answered), Some(Change::Back));
     }
 
     #[test]

@@ -57,10 +57,12 @@ impl Links {
         config: &ProxyConfig,
         dialer: &Dialer,
         recompressor: Option<&Arc<Recompressor>>,
+        on_goodbye: &Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
         let link = |_| {
             let other_end = Arc::<OtherEnd>::default();
-            let (options, dialled) = (config.client_options(), other_end.clone());
+            let (told, dialled) = (on_goodbye.clone(), other_end.clone());
+            let options = config.client_options().on_goodbye(move || told());
             let options = match recompressor {
                 None => options,
                 Some(_) => {

@@ -19,7 +19,7 @@ mod via;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -233,10 +233,18 @@ impl Upstreams {
     }
 
     fn add(self: &Arc<Self>, name: &str, dialer: &Dialer, ip: Option<SocketAddr>, starts_slowly: bool) -> MemberId {
-        let recompressor = self.recompressor.as_ref();
-        let upstream = Upstream::new(&self.executor, &self.config, recompressor, name, dialer, ip, self.gone.clone());
-        let upstream = Arc::new(upstream);
+        let member = Arc::<OnceLock<MemberId>>::default();
+        let on_goodbye = {
+            let (upstreams, member) = (Arc::downgrade(self), member.clone());
+            move || {
+                if let (Some(upstreams), Some(id)) = (upstreams.upgrade(), member.get()) {
+                    upstreams.set_aside(*id);
+                }
+            }
+        };
+        let upstream = Arc::new(Upstream::new(self, name, dialer, ip, on_goodbye));
         let id = self.state().balancer.add(Instant::now(), upstream.clone(), starts_slowly);
+        let _ = member.set(id);
         if let Some(check) = &self.config.outbound.health_check {
             let task = check::run(Arc::downgrade(self), id, Arc::downgrade(&upstream), check.clone());
             self.keep(self.executor.spawn(task));
@@ -246,6 +254,13 @@ impl Upstreams {
 
     fn remove(&self, id: MemberId) {
         self.state().balancer.remove(id);
+    }
+
+    /// One is about to close: others get what comes.
+    fn set_aside(&self, id: MemberId) {
+        if let Some(upstream) = self.state().balancer.set_aside(Instant::now(), id) {
+            info!("upstream {upstream}: it is about to close, and others get what comes");
+        }
     }
 
     fn set_healthy(&self, id: MemberId, healthy: bool) -> bool {

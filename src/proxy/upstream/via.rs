@@ -8,15 +8,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use smol::Executor;
 use tracing::{debug, info, warn};
 
-use super::super::config::ProxyConfig;
 use super::super::dial::Dialer;
 use super::super::error::UpstreamError;
 use super::super::http_out::Pool;
-use super::super::recompress::Recompressor;
 use super::super::stranger::Strangers;
+use super::Upstreams;
 use super::links::Links;
 use crate::proto::Stats;
 
@@ -80,20 +78,19 @@ enum Via {
 
 impl Upstream {
     /// `dialer` is the way to `ip`, which is one of the addresses that `name` stands for; or to the name, which is looked
-    /// up at each connect.
+    /// up at each connect. `on_goodbye` is called when it says that it is about to close.
     pub(super) fn new(
-        executor: &Arc<Executor<'static>>,
-        config: &ProxyConfig,
-        recompressor: Option<&Arc<Recompressor>>,
+        upstreams: &Upstreams,
         name: &str,
         dialer: &Dialer,
         ip: Option<SocketAddr>,
-        gone: Arc<Mutex<Stats>>,
+        on_goodbye: impl Fn() + Send + Sync + 'static,
     ) -> Self {
+        let Upstreams { executor, config, recompressor, gone, .. } = upstreams;
         let out = &config.outbound;
         let dialer = ip.map_or_else(|| dialer.clone(), |ip| dialer.at(ip));
         let via = if out.kind.is_link() {
-            Via::Teleport(Links::new(executor, config, &dialer, recompressor))
+            Via::Teleport(Links::new(executor, config, &dialer, recompressor.as_ref(), &(Arc::new(on_goodbye) as _)))
         } else {
             Via::Http(Pool::new(executor.clone(), dialer, out))
         };
@@ -104,7 +101,7 @@ impl Upstream {
             log_all_errors: config.log_all_errors,
             outage: Outage::default(),
             tally: Tally::default(),
-            gone,
+            gone: gone.clone(),
         }
     }
 
