@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from compression import DECODERS, DEFLATE, LinkError, encoder, judge
-from messages import (REFUSAL_STATUS, Frame, Limits, LocalFailure, Request, RequestReader, Response,
-                      ResponseReader, write_request, write_response)
+from messages import (GOODBYE, REFUSAL_STATUS, Frame, Limits, LocalFailure, Request, RequestReader, Response,
+                      ResponseReader, is_goodbye, write_request, write_response)
 
 HELLO_BEGIN, HELLO_SIZE = b"httpteleport\x00", 15           # 2.1 Layout: magic and version
 MAX_ID, BATCH_SIZE = 2**32 - 1, 65_536                      # R-id-nonzero, R-batch-size
@@ -46,6 +46,7 @@ class Link:
     def __post_init__(self):
         self._state, self._reason = State.HELLO, None       # reason: why the link drains
         self._has_eof = self._seal_now = False
+        self._is_leaving = False                            # client: has read a goodbye; server: has said it
         self._deadlines = {"hello": self.hello_timeout}     # by timer or call (R-deadline-fixed)
         self._events, self._hello_in, self._hello_out = deque(), b"", b""
         self._encode, self._decoder = encoder(self.compression), None
@@ -125,7 +126,8 @@ class Link:
             self._restart_idle()                            # the hello is complete (2.4)
             self._events.append(Connected())
             return True
-        if "drain" in self._deadlines and not self._queue and not self._pending:
+        is_done = "drain" in self._deadlines or self._is_leaving and isinstance(self, Client)
+        if is_done and not self._queue and not self._pending:
             self._close(None)
         if self._state is not State.OPEN or self._is_paused() or "hello" in self._deadlines:
             return False
@@ -193,7 +195,8 @@ class Client(Link):
         self._abandoned: dict[int, Call] = {}
 
     def request(self, request: Request, deadline: float | None = None, is_oneway: bool = False) -> Call:
-        judge({"closing": self._state is State.CLOSED or "drain" in self._deadlines}, LocalFailure)
+        is_closing = self._state is State.CLOSED or "drain" in self._deadlines or self._is_leaving
+        judge({"closing": is_closing}, LocalFailure)
         message = write_request(request, self.limits)
         judge({"pending-overflow": not is_oneway and len(self._pending) >= self.limits.pending,
                "output-full": self._queue_size() >= self.limits.output}, LocalFailure)
@@ -245,6 +248,8 @@ class Client(Link):
             self._abandoned[frame.id] = abandoned
         if not call:                                        # R-response-unmatched, R-id-zero-response
             self._events.append(Unmatched(frame.id))
+            if frame.id == 0 and not frame.refusal and is_goodbye(frame.message):           # R-goodbye-heed
+                self._is_leaving = self._seal_now = True
         elif frame.refusal:                                 # R-refuse-client
             self._events.append(RequestFailed(call, frame.refusal, True))
         else:
@@ -270,6 +275,12 @@ class Server(Link):
 
     def discard(self, call: Call) -> None:                  # the handler will not answer
         self._pending.pop(call, None)
+
+    def goodbye(self) -> None:                              # R-goodbye
+        if self._state is State.OPEN and not self._is_leaving and "hello" not in self._deadlines:
+            self._is_leaving = True
+            self._enqueue(Call(0, b""), GOODBYE)
+            self._seal_now = True
 
     def close(self) -> None:                                # R-close-graceful
         if "hello" in self._deadlines:

@@ -68,6 +68,14 @@ def write_response(response: Response, answers_head: bool, limits: Limits) -> by
     start_line = b"HTTP/1.1 %d %s" % (status, http.client.responses.get(status, "").encode())
     return write_message(start_line, fields, length, body, limits)
 
+# R-goodbye: the one message with a Connection field
+GOODBYE = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+def is_goodbye(response: Response) -> bool:
+    """Whether a response that answers nothing is one (R-goodbye-heed)."""
+    options = b",".join(values(response.fields, b"connection")).lower().split(b",")
+    return response.status == 503 and b"close" in map(bytes.strip, options)
+
 def write_message(start_line: bytes, fields: Fields, length: Fields, body: bytes, limits: Limits) -> bytes:
     named = b",".join(values(fields, b"connection")).lower().split(b",")            # R-write-no-hop-by-hop
     dropped = NEVER_SENT | {name.strip() for name in named} - {b"host"}             # R-write-given

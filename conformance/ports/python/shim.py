@@ -6,11 +6,12 @@ import compression
 import link
 from messages import Limits, LocalFailure, Request, Response
 
-CAN = "client server none deflate tls tls-required limits cancel idle batch-delay next-id hold-output frames".split()
+CAN = ("client server none deflate tls tls-required limits cancel idle batch-delay next-id hold-output goodbye "
+       "frames").split()
 ABOUT = {"name": "teleport-python", "version": "1", "profile": "core",
          "can": CAN + ["snappy"] * (compression.SNAPPY in compression.DECODERS)}
 METHODS = {"eof": "receive_eof", "timeout": "handle_timeout", "tls-established": "tls_established",
-           "flush": "flush", "close": "close"}
+           "flush": "flush", "goodbye": "goodbye", "close": "close"}
 EVENTS = {link.Connected: "connected", link.StartTls: "start-tls", link.Refused: "refused",
           link.Unmatched: "unmatched", link.Closed: "closed"}
 

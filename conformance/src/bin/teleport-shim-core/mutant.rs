@@ -11,7 +11,7 @@ use crate::rewrite;
 
 /// Every fault, and what it does.
 #[rustfmt::skip]
-pub(crate) const MUTANTS: [(&str, &str); 69] = [
+pub(crate) const MUTANTS: [(&str, &str); 72] = [
     ("id-big-endian", "writes request ids most significant byte first"),
     ("no-sync-flush", "leaves 00 00 ff ff away at the end of a deflate flush"),
     ("second-hello", "sends its hello twice"),
@@ -37,6 +37,9 @@ pub(crate) const MUTANTS: [(&str, &str); 69] = [
     ("batch-deadline-moved", "moves the batch deadline with each frame"),
     ("batch-delay-ignored", "never waits for a batch"),
     ("id-zero-delivered", "delivers a response with id 0"),
+    ("goodbye-ignored", "goes on sending on a link on which the server has said goodbye"),
+    ("goodbye-by-its-field-alone", "takes any response with id 0 and Connection: close for a goodbye"),
+    ("goodbye-is-a-close", "reads nothing any more once it has said goodbye"),
     ("id-reused-after-timeout", "uses the id of a timed-out request again"),
     ("id-wrap-unchecked", "uses reserved ids when the counter comes to them again"),
     ("id-zero-at-wrap", "goes from the last id to 0"),
@@ -196,6 +199,10 @@ impl Mutant {
         self.tls(core, &command, now, &mut answer)?;
         answer.reads &= !is_stuck;
         self.output(&mut answer);
+        let says_goodbye = matches!(command, Command::Goodbye { .. });
+        if self.name == "goodbye-is-a-close" && says_goodbye {
+            answer.reads = core.carry_out(&Command::Close { now })?.reads;
+        }
         if self.name == "connection-close-obeyed" && answer.events.iter().any(|event| has_field(event, "connection")) {
             let mut more = core.carry_out(&Command::Close { now })?;
             answer.events.append(&mut more.events);

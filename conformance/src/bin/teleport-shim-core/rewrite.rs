@@ -27,6 +27,8 @@ pub(crate) fn input(mutant: &str, data: &mut [u8], before: usize) {
         "chunked-beats-length" if find(data, b"Transfer-Encoding: chunked").is_some() => {
             replace(data, b"Content-Length:", b"X-ontent-Length:", 1);
         }
+        "goodbye-ignored" => replace(data, b"\0\0\0\0HTTP/1.1 503", b"\0\0\0\0HTTP/1.1 500", usize::MAX),
+        "goodbye-by-its-field-alone" => replace(data, b"\0\0\0\0HTTP/1.1 200", b"\0\0\0\0HTTP/1.1 503", usize::MAX),
         "http-1-2-accepted" => replace(data, b"HTTP/1.2", b"HTTP/1.1", usize::MAX),
         "continue-is-final" => replace(data, b"HTTP/1.1 100", b"HTTP/1.1 204", usize::MAX),
         "early-hints-accepted" => replace(data, b"HTTP/1.1 103", b"HTTP/1.1 204", usize::MAX),

@@ -53,7 +53,8 @@ impl ServerEnd {
         executor: &Arc<Executor<'static>>,
         setup: &Setup,
     ) -> Result<(Self, SocketAddr), String> {
-        let mut options = ServerOptions::default().config(common::config(setup)?);
+        // Cases in which a server closes are about what comes behind a goodbye.
+        let mut options = ServerOptions::default().config(common::config(setup)?).goodbye(Duration::ZERO);
         if setup.tls != "off" {
             options = options.tls(tls::server()?).require_tls(setup.tls == "required");
         }
