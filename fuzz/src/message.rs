@@ -35,7 +35,11 @@ pub fn check(input: &[u8]) {
             let (seen, end) = read_responses(config(), &plain, to_head);
             // Only the first answers the request.
             let role = |id, before| Role::Client { to_head: to_head && id == 1 && before == 0 };
-            let (mut judged, end_judged) = reference::read(&plain, role, known);
+            let (mut judged, mut end_judged) = reference::read(&plain, role, known);
+            if let Some(last) = last_before_goodbye(&judged) {
+                judged.truncate(last + 1);
+                end_judged = End::Boundary;
+            }
             judged = only_first(judged);
             (seen, end, (judged, end_judged))
         }
@@ -54,6 +58,21 @@ pub fn check(input: &[u8]) {
         }
         End::Error(code) => assert_eq!(core_end, Some(code)),
     }
+}
+
+/// Where a client closes that has read a goodbye: there, or where its one request is answered (R-goodbye-heed).
+fn last_before_goodbye(judged: &[(u32, Outcome)]) -> Option<usize> {
+    let is_close = |value: &[u8]| value.split(|b| *b == b',').any(|it| it.trim_ascii().eq_ignore_ascii_case(b"close"));
+    let is_goodbye = |outcome: &Outcome| match outcome {
+        Outcome::Delivered(message) => {
+            let mut fields = message.fields.iter();
+            message.first == b"503" && fields.any(|(name, value)| name == "connection" && is_close(value))
+        }
+        _ => false,
+    };
+    let goodbye = judged.iter().position(|(id, outcome)| *id == 0 && is_goodbye(outcome))?;
+    let answer = judged.iter().position(|(id, _)| *id == 1)?;
+    Some(goodbye.max(answer))
 }
 
 /// What answers nobody is not shown.
