@@ -52,7 +52,8 @@ pub struct ProxyConfig {
     /// How long it goes on as before when it is told to stop, while it says that it is not ready: so long balancers may
     /// take to notice. Default 0.
     pub stop_delay: Duration,
-    /// How long requests in hand may take to end after that. Default 5 s.
+    /// How long requests in hand may take to end after that. For the first second of it, or the first half if that is less,
+    /// links go on after a goodbye (R-goodbye), so that what is on its way by them is not lost. Default 5 s.
     pub drain_timeout: Duration,
     /// Log each request that fails as a warning, not only the first of a row. Default off.
     pub log_all_errors: bool,

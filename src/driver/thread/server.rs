@@ -107,9 +107,9 @@ impl Server {
         self.shared.stats()
     }
 
-    /// Stops accepting and drains: requests already read are answered, then each link closes. Returns when all have, at
-    /// `deadline` at the latest: it counts instead of the [`drain_timeout`](ServerOptions::drain_timeout), and links that
-    /// are still up then are cut.
+    /// Stops accepting, says [goodbye](ServerOptions::goodbye) and drains: requests already read are answered, then each
+    /// link closes. Returns when all have, at `deadline` at the latest: it counts instead of the
+    /// [`drain_timeout`](ServerOptions::drain_timeout), and links that are still up then are cut.
     pub fn shutdown(&self, deadline: Instant) {
         wait(Until::new(deadline, pin!(self.shared.shut_down(deadline))));
     }
