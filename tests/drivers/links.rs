@@ -368,9 +368,11 @@ both! {
         while begin.elapsed() < S {
             client.request(post("x"), 100 * MS).unwrap_err();
         }
-        // At 0, at once, then after 100 to 200 ms, 300 to 600 and 700 to 1,400.
-        let connections = connections.load(Ordering::SeqCst);
-        assert!((3..=5).contains(&connections), "{connections}");
+        // At 0, at once, then after 100 to 200 ms, 300 to 600 and 700 to 1,400; and once more where a link was left alone for
+        // a second, as on a machine that is busy with something else.
+        let (connections, time) = (connections.load(Ordering::SeqCst), begin.elapsed());
+        let most = 2 + (time.as_millis() / 100 + 1).ilog2() as usize + time.as_secs() as usize;
+        assert!((3..=most).contains(&connections), "{connections} in {time:?}");
     }
 
     fn requests_can_wait_for_better_times<D>() {
