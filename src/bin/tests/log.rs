@@ -146,6 +146,25 @@ fn the_access_log_has_a_line_for_each_request() {
 }
 
 #[test]
+fn figures_do_not_show_secrets_of_the_command_line() {
+    for secret in [&["-inTLSSessionTicketKey=hush"][..], &["--in-tls-session-ticket-key", "hush"]] {
+        let mut program = Program::start(&[&["--expvar-addr=127.0.0.1:0"], secret].concat());
+        let addr = program.next(|line| {
+            let rest = line["message"].as_str()?.strip_prefix("figures at http://")?;
+            rest.strip_suffix('/')?.parse::<SocketAddr>().ok()
+        });
+        for path in ["/expvar", "/status", "/metrics", "/prometheus", "/"] {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("hush"), "{path}: {answer}");
+            assert_eq!(answer.contains("icket"), path == "/expvar", "{path}: {answer}");
+        }
+    }
+}
+
+#[test]
 fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy() {
     let upstream = origin();
     let addr_in = |line: &Value| {

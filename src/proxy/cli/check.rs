@@ -9,11 +9,9 @@ use std::time::SystemTime;
 use super::super::config::HANDED_OVER;
 use super::USAGE;
 use super::layers::{CONFIG, Known, Layers, Options, Problem, Takes};
+use super::secrets::is_secret;
 use crate::proxy::check::{file_notes, file_problems, problems};
 use crate::proxy::{Kind, ProxyConfig};
-
-/// Options that are not printed: whoever reads them can read sessions.
-const SECRETS: [&str; 1] = ["in-tls-session-ticket-key"];
 
 /// Tells all that is wrong on stderr, or prints what is in effect on stdout.
 pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> ExitCode {
@@ -126,7 +124,7 @@ fn effective(options: &Options, layers: &Layers) -> String {
             let _ = writeln!(text, "{gap}# {}", known.heading.as_deref().unwrap_or("Other options"));
             heading = known.heading.as_ref();
         }
-        let line = if SECRETS.contains(&&*known.name) {
+        let line = if is_secret(&known.name) {
             format!("# {} is set and not shown", known.name)
         } else {
             let mark = if setting.is_none() { "# " } else { "" };

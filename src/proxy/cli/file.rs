@@ -63,10 +63,10 @@ fn values(key: &str, value: &DeValue<'_>, options: &Options) -> Result<Vec<Strin
         return Err("a file cannot name another: give --config once".to_owned());
     }
     let Some(known) = options.find(key) else {
-        let meant = options.resembling(key).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
         if let DeValue::Table(_) = value {
-            return Err(format!("there are no sections: write all options at the beginning, without [{key}]{meant}"));
+            return Err(format!("the file has no sections: write all options at the beginning, without [{key}]"));
         }
+        let meant = options.resembling(key).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
         return Err(format!("there is no option {key:?}{meant} (see httptp --help)"));
     };
     match (known.takes, value) {

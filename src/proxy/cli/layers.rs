@@ -37,6 +37,13 @@ pub(super) struct Known {
     pub(super) heading: Option<String>,
 }
 
+impl Known {
+    /// Whether it has to have a value.
+    pub(super) fn takes_value(&self) -> bool {
+        !matches!(self.takes, Takes::Switch | Takes::Flag | Takes::Choice)
+    }
+}
+
 /// What an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Takes {
@@ -96,9 +103,12 @@ impl Options {
         self.0.iter().find(|known| known.name == name)
     }
 
-    /// Whether an option of this name has to have a value.
-    pub(super) fn takes_value(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|known| !matches!(known.takes, Takes::Switch | Takes::Flag | Takes::Choice))
+    /// The one that is written so, in this program's spelling or as the original would have spelled it: `outTLSCA`.
+    pub(super) fn written(&self, name: &str) -> Option<&Known> {
+        let is_camel = !name.contains('-') && name.contains(|c: char| c.is_ascii_uppercase());
+        let letters = is_camel.then(|| spelling::letters(name));
+        let like_the_original = || self.0.iter().find(|known| Some(spelling::letters(&known.name)) == letters);
+        self.find(name).or_else(like_the_original)
     }
 
     /// The one that somebody may have meant, in their way to write it.
@@ -111,9 +121,8 @@ impl Options {
         if let Some(own) = original {
             return Some(own.to_owned());
         }
-        let kebab = spelling::kebab(name);
-        if self.find(&kebab).is_some() {
-            return Some(kebab);
+        if let Some(known) = self.written(name) {
+            return Some(known.name.clone());
         }
         let error = Cli::try_parse_from(["httptp".to_owned(), format!("--{spelled}=")]).err()?;
         match error.get(ContextKind::SuggestedArg)? {

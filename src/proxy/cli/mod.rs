@@ -9,6 +9,7 @@ mod duration;
 mod file;
 mod layers;
 mod number;
+mod secrets;
 mod seeing;
 mod spelling;
 
@@ -23,6 +24,8 @@ use smol::Executor;
 use tracing::{info, warn};
 
 use super::process::Log;
+pub(super) use secrets::hidden;
+
 use args::{Cli, Command, DemoArgs, EstimateArgs};
 use layers::{Layers, Options, Problem};
 
@@ -104,7 +107,8 @@ fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)
     let mut args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned());
     let program = args.next().unwrap_or_else(|| "httptp".to_owned());
     let options = Options::new();
-    let normal = spelling::normalise(args, |name| options.takes_value(name));
+    let normal =
+        spelling::normalise(args, |name| options.written(name).map(|known| (&*known.name, known.takes_value())));
     let mut layers = Layers::gather(normal, variables, &options);
     let parsed = Cli::try_parse_from([&program].into_iter().chain(&layers.args));
     let cli = match parsed {
