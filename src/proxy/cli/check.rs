@@ -21,8 +21,10 @@ pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Exit
     for note in file_notes(config, SystemTime::now()) {
         eprintln!("httptp: note: {}", layers.locate(note));
     }
-    for note in idle(config, layers) {
-        eprintln!("httptp: note: {note}");
+    if layers.problems.is_empty() {
+        for note in idle(config, layers) {
+            eprintln!("httptp: note: {note}");
+        }
     }
     let found = all_problems(config, layers, resolve);
     for problem in &found {
@@ -43,7 +45,9 @@ fn all_problems(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Vec<Pro
     if resolve {
         found.extend(unknown_names(config));
     }
-    found.into_iter().map(|text| layers.locate(text)).collect()
+    found.retain(|text| !layers.may_follow(text));
+    let located = found.into_iter().map(|text| layers.locate(text));
+    layers.problems.iter().cloned().chain(located).collect()
 }
 
 /// Options that somebody has set and that do nothing, because of what is spoken on their side.

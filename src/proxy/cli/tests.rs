@@ -385,10 +385,10 @@ fn the_example_has_every_option_and_each_is_valid() {
     let uncommented: Vec<&str> =
         text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).filter(|line| is_option(line)).collect();
     let options = Options::new();
-    let (settings, problems) = file::read(&File::new(&uncommented.join("\n")).0, &options);
+    let file::Filed { settings, problems, .. } = file::read(&File::new(&uncommented.join("\n")).0, &options);
     assert_eq!(problems, []);
     for setting in &settings {
-        assert_eq!(setting.problem(&options), None);
+        assert_eq!(setting.problems(&options), []);
     }
     let names: std::collections::BTreeSet<&str> = settings.iter().map(|setting| &*setting.name).collect();
     let missing: Vec<&str> = options.iter().map(|known| &*known.name).filter(|name| !names.contains(name)).collect();
