@@ -85,6 +85,23 @@ def check_units(bench, httptp, directory):
     done = subprocess.run(["systemd-analyze", "verify", *map(str, sorted(units.iterdir()))], capture_output=True, text=True)
     complaints = [line for line in done.stderr.splitlines() if str(units) in line or "httptp" in line]
     bench.same("the units are what systemd takes", complaints, [])
+    unit = (units / "httptp.service").read_text()
+    offered = re.sub("^#(?=LoadCredential=|Environment=|SupplementaryGroups=)", "", unit, flags=re.M)
+    (units / "httptp.service").write_text(offered)
+    done = subprocess.run(["systemd-analyze", "verify", *map(str, sorted(units.iterdir()))], capture_output=True, text=True)
+    complaints = [line for line in done.stderr.splitlines() if str(units) in line or "httptp" in line]
+    bench.same("and so are the lines about keys that they offer", complaints, [])
+    credentials = directory / "credentials"
+    credentials.mkdir()
+    for name in re.findall("^LoadCredential=([^:]+):", offered, flags=re.M):
+        made = directory / ("near.key" if name == "near.key" else "far.key")
+        (credentials / name).write_text("secret\n" if name == "tickets" else made.read_text())
+    settings = [word for line in re.findall("^Environment=(.*)$", offered, flags=re.M) for word in line.split()]
+    settings = [word.replace("%d", str(credentials)).replace("/etc/httptp", str(directory)) for word in settings]
+    command = [httptp, "check", "--in-type=teleports", "--out-type=teleports", "--out=localhost:8443"]
+    done = subprocess.run(command, env=dict(os.environ, **dict(word.split("=", 1) for word in settings)), capture_output=True, text=True)
+    notes = [line for line in done.stderr.splitlines() if "note" in line and "HTTPTP" in line and "expires" not in line]
+    bench.check("and the variables in them are the program's", done.returncode == 0 and len(settings) == 5 and not notes, done.stderr)
 
     config = directory / "near.toml"
     config.write_text('out = ["127.0.0.1:8000"]\nout-type = "http"\nexpvar-addr = "127.0.0.1:8040"\nstop-delay = "1s"\n')
@@ -117,17 +134,28 @@ def fetch(url):
         return error.code, error.read().decode()
 
 
+# What the compression of a busy link takes, zstd at both ends of it together: deploy/kubernetes/far.yaml.
+LINK_BYTES = 6.3e6
+
+
 def check_manifests(bench, httptp):
-    """The manifests are YAML, and their proxies take the arguments in them."""
+    """The manifests are YAML, their proxies take the arguments in them, and have the memory for as many links as there can be."""
+    pods, memory = {}, {}
     for path in sorted((ROOT / "deploy/kubernetes").iterdir()):
         seen = 0
         for manifest in yaml.safe_load_all(path.read_text()):
             bench.check(f"{path.name}: a manifest says what it is", {"apiVersion", "kind", "metadata"} <= manifest.keys())
+            if manifest["kind"] == "Deployment":
+                surge = manifest["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxSurge", 1)
+                pods[path.stem] = max(pods.get(path.stem, 0), manifest["spec"]["replicas"] + surge)
+            if manifest["kind"] == "HorizontalPodAutoscaler":
+                pods[path.stem] = manifest["spec"]["maxReplicas"] + 1
             spec = manifest.get("spec", {}).get("template", {}).get("spec", {})
             for container in spec.get("initContainers", []) + spec.get("containers", []):
                 if container["name"] != "httptp":
                     continue
                 seen += 1
+                memory[path.stem] = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
                 done = subprocess.run([httptp, "check", *container["args"]], capture_output=True, text=True)
                 bench.check(f"{path.name}: the proxy takes its arguments", done.returncode == 0, done.stderr)
                 ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -135,6 +163,9 @@ def check_manifests(bench, httptp):
                     if probe in container:
                         bench.same(f"{path.name}: {probe} asks where figures are", ports[container[probe]["httpGet"]["port"]], 8040)
         bench.check(f"{path.name}: a proxy is in it", seen == 1)
+    for side, peers in (("near", pods["far"]), ("far", pods["near"])):
+        # Half of the limit is the budget, half of that is for links.
+        bench.check(f"{side}.yaml: there is memory for links to {peers} pods", memory[side] / 4 >= peers * LINK_BYTES)
 
 
 class Caller(threading.Thread):

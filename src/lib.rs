@@ -72,6 +72,7 @@
 //! | `zstd` | compression 3, which deployed originals do not know |
 //! | `tower` | `tower::Service` for the client on smol, and a handler from a service for its server |
 //! | `httptp` | the proxy, as a library; the program around it is a package of its own |
+//! | `preflate` | `httptp`, with recipes for what other programs have gzipped (`--recompress`); brings a crate under the LGPL 3 |
 //!
 //! # Versions
 //!

@@ -1,7 +1,7 @@
 //! Compressed bodies through a near and a far proxy: what the origin and the caller get, and what is on the link.
 
 // Callers and origins are real sockets in real time.
-#![cfg(all(feature = "httptp", feature = "thread"))]
+#![cfg(all(feature = "preflate", feature = "thread"))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod common;
@@ -189,6 +189,12 @@ fn brotli(plain: &[u8]) -> Vec<u8> {
     coded
 }
 
+/// JSON in which one number of many digits follows the other.
+fn numbers(count: u32) -> Vec<u8> {
+    let digits = |n: u32| u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..count).flat_map(|n| format!("{{\"id\": {n}, \"x\": {}}}, ", digits(n)).into_bytes()).collect()
+}
+
 fn gunzip(coded: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     flate2::read::MultiGzDecoder::new(coded).read_to_end(&mut plain).unwrap();
@@ -211,10 +217,15 @@ fn each_coding_both_ways_to_the_byte() {
         ("python-zlib-6.zz", "deflate"),
         ("brotli by its crate", "br"),
         ("zstd-3.zst", "zstd"),
+        ("a long recipe", "deflate"),
     ];
     pair.greet(&origin);
     for (n, (name, coding)) in bodies.into_iter().enumerate() {
-        let coded = if coding == "br" { brotli(&file("items.json")) } else { file(name) };
+        let coded = match name {
+            "brotli by its crate" => brotli(&file("items.json")),
+            "a long recipe" => miniz_oxide::deflate::compress_to_vec_zlib(&numbers(4_000), 6),
+            _ => file(name),
+        };
         let answer = pair.exchange(&request(&[("Content-Encoding", coding), ("X-ETag", "\"strong\"")], &coded));
         let seen = origin.seen.recv_timeout(PATIENCE).unwrap();
         for message in [&seen, &answer] {
@@ -423,7 +434,12 @@ fn on_the_link_a_marked_message_is_valid_without_its_mark() {
     );
     assert!(!headers.contains_key("content-encoding"));
     assert_eq!(headers["content-length"], body.len().to_string());
-    assert!(headers["teleport-recompress"].to_str().unwrap().starts_with("limit=16777216, gzip, deflate, br, zstd, "));
+    assert!(
+        headers["teleport-recompress"]
+            .to_str()
+            .unwrap()
+            .starts_with("limit=16777216, head=65536, gzip, deflate, br, zstd, ")
+    );
 }
 
 #[test]

@@ -158,6 +158,9 @@ fn figures_of_links_and_upstreams() {
     assert_eq!((link("sent", "plain"), link("sent", "wire")), (stats.plain_out as f64, stats.wire_out as f64));
     assert!(link("sent", "plain") > 2.0 * link("sent", "wire"));
     assert_eq!(figures["httptp_requests_total{outcome=\"response\"}"], 50.0);
+    assert_eq!(figures["httptp_responses_total{class=\"2xx\"}"], 50.0);
+    assert_eq!(figures["httptp_responses_total{class=\"5xx\"}"], 0.0);
+    assert!(figures.keys().any(|name| name.starts_with("httptp_build_info{version=")));
     assert_eq!(figures["httptp_request_duration_seconds_count"], 50.0);
     assert_eq!(figures["httptp_request_duration_seconds_bucket{le=\"+Inf\"}"], 50.0);
     assert_eq!(figures[&format!("httptp_upstream_state{{{upstream},state=\"up\"}}")], 1.0);

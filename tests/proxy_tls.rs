@@ -221,9 +221,10 @@ fn upstreams_are_verified() {
         let stranger = Authority::new();
         let answer = near_and_far(kind, |near, _, _| near.outbound.tls = stranger.outbound());
         assert_eq!(answer.status, 502);
-        assert!(answer.body.contains("certificate"), "{}", answer.body);
+        assert!(answer.body.contains("certificate") && answer.body.contains("--out-tls-ca"), "{}", answer.body);
         let answer = near_and_far(kind, |near, _, _| near.outbound.tls.server_name = Some("far.example".into()));
         assert_eq!(answer.status, 502, "a certificate for another name");
+        assert!(answer.body.contains("--out-tls-server-name"), "{}", answer.body);
         let answer = near_and_far(kind, |near, far, authority| {
             far.inbound.tls = authority.inbound(&[authority.issue(&["far.example"])]);
             near.outbound.tls.server_name = Some("far.example".into());

@@ -1,6 +1,6 @@
 //! Coded bodies and recipes of strangers (`src/proxy/recompress`), which are pure and are compiled in here as they stand.
 //!
-//! preflate is left out: its panics are caught where it is used, and end the process here.
+//! preflate is left out, unless its feature is on: its panics are caught where it is used, and end the process here.
 
 use arbitrary::{Arbitrary, Unstructured};
 use http::HeaderMap;
@@ -48,7 +48,7 @@ fn examine(input: Input<'_>) {
     match decode(coding, input.body, LIMIT) {
         Ok(decoded) => {
             assert!(decoded.plain.len() <= LIMIT, "{coding:?} beyond the limit");
-            if let Some((encoder, recipe)) = find(coding, input.body, &decoded, Encoder::is_bounded) {
+            if let Some((encoder, recipe)) = find(coding, input.body, &decoded, usize::MAX, Encoder::is_bounded) {
                 let made = make(coding, encoder, &recipe, &decoded.plain);
                 assert_eq!(made.as_deref(), Some(input.body), "{coding:?} by {encoder:?} is not exact");
                 carry(Mark { coding, exact: Some(exact(encoder, recipe, input.body)), strong_etag: input.flag });

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, as far as that can be told without listening.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
 use http::header::{self, HeaderName};
@@ -60,6 +61,12 @@ pub(super) fn problems(config: &ProxyConfig) -> Vec<StartError> {
     if !inbound.kind.is_unix() && !is_opened && split_port(&inbound.addr).is_none() {
         found.push(wrong(&inbound.addr, listens_on, HOST_PORT));
     }
+    let figures = config.seeing.metrics_addr.as_ref().filter(|_| !config.seeing.metrics_optional);
+    if !inbound.kind.is_unix() && !is_opened && figures.is_some_and(|figures| are_the_same(&inbound.addr, figures)) {
+        found.push(StartError::Contradiction(
+            "--in and --expvar-addr are the same address, where only one of them can listen: give each a port of its own",
+        ));
+    }
     let sends_to = "the address to send to (--out)";
     for addr in out.addrs() {
         let is_host_port = split_port(addr).is_some_and(|(host, port)| !host.is_empty() && port != 0);
@@ -84,12 +91,10 @@ pub(super) fn file_problems(config: &ProxyConfig) -> Vec<String> {
         }
     }
     if out.kind.is_tls() {
-        match ClientTls::load(&out.tls, &[]) {
-            Ok(tls) => {
-                let wrong = out.addrs().filter_map(|addr| server_name(&tls, addr).err());
-                found.extend(wrong.map(|error| error.to_string()));
-            }
-            Err(why) => found.push(why),
+        found.extend(tls::client_problems(&out.tls));
+        if let Ok(tls) = ClientTls::load(&out.tls, &[]) {
+            let wrong = out.addrs().filter_map(|addr| server_name(&tls, addr).err());
+            found.extend(wrong.map(|error| error.to_string()));
         }
     }
     found
@@ -105,6 +110,21 @@ pub(super) fn file_notes(config: &ProxyConfig, now: SystemTime) -> Vec<String> {
 
 const HOST_PORT: &str = "HOST:PORT, such as 127.0.0.1:8043 or far.example:8043";
 const A_PATH: &str = "the path of a unix socket, such as /run/httptp.sock";
+
+/// Whether two addresses to listen on leave room for one listener only, as far as they tell without looking names up.
+fn are_the_same(a: &str, b: &str) -> bool {
+    let (Some((a, port)), Some((b, other))) = (split_port(a), split_port(b)) else { return false };
+    let addr = |host: &str| match host {
+        "" => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        host => host.trim_matches(['[', ']']).parse().ok(),
+    };
+    let are_alike = match (addr(a), addr(b)) {
+        (Some(a), Some(b)) => a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())),
+        _ => a == b,
+    };
+    port == other && port != 0 && are_alike
+}
 
 /// Host and port of `HOST:PORT`, where an IPv6 host stands in brackets.
 pub(super) fn split_port(addr: &str) -> Option<(&str, u16)> {

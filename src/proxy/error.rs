@@ -99,8 +99,14 @@ impl From<ClientError> for UpstreamError {
                 let delivered = error.maybe_delivered().into();
                 Self::Broken { why: format!("{error}; to send it plain HTTP use --out-type http"), delivered }
             }
-            ClientError::Link { .. } => {
-                Self::Broken { why: format!("the link broke: {error}"), delivered: error.maybe_delivered().into() }
+            ClientError::Link { error: ref link, .. } => {
+                let delivered = error.maybe_delivered().into();
+                let advice = match link.kind() {
+                    // As of a peer that hangs up on whoever is not on its list.
+                    ErrorKind::HelloTruncated => "; if it has --in-allow-ip, see that this proxy is in there",
+                    _ => "",
+                };
+                Self::Broken { why: certified(format!("the link broke: {error}{advice}")), delivered }
             }
             ClientError::Response(MessageError::Overload) => Self::NoMemory,
             ClientError::Response(_) => Self::Response(error.to_string()),
@@ -109,6 +115,20 @@ impl From<ClientError> for UpstreamError {
             }
         }
     }
+}
+
+/// What went wrong with a connection, with advice if it is about the certificate of the upstream. Of what rustls says, the
+/// text alone gets this far.
+pub(crate) fn certified(text: String) -> String {
+    // The latter where the authority that is believed has the name of the right one.
+    let of_authority = ["UnknownIssuer", "BadSignature"].map(|why| format!("invalid peer certificate: {why}"));
+    if of_authority.iter().any(|why| text.contains(why)) {
+        return format!("{text}; if its certificate is by an authority of your own, name that with --out-tls-ca");
+    }
+    if text.contains("not valid for name") {
+        return format!("{text}; if it is another name that is to be believed, say so with --out-tls-server-name");
+    }
+    text
 }
 
 /// Whose fault it is that a request was not sent: the caller's for most.
@@ -126,7 +146,11 @@ fn send_status(error: &SendError) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::proto::ConnectionError;
 
     #[test]
     fn each_error_has_its_status() {
@@ -137,5 +161,19 @@ mod tests {
         assert_eq!(send(SendError::OutputFull(1)), 503);
         assert_eq!(UpstreamError::from(ClientError::Timeout { maybe_delivered: true }).status().as_u16(), 504);
         assert_eq!(UpstreamError::from(ClientError::Closed).status().as_u16(), 503);
+    }
+
+    #[test]
+    fn options_that_may_help_are_named() {
+        let link = |kind, transport: Option<&str>| {
+            let transport = transport.map(|why| Arc::new(io::Error::other(why)));
+            let error = ConnectionError::nowhere(kind);
+            UpstreamError::from(ClientError::Link { error, transport, maybe_delivered: false }).to_string()
+        };
+        assert!(link(ErrorKind::HelloTruncated, None).contains("--in-allow-ip"));
+        let unknown = "TLS: invalid peer certificate: UnknownIssuer";
+        assert!(link(ErrorKind::Transport, Some(unknown)).ends_with("--out-tls-ca"));
+        assert!(!link(ErrorKind::Transport, Some("TLS: no cipher suites in common")).contains("--"));
+        assert!(certified("certificate not valid for name \"a\"".into()).ends_with("--out-tls-server-name"));
     }
 }

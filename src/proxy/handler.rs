@@ -160,6 +160,7 @@ impl Handler {
                 (refusal.into_response(), upstream, reason)
             }
         };
+        self.counters.count_status(response.status());
         if let Some(line) = line {
             line.log(response.status(), response.body().len(), upstream.as_deref(), reason.as_deref());
         }

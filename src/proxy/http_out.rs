@@ -23,7 +23,7 @@ use super::config::MAX_HEADER_COUNT;
 use super::config::Outbound;
 use super::counted::{Counted, Counts};
 use super::dial::Dialer;
-use super::error::{Delivered, UpstreamError};
+use super::error::{Delivered, UpstreamError, certified};
 use super::fields;
 use super::hyper_io::HyperIo;
 use super::stream::Stream;
@@ -195,7 +195,7 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Conn, UpstreamError> {
-        let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
+        let unreachable = |error: io::Error| UpstreamError::Unreachable(certified(error.to_string()));
         let stream = self.0.dialer.connect().await.map_err(unreachable)?;
         let counts = Arc::new(Counts::default());
         let is_plain = matches!(stream, Stream::Plain(_));

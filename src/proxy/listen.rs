@@ -88,7 +88,12 @@ impl Opened {
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         }
         let wrong = |_| {
-            let message = format!("the socket that was handed over is not one that {kind} listens on");
+            let other = if kind.is_unix() {
+                "a TCP socket goes with --in-type http"
+            } else {
+                "a unix socket goes with --in-type unix"
+            };
+            let message = format!("the socket that was handed over is not one that {kind} listens on: {other}");
             io::Error::new(io::ErrorKind::InvalidInput, message)
         };
         let gone = || io::Error::from(io::ErrorKind::NotFound);

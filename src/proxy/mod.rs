@@ -242,6 +242,8 @@ impl Proxy {
             executor.spawn(metrics.run(reader, Arc::new(identity)))
         });
         let (stop_delay, drain) = (config.stop_delay, config.drain_timeout);
+        let cutting = executor.clone();
+        let mut cut = None;
         let shutdown = async {
             shutdown.await;
             handler.is_stopping.store(true, Ordering::Relaxed);
@@ -249,6 +251,7 @@ impl Proxy {
                 info!("not ready any more; listening for another {stop_delay:?} (--stop-delay)");
                 Timer::after(stop_delay).await;
             }
+            cut = Some(cutting.spawn(note_cut(handler.clone(), drain)));
         };
         let result = match server {
             None => {
@@ -264,6 +267,20 @@ impl Proxy {
             showing.cancel().await;
         }
         result
+    }
+}
+
+/// What is there so long before the end of a drain counts as cut.
+const CUT_NOTICE: Duration = Duration::from_millis(5);
+
+/// Says in the log what is cut when the time to drain is over.
+async fn note_cut(handler: Arc<Handler>, drain: Duration) {
+    Timer::after(drain.saturating_sub(CUT_NOTICE)).await;
+    let (requests, connections) = (handler.in_flight(), handler.counters.inward.open());
+    if requests > 0 {
+        warn!(
+            "cut after {drain:?} (--drain-timeout): requests in hand: {requests}, connections that they came by: {connections}"
+        );
     }
 }
 

@@ -111,6 +111,75 @@ fn all_that_is_wrong_with_files_is_told_with_where_they_are_named() {
     assert_eq!(outcome.complaints.len(), 5, "{:#?}", outcome.complaints);
 }
 
+/// What `check` complains of, by the words that each complaint has to have; and of nothing else.
+fn complains(dir: &Dir, args: &[&str], wanted: &[&[&str]]) {
+    let outcome = httptp(&[&["check"], args].concat(), &[], &dir.0);
+    let found = outcome.complaints;
+    for parts in wanted {
+        let of_these = found.iter().filter(|line| parts.iter().all(|part| line.contains(part))).count();
+        assert_eq!(of_these, 1, "{parts:?} in {found:#?}");
+    }
+    assert_eq!((outcome.code, found.len()), (2, wanted.len()), "{found:#?}");
+}
+
+#[test]
+fn nothing_that_is_wrong_hides_another_thing() {
+    let dir = Dir::new("all");
+    let tls = ["--in-type=https", "--in-tls-cert=missing.pem", "--in-tls-key=missing.key"];
+    let missing: [&[&str]; 2] = [&["missing.pem", "--in-tls-cert"], &["missing.key", "--in-tls-key"]];
+    complains(&dir, &tls, &missing);
+    complains(&dir, &[&tls[..], &["--out-level=99"]].concat(), &[missing[0], missing[1], &["99"]]);
+    let more = ["--no-such", "--out-health-rise=2", "stray", "--out=nowhere"];
+    let wanted: [&[&str]; 4] = [&["--no-such"], &["--out-health-check"], &["stray"], &["nowhere", "HOST:PORT"]];
+    complains(&dir, &[&tls[..], &more].concat(), &[&missing[..], &wanted].concat());
+    let (cert, key) = certificate();
+    dir.write("a.pem", &cert);
+    dir.write("a.key", &key);
+    let out =
+        ["--out-type=https", "--out=h:1", "--out-tls-ca=none.pem", "--out-tls-cert=a.pem", "--out-tls-server-name=-"];
+    let wanted: [&[&str]; 3] =
+        [&["none.pem", "--out-tls-ca"], &["--out-tls-key is missing"], &["--out-tls-server-name"]];
+    complains(&dir, &[&tls[..], &out].concat(), &[&missing[..], &wanted].concat());
+    let unequal = ["--in-type=https", "--in-tls-cert=a.pem,missing.pem", "--in-tls-key=a.key"];
+    complains(&dir, &unequal, &[&["lists 2 files", "1 file"], missing[0]]);
+    complains(&dir, &["--in-allow-ip=10.0.0.0/33,10.0.0.0/8,300.1.1.1"], &[&["10.0.0.0/33"], &["300.1.1.1"]]);
+    for (inward, figures) in
+        [(":8080", ":8080"), ("127.0.0.1:8080", "0.0.0.0:8080"), ("127.0.0.1:8080", "localhost:8080")]
+    {
+        complains(&dir, &["--in", inward, "--expvar-addr", figures], &[&["--in and --expvar-addr"]]);
+    }
+    for fine in [["--in=127.0.0.1:8080", "--expvar-addr=127.0.0.2:8080"], ["--in=:0", "--expvar-addr=:0"]] {
+        assert_eq!(httptp(&[&["check"], &fine[..]].concat(), &[], &dir.0).code, 0, "{fine:?}");
+    }
+}
+
+#[test]
+fn what_follows_from_another_mistake_is_not_told() {
+    let dir = Dir::new("follows");
+    // What is meant is not known, so neither is whether the rest goes with it.
+    let args = ["--in-type=htpps", "--in-tls-client-ca=none.pem", "--in-allow-ip=10.0.0.0/8", "--in=a"];
+    complains(&dir, &args, &[&["htpps"]]);
+    complains(&dir, &["--out-typ=unix", "--out=/run/x"], &[&["--out-typ"]]);
+    complains(&dir, &["--out-health-check=up", "--out-health-rise=2"], &[&["up"]]);
+    dir.write("no.toml", "in = :80\n");
+    complains(&dir, &["--config=no.toml", "--out=nowhere"], &[&["no.toml:1", "not TOML"]]);
+    dir.write(
+        "bad.toml",
+        "in = \"127.0.0.1:8080\"\nin-typ = \"http\"\nout = 5\nout-delay = 2\nout-level = true\nin-tls-cert = [\"missing.pem\"]\n\
+         in-allow-ip = [\"10.0.0.0/33\", \"300.1.1.1\"]\n[section]\nfoo = 1\n",
+    );
+    let wanted: [&[&str]; 7] = [
+        &["bad.toml:2: ", "in-type"],
+        &["bad.toml:3: ", "HOST:PORT"],
+        &["bad.toml:4: ", "like 10ms"],
+        &["bad.toml:5: ", "out-level takes"],
+        &["bad.toml:7: ", "10.0.0.0/33"],
+        &["bad.toml:7: ", "300.1.1.1"],
+        &["bad.toml:8: ", "no sections"],
+    ];
+    complains(&dir, &["--config=bad.toml"], &wanted);
+}
+
 #[test]
 fn a_certificate_that_has_expired_is_noted() {
     let dir = Dir::new("expired");

@@ -146,6 +146,61 @@ fn the_access_log_has_a_line_for_each_request() {
 }
 
 #[test]
+fn figures_do_not_show_secrets_of_the_command_line() {
+    for secret in [&["-inTLSSessionTicketKey=hush"][..], &["--in-tls-session-ticket-key", "hush"]] {
+        let mut program = Program::start(&[&["--expvar-addr=127.0.0.1:0"], secret].concat());
+        let addr = program.next(|line| {
+            let rest = line["message"].as_str()?.strip_prefix("figures at http://")?;
+            rest.strip_suffix('/')?.parse::<SocketAddr>().ok()
+        });
+        for path in ["/expvar", "/status", "/metrics", "/prometheus", "/"] {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("hush"), "{path}: {answer}");
+            assert_eq!(answer.contains("icket"), path == "/expvar", "{path}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn what_is_cut_at_the_end_is_told() {
+    let addr_in = |line: &Value| {
+        let message = line["message"].as_str()?.strip_prefix("listening on ")?;
+        message.split(' ').next()?.parse::<SocketAddr>().ok()
+    };
+    let cut = |line: &Value| {
+        let text = line["message"].as_str()?;
+        text.starts_with("cut ").then(|| text.to_owned())
+    };
+    for far_kind in ["teleport", "http"] {
+        let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+        let out = format!("--out={}", upstream.local_addr().unwrap());
+        let kind = format!("--in-type={far_kind}");
+        let slow = ["--expvar-addr=", "--out-timeout=1m"];
+        let mut far = Program::start(&[&slow[..], &[&kind, "--drain-timeout=300ms", "--out-type=http", &out]].concat());
+        let addr = far.next(addr_in);
+        let mut near =
+            Program::start(&[&slow[..], &[&format!("--out-type={far_kind}"), &format!("--out={addr}")]].concat());
+        let near = near.next(addr_in);
+        // Nobody answers these.
+        let waiting = [0, 1].map(|_| {
+            let mut caller = TcpStream::connect(near).unwrap();
+            caller.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+            (caller, upstream.accept().unwrap())
+        });
+        assert!(Command::new("kill").args(["-TERM", &far.child.id().to_string()]).status().unwrap().success());
+        let connections = if far_kind == "http" { 2 } else { 1 };
+        let told = far.next(cut);
+        let wanted =
+            format!("300ms (--drain-timeout): requests in hand: 2, connections that they came by: {connections}");
+        assert!(told.contains(&wanted), "{told}");
+        drop(waiting);
+    }
+}
+
+#[test]
 fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy() {
     let upstream = origin();
     let addr_in = |line: &Value| {

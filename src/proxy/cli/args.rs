@@ -235,7 +235,7 @@ pub(super) struct DemoArgs {
     #[arg(long)]
     pub(super) json: bool,
     /// How both directions of the link are compressed
-    #[arg(long, value_name = "HOW", default_value = "flate")]
+    #[arg(long, value_name = "HOW", default_value = "auto")]
     pub(super) compress: Compress,
     /// How long a message may wait for others to share its batch, such as 500us or 2ms
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse)]

@@ -9,11 +9,9 @@ use std::time::SystemTime;
 use super::super::config::HANDED_OVER;
 use super::USAGE;
 use super::layers::{CONFIG, Known, Layers, Options, Problem, Takes};
+use super::secrets::is_secret;
 use crate::proxy::check::{file_notes, file_problems, problems};
 use crate::proxy::{Kind, ProxyConfig};
-
-/// Options that are not printed: whoever reads them can read sessions.
-const SECRETS: [&str; 1] = ["in-tls-session-ticket-key"];
 
 /// Tells all that is wrong on stderr, or prints what is in effect on stdout.
 pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> ExitCode {
@@ -23,8 +21,10 @@ pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Exit
     for note in file_notes(config, SystemTime::now()) {
         eprintln!("httptp: note: {}", layers.locate(note));
     }
-    for note in idle(config, layers) {
-        eprintln!("httptp: note: {note}");
+    if layers.problems.is_empty() {
+        for note in idle(config, layers) {
+            eprintln!("httptp: note: {note}");
+        }
     }
     let found = all_problems(config, layers, resolve);
     for problem in &found {
@@ -45,7 +45,9 @@ fn all_problems(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Vec<Pro
     if resolve {
         found.extend(unknown_names(config));
     }
-    found.into_iter().map(|text| layers.locate(text)).collect()
+    found.retain(|text| !layers.may_follow(text));
+    let located = found.into_iter().map(|text| layers.locate(text));
+    layers.problems.iter().cloned().chain(located).collect()
 }
 
 /// Options that somebody has set and that do nothing, because of what is spoken on their side.
@@ -126,7 +128,7 @@ fn effective(options: &Options, layers: &Layers) -> String {
             let _ = writeln!(text, "{gap}# {}", known.heading.as_deref().unwrap_or("Other options"));
             heading = known.heading.as_ref();
         }
-        let line = if SECRETS.contains(&&*known.name) {
+        let line = if is_secret(&known.name) {
             format!("# {} is set and not shown", known.name)
         } else {
             let mark = if setting.is_none() { "# " } else { "" };

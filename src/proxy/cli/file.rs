@@ -15,46 +15,62 @@ use toml::de::{DeTable, DeValue};
 
 use super::layers::{CONFIG, Known, Options, Origin, Problem, Setting, Takes};
 
-/// What a file says, and all that is wrong with it. A problem of line 0 is that it cannot be read.
-pub(super) fn read(path: &Path, options: &Options) -> (Vec<Setting>, Vec<Problem>) {
+/// What a file says, and all that is wrong with it.
+#[derive(Debug, Default)]
+pub(super) struct Filed {
+    pub(super) settings: Vec<Setting>,
+    pub(super) problems: Vec<Problem>,
+    /// The options whose values are not known because of that.
+    pub(super) spoiled: Vec<String>,
+    /// Nothing is known of what it was meant to say.
+    pub(super) is_unclear: bool,
+}
+
+/// Reads a file. A problem of line 0 is that it cannot be read.
+pub(super) fn read(path: &Path, options: &Options) -> Filed {
     match fs::read_to_string(path) {
         Ok(text) => parse(&text, path, options),
         Err(error) => {
             let text = format!("cannot read the configuration {} (--config): {error}", path.display());
-            (Vec::new(), vec![Problem { origin: Origin::File(path.to_owned(), 0), text }])
+            let problems = vec![Problem { origin: Origin::File(path.to_owned(), 0), text }];
+            Filed { problems, is_unclear: true, ..Filed::default() }
         }
     }
 }
 
-fn parse(text: &str, path: &Path, options: &Options) -> (Vec<Setting>, Vec<Problem>) {
+fn parse(text: &str, path: &Path, options: &Options) -> Filed {
     let at = |offset: usize| {
         let line = text.get(..offset).unwrap_or(text).bytes().filter(|byte| *byte == b'\n').count() + 1;
         Origin::File(path.to_owned(), line)
     };
-    let (mut settings, mut problems) = (Vec::new(), Vec::new());
+    let mut filed = Filed::default();
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What it was meant to say is not clear, and complaints about that would only hide these.
-        problems.extend(errors.iter().map(|error| {
+        filed.problems.extend(errors.iter().map(|error| {
             let start = error.span().map_or(0, |span| span.start);
             Problem { origin: at(start), text: format!("this is not TOML: {}", error.message().replace('\n', ": ")) }
         }));
-        return (settings, problems);
+        filed.is_unclear = true;
+        return filed;
     }
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     for (key, value) in entries {
         let origin = at(key.span().start);
         match values(key.get_ref(), value.get_ref(), options) {
-            Ok(values) => settings.extend(values.into_iter().map(|value| Setting {
+            Ok(values) => filed.settings.extend(values.into_iter().map(|value| Setting {
                 name: key.get_ref().to_string(),
                 value,
                 origin: origin.clone(),
             })),
-            Err(text) => problems.push(Problem { origin, text }),
+            Err(text) => {
+                filed.spoiled.extend(options.meant(key.get_ref()));
+                filed.problems.push(Problem { origin, text });
+            }
         }
     }
-    (settings, problems)
+    filed
 }
 
 /// What stands after `--KEY=` on the command line; once for each time that it has to.
@@ -63,10 +79,10 @@ fn values(key: &str, value: &DeValue<'_>, options: &Options) -> Result<Vec<Strin
         return Err("a file cannot name another: give --config once".to_owned());
     }
     let Some(known) = options.find(key) else {
-        let meant = options.resembling(key).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
         if let DeValue::Table(_) = value {
-            return Err(format!("there are no sections: write all options at the beginning, without [{key}]{meant}"));
+            return Err(format!("the file has no sections: write all options at the beginning, without [{key}]"));
         }
+        let meant = options.resembling(key).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
         return Err(format!("there is no option {key:?}{meant} (see httptp --help)"));
     };
     match (known.takes, value) {

@@ -37,6 +37,13 @@ pub(super) struct Known {
     pub(super) heading: Option<String>,
 }
 
+impl Known {
+    /// Whether it has to have a value.
+    pub(super) fn takes_value(&self) -> bool {
+        !matches!(self.takes, Takes::Switch | Takes::Flag | Takes::Choice)
+    }
+}
+
 /// What an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Takes {
@@ -96,9 +103,17 @@ impl Options {
         self.0.iter().find(|known| known.name == name)
     }
 
-    /// Whether an option of this name has to have a value.
-    pub(super) fn takes_value(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|known| !matches!(known.takes, Takes::Switch | Takes::Flag | Takes::Choice))
+    /// The one that is written so, in this program's spelling or as the original would have spelled it: `outTLSCA`.
+    pub(super) fn written(&self, name: &str) -> Option<&Known> {
+        let is_camel = !name.contains('-') && name.contains(|c: char| c.is_ascii_uppercase());
+        let letters = is_camel.then(|| spelling::letters(name));
+        let like_the_original = || self.0.iter().find(|known| Some(spelling::letters(&known.name)) == letters);
+        self.find(name).or_else(like_the_original)
+    }
+
+    /// The one of this name, or that somebody may have meant.
+    pub(super) fn meant(&self, name: &str) -> Option<String> {
+        self.find(name).map(|known| known.name.clone()).or_else(|| self.resembling(name))
     }
 
     /// The one that somebody may have meant, in their way to write it.
@@ -111,9 +126,8 @@ impl Options {
         if let Some(own) = original {
             return Some(own.to_owned());
         }
-        let kebab = spelling::kebab(name);
-        if self.find(&kebab).is_some() {
-            return Some(kebab);
+        if let Some(known) = self.written(name) {
+            return Some(known.name.clone());
         }
         let error = Cli::try_parse_from(["httptp".to_owned(), format!("--{spelled}=")]).err()?;
         match error.get(ContextKind::SuggestedArg)? {
@@ -163,18 +177,33 @@ impl Setting {
         }
     }
 
-    /// What is wrong with the value, if anything, whatever the others are.
-    pub(super) fn problem(&self, options: &Options) -> Option<Problem> {
+    /// All that is wrong with the value, whatever the others are: of a list, with each element.
+    pub(super) fn problems(&self, options: &Options) -> Vec<Problem> {
         let Self { name, value, origin } = self;
-        let problem = |text| Some(Problem { origin: origin.clone(), text });
-        if options.find(name).is_some_and(|known| known.takes == Takes::Flag) && !matches!(&**value, "true" | "false") {
-            return problem(format!("invalid value {value:?} for --{name}: write true or false"));
+        let problem = |text| Problem { origin: origin.clone(), text };
+        let takes = options.find(name).map(|known| known.takes);
+        if takes == Some(Takes::Flag) && !matches!(&**value, "true" | "false") {
+            return vec![problem(format!("invalid value {value:?} for --{name}: write true or false"))];
         }
-        let error = Cli::try_parse_from(["httptp".to_owned(), self.to_arg(options)?]).err()?;
         // What else has to be there is for the whole to tell.
-        let is_of_the_whole = matches!(error.kind(), ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict);
-        if is_of_the_whole { None } else { problem(in_one_line(&error)) }
+        let wrong = |setting: &Self| setting.error(options).filter(|error| !is_of_the_whole(error));
+        let Some(whole) = wrong(self) else { return Vec::new() };
+        let elements = value.split(',').filter(|_| takes == Some(Takes::List));
+        let each: Vec<_> =
+            elements.filter_map(|element| wrong(&Self { value: element.to_owned(), ..self.clone() })).collect();
+        let told = if each.is_empty() { &[whole][..] } else { &each };
+        told.iter().map(|error| problem(in_one_line(error))).collect()
     }
+
+    /// What clap says of it alone.
+    fn error(&self, options: &Options) -> Option<clap::Error> {
+        Cli::try_parse_from(["httptp".to_owned(), self.to_arg(options)?]).err()
+    }
+}
+
+/// Whether an option needs another, or does not go with it.
+fn is_of_the_whole(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict)
 }
 
 /// Something that is wrong, and where.
@@ -200,9 +229,14 @@ pub(super) struct Layers {
     pub(super) file: Option<PathBuf>,
     /// What counts, by the names of options.
     pub(super) settings: HashMap<String, Setting>,
-    /// The whole command line, with what is from elsewhere in its place, without the name of the program.
+    /// The whole command line, with what is from elsewhere in its place, without the name of the program; but for what is
+    /// wrong by itself.
     pub(super) args: Vec<String>,
     pub(super) problems: Vec<Problem>,
+    /// Options whose values are not known because of those problems.
+    spoiled: Vec<String>,
+    /// There is a file that says nobody knows what.
+    pub(super) is_unclear: bool,
     /// What is strange and does no harm.
     pub(super) notes: Vec<String>,
 }
@@ -220,22 +254,39 @@ impl Layers {
         let filed = match &layers.file {
             None => Vec::new(),
             Some(path) => {
-                let (settings, problems) = file::read(path, options);
+                let filed = file::read(path, options);
                 let origin = path_origin(&spoken, &environment);
-                layers.problems.extend(problems.into_iter().map(|problem| problem.unless_unread(&origin)));
-                settings
+                layers.problems.extend(filed.problems.into_iter().map(|problem| problem.unless_unread(&origin)));
+                layers.spoiled.extend(filed.spoiled);
+                layers.is_unclear = filed.is_unclear;
+                filed.settings
             }
         };
-        layers
-            .problems
-            .extend(spoken.iter().chain(&environment).chain(&filed).filter_map(|setting| setting.problem(options)));
-        layers.problems.extend(args[place..].iter().filter_map(|arg| unknown(arg, options)));
+        for setting in spoken.iter().chain(&environment).chain(&filed) {
+            let wrong = setting.problems(options);
+            layers.spoiled.extend(wrong.first().map(|_| setting.name.clone()));
+            layers.problems.extend(wrong);
+        }
         layers.args.extend_from_slice(&args[..place]);
         let is_said = |name: &str, by: &[Setting]| by.iter().any(|setting| setting.name == name);
         let filed_alone = filed.iter().filter(|setting| !is_said(&setting.name, &environment));
         let below = filed_alone.chain(&environment).filter(|setting| !is_said(&setting.name, &spoken));
+        let below = below.filter(|setting| !layers.spoiled.contains(&setting.name));
         layers.args.extend(below.filter_map(|setting| setting.to_arg(options)));
-        layers.args.extend_from_slice(&args[place..]);
+        let mut may_be_value = false;
+        for arg in &args[place..] {
+            let name = split(arg).map(|(name, _)| name);
+            let follows_unknown = std::mem::take(&mut may_be_value);
+            if follows_unknown && name.is_none() {
+                // Of an option that there is not.
+            } else if let Some(problem) = unknown(arg, options) {
+                may_be_value = name.is_some_and(|name| !arg[name.len()..].contains('='));
+                layers.problems.push(problem);
+                layers.spoiled.extend(name.and_then(|name| options.meant(name)));
+            } else if !name.is_some_and(|name| layers.spoiled.iter().any(|spoiled| spoiled == name)) {
+                layers.args.push(arg.clone());
+            }
+        }
         for setting in filed.into_iter().chain(environment).chain(spoken) {
             layers.settings.insert(setting.name.clone(), setting);
         }
@@ -260,20 +311,39 @@ impl Layers {
         settings
     }
 
-    /// What clap says of the whole, once nothing is wrong with its parts.
+    /// What clap says of the whole.
     pub(super) fn note_error(&mut self, error: &clap::Error) {
         let text = in_one_line(error);
-        let problem = self.locate(text);
-        self.problems.push(problem);
+        if !self.may_follow(&text) {
+            let problem = self.locate(text);
+            self.problems.push(problem);
+        }
+    }
+
+    /// Whether a problem that names options may be none once others are right, whose values are not known.
+    pub(super) fn may_follow(&self, text: &str) -> bool {
+        let is_spoiled = |name: &str| self.spoiled.iter().any(|spoiled| spoiled == name);
+        named(text).any(|name| {
+            // What an address or a file has to be is a matter of what is spoken there.
+            let side = name.split('-').next().filter(|side| matches!(*side, "in" | "out"));
+            is_spoiled(name) || side.is_some_and(|side| is_spoiled(&format!("{side}-type")))
+        })
+    }
+
+    /// Leaves out the options that need another which is not there. Returns whether there are any.
+    pub(super) fn drop_dependents(&mut self, options: &Options) -> bool {
+        let before = self.args.len();
+        let needs_another = |arg: &String| {
+            let setting = spoken(arg, options);
+            setting.and_then(|setting| setting.error(options)).is_some_and(|error| is_of_the_whole(&error))
+        };
+        self.args.retain(|arg| !needs_another(arg));
+        self.args.len() < before
     }
 
     /// Says of a problem that names options where those are from.
     pub(super) fn locate(&self, text: String) -> Problem {
-        let named = text.split("--").skip(1).map(|rest| {
-            let end = rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-');
-            &rest[..end.unwrap_or(rest.len())]
-        });
-        let mut said: Vec<&Setting> = named.filter_map(|name| self.settings.get(name)).collect();
+        let mut said: Vec<&Setting> = named(&text).filter_map(|name| self.settings.get(name)).collect();
         said.retain(|setting| setting.origin != Origin::CommandLine);
         let mut distinct: Vec<&Setting> = Vec::new();
         for setting in said {
@@ -298,6 +368,14 @@ impl Problem {
             _ => self,
         }
     }
+}
+
+/// The options that a text names.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    text.split("--").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-');
+        &rest[..end.unwrap_or(rest.len())]
+    })
 }
 
 fn path_origin(spoken: &[Setting], environment: &[Setting]) -> Origin {
@@ -351,16 +429,17 @@ fn spoken(arg: &str, options: &Options) -> Option<Setting> {
     Some(Setting { name: name.to_owned(), value, origin: Origin::CommandLine })
 }
 
-/// An argument that looks like an option and is none.
+/// An argument that is no option, nor has any other place here.
 fn unknown(arg: &str, options: &Options) -> Option<Problem> {
-    let (name, _) = split(arg)?;
-    if name.is_empty() || options.find(name).is_some() {
+    let name = split(arg).map(|(name, _)| name);
+    if name.is_some_and(|name| name.is_empty() || options.find(name).is_some()) {
         return None;
     }
     let command = [vec!["httptp".to_owned(), arg.to_owned()], vec!["httptp".into(), "check".into(), arg.to_owned()]];
     let mut errors = command.into_iter().filter_map(|args| Cli::try_parse_from(args).err());
-    let error = errors.next()?;
-    errors.next()?;
+    let (error, of_check) = (errors.next()?, errors.next()?);
+    // Without dashes it is for the first no subcommand.
+    let error = if name.is_some() { error } else { of_check };
     Some(Problem { origin: Origin::CommandLine, text: in_one_line(&error) })
 }
 
@@ -374,6 +453,6 @@ pub(super) fn in_one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let mut parts: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
     parts.retain(|line| !line.is_empty() && !line.starts_with("For more information"));
-    let line = parts.join("; ");
+    let line = parts.join("; ").replace(":; ", ": ");
     format!("{} (see httptp --help)", line.trim_start_matches("error: "))
 }

@@ -9,6 +9,7 @@ mod duration;
 mod file;
 mod layers;
 mod number;
+mod secrets;
 mod seeing;
 mod spelling;
 
@@ -23,6 +24,8 @@ use smol::Executor;
 use tracing::{info, warn};
 
 use super::process::Log;
+pub(super) use secrets::hidden;
+
 use args::{Cli, Command, DemoArgs, EstimateArgs};
 use layers::{Layers, Options, Problem};
 
@@ -104,21 +107,26 @@ fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)
     let mut args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned());
     let program = args.next().unwrap_or_else(|| "httptp".to_owned());
     let options = Options::new();
-    let normal = spelling::normalise(args, |name| options.takes_value(name));
+    let normal =
+        spelling::normalise(args, |name| options.written(name).map(|known| (&*known.name, known.takes_value())));
     let mut layers = Layers::gather(normal, variables, &options);
-    let parsed = Cli::try_parse_from([&program].into_iter().chain(&layers.args));
-    let cli = match parsed {
-        Err(error) if !error.use_stderr() => return Err(Stop::Clap(error)),
-        Err(error) => {
-            // It names the first problem only, and those are known already.
-            if layers.problems.is_empty() {
+    let cli = loop {
+        match Cli::try_parse_from([&program].into_iter().chain(&layers.args)) {
+            Err(error) if !error.use_stderr() => return Err(Stop::Clap(error)),
+            Err(error) => {
                 layers.note_error(&error);
+                if !layers.drop_dependents(&options) {
+                    return Err(Stop::Problems(layers.problems));
+                }
             }
-            return Err(Stop::Problems(layers.problems));
+            Ok(cli) => break cli,
         }
-        Ok(_) if !layers.problems.is_empty() => return Err(Stop::Problems(layers.problems)),
-        Ok(cli) => cli,
     };
+    // A check goes on, to what is wrong beside that, unless all of it may be otherwise.
+    let goes_on = matches!(cli.command, Some(Command::Check(_))) && !layers.is_unclear;
+    if !layers.problems.is_empty() && !goes_on {
+        return Err(Stop::Problems(layers.problems));
+    }
     let (task, proxy) = match cli.command {
         None => (Task::Serve, cli.proxy),
         Some(Command::Demo(args)) => (Task::Demo(args), cli.proxy),
@@ -129,7 +137,7 @@ fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)
     let located = |text: String| layers.locate(text);
     let config = proxy.config().map_err(|text| Stop::Problems(vec![located(text)]))?;
     let found: Vec<_> = problems(&config).iter().map(|error| located(error.to_string())).collect();
-    // A check goes on, to what is wrong with files.
+    // A check tells these itself, with what is wrong with files.
     if !found.is_empty() && !matches!(task, Task::Check { .. }) {
         return Err(Stop::Problems(found));
     }

@@ -41,8 +41,11 @@ pub(super) fn own(go: &str) -> Option<&'static str> {
 }
 
 /// The command line (without the program's name) in this program's own spelling, with `=` between an option and its value
-/// wherever it `takes_value`.
-pub(super) fn normalise(args: impl IntoIterator<Item = String>, takes_value: impl Fn(&str) -> bool) -> Vec<String> {
+/// wherever it takes one. Of an option as it is written, `find` tells the name and whether it takes a value.
+pub(super) fn normalise<'o>(
+    args: impl IntoIterator<Item = String>,
+    find: impl Fn(&str) -> Option<(&'o str, bool)>,
+) -> Vec<String> {
     let mut args = args.into_iter().peekable();
     let mut normal = Vec::new();
     while let Some(arg) = args.next() {
@@ -53,7 +56,7 @@ pub(super) fn normalise(args: impl IntoIterator<Item = String>, takes_value: imp
         }
         normal.push(match Flag::split(&arg) {
             None => arg,
-            Some(flag) => flag.respell(&mut args, &takes_value),
+            Some(flag) => flag.respell(&mut args, &find),
         });
     }
     normal
@@ -80,10 +83,10 @@ impl<'a> Flag<'a> {
 
     /// `rest` gives the value if it stands apart: Go takes whatever comes next, also what starts with a dash. For the
     /// options that the original does not have, what looks like another option is none.
-    fn respell(
+    fn respell<'o>(
         &self,
         rest: &mut Peekable<impl Iterator<Item = String>>,
-        takes_value: &impl Fn(&str) -> bool,
+        find: &impl Fn(&str) -> Option<(&'o str, bool)>,
     ) -> String {
         let known = |table: &[(&'static str, &'static str)]| {
             table.iter().find(|(go, own)| *go == self.name || *own == self.name).map(|(_, own)| *own)
@@ -94,14 +97,15 @@ impl<'a> Flag<'a> {
                 None => format!("--{own}"),
             };
         }
-        let name = match known(&SWITCHES) {
-            Some(own) => own.to_owned(),
+        let (name, takes_value) = match (known(&SWITCHES), find(self.name)) {
+            (Some(own), _) => (own.to_owned(), false),
+            (None, Some((own, takes_value))) => (own.to_owned(), takes_value),
             // No flag of the original. Go has no clusters of short flags, so `-help` can only mean `--help`.
-            None if self.name.len() > 1 => kebab(self.name),
-            None => self.name.to_owned(),
+            (None, None) if self.name.len() > 1 => (kebab(self.name), false),
+            (None, None) => (self.name.to_owned(), false),
         };
         if self.value.is_none()
-            && takes_value(&name)
+            && takes_value
             && let Some(value) = rest.next_if(|next| Flag::split(next).is_none())
         {
             return format!("--{name}={value}");
@@ -117,15 +121,23 @@ impl<'a> Flag<'a> {
 /// `inTypo` as `in-typo`, so that clap finds what was meant.
 pub(super) fn kebab(name: &str) -> String {
     let mut kebab = String::with_capacity(name.len() + 4);
-    let mut was_lower = false;
-    for c in name.chars() {
-        if c.is_ascii_uppercase() && was_lower {
+    let (mut was_lower, mut was_upper) = (false, false);
+    let mut rest = name.chars().peekable();
+    while let Some(c) = rest.next() {
+        // The last capital of several begins the next word: `inTLSTypo` is `in-tls-typo`.
+        let begins_word = was_upper && rest.peek().is_some_and(char::is_ascii_lowercase);
+        if c.is_ascii_uppercase() && (was_lower || begins_word) {
             kebab.push('-');
         }
-        was_lower = c.is_ascii_lowercase();
+        (was_lower, was_upper) = (c.is_ascii_lowercase(), c.is_ascii_uppercase());
         kebab.push(c.to_ascii_lowercase());
     }
     kebab
+}
+
+/// The letters of a flag, which are the same in each spelling.
+pub(super) fn letters(flag: &str) -> String {
+    flag.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect()
 }
 
 #[cfg(test)]
@@ -133,7 +145,8 @@ mod tests {
     use super::*;
 
     fn normal(line: &str) -> String {
-        normalise(line.split_whitespace().map(str::to_owned), |name| name == "threads").join(" ")
+        normalise(line.split_whitespace().map(str::to_owned), |name| (name == "threads").then_some(("threads", true)))
+            .join(" ")
     }
 
     #[test]
@@ -161,7 +174,7 @@ mod tests {
     #[test]
     fn values_may_look_like_flags_and_may_be_empty() {
         assert_eq!(normal("-clientIPHeader -x -in=:1"), "--client-ip-header=-x --in=:1");
-        assert_eq!(normalise(["-inAllowIP".to_owned(), String::new()], |_| false), ["--in-allow-ip="]);
+        assert_eq!(normalise(["-inAllowIP".to_owned(), String::new()], |_| None), ["--in-allow-ip="]);
         assert_eq!(normal("-in"), "--in");
     }
 

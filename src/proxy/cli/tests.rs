@@ -193,6 +193,18 @@ fn http_has_a_usual_port() {
 }
 
 #[test]
+fn what_the_original_does_not_have_may_be_spelled_as_there() {
+    let config = parse_line("-outTLSCA=ca.pem -outHealthCheck /up -threads 2 -outType=https").unwrap();
+    assert_eq!(config.outbound.tls.ca, Some("ca.pem".into()));
+    assert_eq!(config.outbound.health_check.unwrap().path, "/up");
+    let complaint = parse_line("-outTLSCAs=ca.pem").unwrap_err();
+    assert!(complaint.contains("--out-tls-c-as") || complaint.contains("--out-tls-ca"), "{complaint}");
+    assert_eq!(spelling::kebab("inTLSTypo"), "in-tls-typo");
+    let problems = File::problems("outTLSCA = \"ca.pem\"\n");
+    assert!(problems[0].contains("did you mean out-tls-ca?"), "{problems:?}");
+}
+
+#[test]
 fn complaints_are_one_line_that_names_the_flag() {
     for (line, named) in
         [("--no-such-flag", "--no-such-flag"), ("--in-tipe http", "--in-type"), ("-inType=gopher", "gopher")]
@@ -298,8 +310,9 @@ fn all_that_is_wrong_with_a_file_is_told_by_line() {
         assert!(of_line.len() == 1 && of_line[0].contains(wanted), "{line}: {of_line:?} of {problems:#?}");
     }
     assert_eq!(problems.len(), 13);
-    let problems = File::problems("[http]\nin = \"a:1\"\n");
-    assert!(problems[0].starts_with("F:1: there are no sections"), "{problems:?}");
+    let problems = File::problems("[section]\nin = \"a:1\"\n");
+    assert!(problems[0].starts_with("F:1: the file has no sections"), "{problems:?}");
+    assert!(problems[0].ends_with("without [section]"), "{problems:?}");
 }
 
 #[test]
@@ -372,10 +385,10 @@ fn the_example_has_every_option_and_each_is_valid() {
     let uncommented: Vec<&str> =
         text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).filter(|line| is_option(line)).collect();
     let options = Options::new();
-    let (settings, problems) = file::read(&File::new(&uncommented.join("\n")).0, &options);
+    let file::Filed { settings, problems, .. } = file::read(&File::new(&uncommented.join("\n")).0, &options);
     assert_eq!(problems, []);
     for setting in &settings {
-        assert_eq!(setting.problem(&options), None);
+        assert_eq!(setting.problems(&options), []);
     }
     let names: std::collections::BTreeSet<&str> = settings.iter().map(|setting| &*setting.name).collect();
     let missing: Vec<&str> = options.iter().map(|known| &*known.name).filter(|name| !names.contains(name)).collect();

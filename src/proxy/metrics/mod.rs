@@ -36,6 +36,8 @@ pub(crate) struct Counters {
     pub(crate) forwarded: AtomicU64,
     pub(crate) not_200: AtomicU64,
     pub(crate) other_errors: AtomicU64,
+    /// Answers by the first digit of their status, from 1.
+    pub(crate) by_class: [AtomicU64; 5],
     /// From the head of a request until its answer was there, for those that were to go to an upstream.
     pub(crate) latency: Histogram,
     /// The connections that requests come in by, and those that they go out by.
@@ -46,6 +48,14 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn new(inward: Arc<IoCounters>, outward: Arc<IoCounters>) -> Self {
         Self { inward, outward, ..Self::default() }
+    }
+
+    /// A request was answered, by whomever.
+    pub(crate) fn count_status(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100);
+        if let Some(counter) = class.checked_sub(1).and_then(|at| self.by_class.get(at)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// A request was answered by the proxy itself.
@@ -79,6 +89,7 @@ pub(crate) struct Snapshot {
     forwarded: u64,
     not_200: u64,
     other_errors: u64,
+    responses: [u64; 5],
     inward: Arc<IoCounters>,
     outward: Arc<IoCounters>,
     identity: Arc<Identity>,
@@ -108,6 +119,7 @@ impl Snapshot {
             forwarded: load(&counters.forwarded),
             not_200: load(&counters.not_200),
             other_errors: load(&counters.other_errors),
+            responses: counters.by_class.each_ref().map(load),
             inward: counters.inward.clone(),
             outward: counters.outward.clone(),
             identity: identity.clone(),

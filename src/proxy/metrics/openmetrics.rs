@@ -48,6 +48,13 @@ impl Snapshot {
         ]
         .map(|(outcome, n)| (vec![("outcome", outcome)], n));
         page.counters("requests", "Requests answered, by what the answer was.", by_outcome)?;
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(self.responses);
+        let by_class = classes.map(|(class, n)| (vec![("class", class)], n));
+        page.counters(
+            "responses",
+            "Answers by the class of their status, those of the proxy itself included.",
+            by_class,
+        )?;
         page.gauge("requests_in_flight", "Requests whose answer has not left yet.", stats.in_flight as f64)?;
         page.gauge("memory_held_bytes", "Memory that messages take.", stats.memory_held as f64)?;
         page.gauge("memory_peak_bytes", "The most that they took.", stats.memory_peak as f64)?;
@@ -62,7 +69,7 @@ impl Snapshot {
         let started = self.identity.started_at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         page.gauge("start_time_seconds", "When it started, in seconds since 1970.", started.as_secs_f64())?;
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
-        page.gauges("build", "1, with the version of the program.", [(version, 1.0)])
+        page.gauges("build_info", "1, with the version of the program.", [(version, 1.0)])
     }
 
     fn encode_connections(&self, page: &mut Page<'_>) -> fmt::Result {

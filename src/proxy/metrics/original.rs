@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Map, Value};
 
 use super::Snapshot;
+use crate::proxy::cli::hidden;
 
 /// How often `/prometheus` was asked for.
 static PROMETHEUS_CALLS: AtomicU64 = AtomicU64::new(0);
@@ -28,7 +29,8 @@ pub(super) fn prometheus(snapshot: &Snapshot) -> String {
 pub(super) fn expvar(snapshot: &Snapshot) -> String {
     let mut object: Map<String, Value> =
         figures(snapshot).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    object.insert("cmdline".to_owned(), std::env::args().collect::<Vec<_>>().into());
+    let args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    object.insert("cmdline".to_owned(), hidden(args).into());
     format!("{:#}\n", Value::Object(object))
 }
 

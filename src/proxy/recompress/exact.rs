@@ -5,16 +5,16 @@
 //!
 //! For DEFLATE there are two: zlib-rs at a level that the header gives away, which is cheap to try; and preflate, which
 //! finds out how some other encoder works from what it made, and keeps the differences to its own guess in the recipe. It
-//! costs 2 ms for the smallest body, and 10 to 100 ms for each MB.
+//! costs 2 ms for the smallest body, and 10 to 100 ms for each MB. The latter is a feature of its own, for those who cannot
+//! have its licence.
 
+#[cfg(feature = "preflate")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use flate2::Compression;
-use preflate_rs::{PreflateConfig, preflate_whole_deflate_stream, recreate_whole_deflate_stream};
 
 use super::coding::{Coding, Decoded, ZstdForm, encode_brotli, encode_zstd};
-use super::field::MAX_RECIPE_BYTES;
 use super::wrap::{Wrap, adler32, deflate, gzip_trailer};
 
 /// Larger bodies would take too long to find out about.
@@ -22,6 +22,7 @@ pub(super) const MAX_PLAIN_BYTES: usize = 4 * 1024 * 1024;
 /// The same for encoders that have to be tried one by one.
 const MAX_TRIED_BYTES: usize = 256 * 1024;
 /// How far preflate looks, a guard against streams that are made to cost much.
+#[cfg(feature = "preflate")]
 const MAX_CHAIN: u32 = 4096;
 /// Levels of zstd, in the order in which they are likely; nobody pays for more in an answer.
 const ZSTD_LEVELS: [i32; 9] = [3, 1, 6, 5, 4, 2, 9, 7, 8];
@@ -54,6 +55,11 @@ impl Encoder {
         Self::ALL.into_iter().find(|encoder| encoder.name() == name)
     }
 
+    /// Whether it is part of this program.
+    pub(super) const fn is_built(self) -> bool {
+        !matches!(self, Self::Preflate) || cfg!(feature = "preflate")
+    }
+
     /// Whether any recipe at all costs no more than the body is long. What preflate keeps can be made to go on for ever.
     pub(super) const fn is_bounded(self) -> bool {
         !matches!(self, Self::Preflate)
@@ -68,25 +74,25 @@ impl Encoder {
     }
 }
 
-/// An encoder that makes `coded` of its plain body, and how; of those that `may` be used.
+/// An encoder that makes `coded` of its plain body, and how, in a recipe of `most` bytes; of those that `may` be used.
 pub(super) fn find(
     coding: Coding,
     coded: &[u8],
     decoded: &Decoded,
+    most: usize,
     may: impl Fn(Encoder) -> bool,
 ) -> Option<(Encoder, Vec<u8>)> {
     let plain = &decoded.plain[..];
     if plain.len() > MAX_PLAIN_BYTES {
         return None;
     }
-    let tried = |encoder, recipe: Option<Vec<u8>>| {
-        recipe.filter(|recipe| recipe.len() <= MAX_RECIPE_BYTES).map(|recipe| (encoder, recipe))
-    };
+    let tried =
+        |encoder, recipe: Option<Vec<u8>>| recipe.filter(|recipe| recipe.len() <= most).map(|recipe| (encoder, recipe));
     match (coding, &decoded.wrap) {
         (Coding::Gzip | Coding::Deflate, Some(wrap)) => {
             let zlib = may(Encoder::ZlibRs).then(|| find_zlib(coding, coded, plain, wrap)).flatten();
             tried(Encoder::ZlibRs, zlib).or_else(|| {
-                let preflate = may(Encoder::Preflate).then(|| find_preflate(coded, plain, wrap)).flatten();
+                let preflate = may(Encoder::Preflate).then(|| find_preflate(coded, plain, wrap, most)).flatten();
                 tried(Encoder::Preflate, preflate)
             })
         }
@@ -157,27 +163,47 @@ fn find_zlib(coding: Coding, coded: &[u8], plain: &[u8], wrap: &Wrap) -> Option<
     Some([&[*level], &coded[..wrap.stream.start]].concat())
 }
 
-fn find_preflate(coded: &[u8], plain: &[u8], wrap: &Wrap) -> Option<Vec<u8>> {
+fn find_preflate(coded: &[u8], plain: &[u8], wrap: &Wrap, most: usize) -> Option<Vec<u8>> {
     let stream = &coded[wrap.stream.clone()];
     let header = &coded[..wrap.stream.start];
     let length = u8::try_from(header.len()).ok()?;
-    let config =
-        PreflateConfig { max_chain_length: MAX_CHAIN, plain_text_limit: MAX_PLAIN_BYTES, verify_compression: false };
-    let found = unharmed(|| preflate_whole_deflate_stream(stream, &config).ok())?;
-    let (result, text) = found;
-    let is_whole = result.compressed_size == stream.len() && text.text() == plain;
+    let (corrections, text) = analyse(stream)?;
     // Seen before it is relied on.
-    let is_sure = is_whole
-        && result.corrections.len() <= MAX_RECIPE_BYTES
-        && recreate(plain, &result.corrections).is_some_and(|again| again == stream);
-    is_sure.then(|| [&[length], header, &result.corrections].concat())
+    let is_sure = text == plain
+        && corrections.len() <= most
+        && recreate(plain, &corrections).is_some_and(|again| again == stream);
+    is_sure.then(|| [&[length], header, &corrections].concat())
 }
 
+/// What preflate makes of a whole stream: the differences to its guess, and what the stream holds.
+#[cfg(feature = "preflate")]
+fn analyse(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let config = preflate_rs::PreflateConfig {
+        max_chain_length: MAX_CHAIN,
+        plain_text_limit: MAX_PLAIN_BYTES,
+        verify_compression: false,
+    };
+    let (found, text) = unharmed(|| preflate_rs::preflate_whole_deflate_stream(stream, &config).ok())?;
+    (found.compressed_size == stream.len()).then(|| (found.corrections, text.text().to_vec()))
+}
+
+#[cfg(feature = "preflate")]
 fn recreate(plain: &[u8], corrections: &[u8]) -> Option<Vec<u8>> {
-    unharmed(|| recreate_whole_deflate_stream(plain, corrections).ok())
+    unharmed(|| preflate_rs::recreate_whole_deflate_stream(plain, corrections).ok())
+}
+
+#[cfg(not(feature = "preflate"))]
+fn analyse(_: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    None
+}
+
+#[cfg(not(feature = "preflate"))]
+fn recreate(_: &[u8], _: &[u8]) -> Option<Vec<u8>> {
+    None
 }
 
 /// What is made of bytes of strangers may have faults that nobody knows; they cost that body its place, and nothing else.
+#[cfg(feature = "preflate")]
 fn unharmed<T>(work: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok().flatten()
 }
@@ -234,11 +260,9 @@ fn print_of(encoder: Encoder) -> u32 {
         Encoder::Zstd => ZSTD_LEVELS.iter().flat_map(|l| [0, 1].map(|size| vec![*l as u8, size, size])).collect(),
         Encoder::Brotli => BROTLI_QUALITIES.iter().flat_map(|q| [0, 1].map(|hint| vec![*q as u8, 22, hint])).collect(),
         Encoder::Preflate => {
-            let config = PreflateConfig { verify_compression: false, ..PreflateConfig::default() };
             let recipe = |level| {
-                let stream = deflate(&sample, Compression::new(level), None)?;
-                let (result, _) = unharmed(|| preflate_whole_deflate_stream(&stream, &config).ok())?;
-                Some([vec![0], result.corrections].concat())
+                let (corrections, _) = analyse(&deflate(&sample, Compression::new(level), None)?)?;
+                Some([vec![0], corrections].concat())
             };
             [1, 6].into_iter().filter_map(recipe).collect()
         }
@@ -279,7 +303,7 @@ mod tests {
 
     fn found(coding: Coding, coded: &[u8]) -> Option<Encoder> {
         let decoded = decode(coding, coded, 1 << 24).unwrap();
-        let (encoder, recipe) = find(coding, coded, &decoded, |_| true)?;
+        let (encoder, recipe) = find(coding, coded, &decoded, usize::MAX, |_| true)?;
         let made = make(coding, encoder, &recipe, &decoded.plain).unwrap();
         assert!(made == coded, "{coding:?} by {encoder:?}");
         Some(encoder)
@@ -311,6 +335,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "preflate")]
     fn another_implementation_of_deflate_is_found_out() {
         for level in 1..=9 {
             let stream = miniz_oxide::deflate::compress_to_vec_zlib(&sample(), level);
@@ -334,8 +359,9 @@ mod tests {
 
     #[test]
     fn fingerprints_differ() {
-        let prints = Encoder::ALL.map(fingerprint);
+        let built: Vec<Encoder> = Encoder::ALL.into_iter().filter(|encoder| encoder.is_built()).collect();
+        let prints: Vec<u32> = built.iter().map(|encoder| fingerprint(*encoder)).collect();
         assert!(prints.iter().enumerate().all(|(n, print)| !prints[..n].contains(print)), "{prints:x?}");
-        assert_eq!(prints, Encoder::ALL.map(print_of));
+        assert!(built.iter().zip(prints).all(|(encoder, print)| print == print_of(*encoder)));
     }
 }

@@ -9,8 +9,10 @@ use super::exact::{Encoder, fingerprint};
 
 const TELEPORT_RECOMPRESS: HeaderName = HeaderName::from_static("teleport-recompress");
 const TELEPORT_CODING: HeaderName = HeaderName::from_static("teleport-coding");
-/// A recipe so long that it would not pay.
-pub(super) const MAX_RECIPE_BYTES: usize = 1024;
+/// The longest recipe there is, as 32 KiB of text: what is left of usual heads is for other fields.
+pub(super) const MAX_RECIPE_BYTES: usize = 24 * 1024;
+/// The longest for an end that does not say what heads it takes.
+const UNASKED_RECIPE_BYTES: usize = 1024;
 
 /// Removes both fields, whatever they say (R-proxy-recompress-door).
 pub(crate) fn strip(headers: &mut HeaderMap) {
@@ -23,6 +25,8 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 pub(crate) struct Peer {
     /// Longest decoded body that it takes.
     pub(super) limit: usize,
+    /// Longest head that it takes by the link, if it says so.
+    pub(super) head: Option<usize>,
     codings: u8,
     /// Of those encoders that are the very same here.
     encoders: u8,
@@ -30,9 +34,15 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// What this program restores, of an end that it `trusts` or does not.
-    pub(super) fn own(limit: usize, trusts: bool) -> Self {
-        let taken = Encoder::ALL.into_iter().filter(|encoder| trusts || encoder.is_bounded());
-        Self { limit, codings: u8::MAX, encoders: taken.fold(0, |taken, encoder| taken | 1 << encoder as u8) }
+    pub(super) fn own(limit: usize, head: usize, trusts: bool) -> Self {
+        let taken = Encoder::ALL.into_iter().filter(|encoder| encoder.is_built() && (trusts || encoder.is_bounded()));
+        let encoders = taken.fold(0, |taken, encoder| taken | 1 << encoder as u8);
+        Self { limit, head: Some(head), codings: u8::MAX, encoders }
+    }
+
+    /// The longest recipe for it: the text of that is no more than half of a head.
+    pub(super) fn max_recipe_bytes(&self) -> usize {
+        self.head.map_or(UNASKED_RECIPE_BYTES, |head| (head / 8 * 3).min(MAX_RECIPE_BYTES))
     }
 
     pub(super) fn restores(&self, coding: Coding) -> bool {
@@ -51,8 +61,12 @@ impl Peer {
     fn parse(text: &str) -> Option<Self> {
         let mut items = text.split(", ");
         let limit = number(items.next()?.strip_prefix("limit=")?)?;
-        let mut peer = Self { limit, codings: 0, encoders: 0 };
+        let mut peer = Self { limit, head: None, codings: 0, encoders: 0 };
         for item in items {
+            if let Some(head) = item.strip_prefix("head=") {
+                peer.head = Some(number(head)?);
+                continue;
+            }
             match item.split_once('.') {
                 None => {
                     if let Some(coding) = Coding::named(item) {
@@ -61,7 +75,9 @@ impl Peer {
                 }
                 Some((name, digits)) => {
                     let print = hex(digits)?;
-                    if let Some(encoder) = Encoder::named(name).filter(|encoder| fingerprint(*encoder) == print) {
+                    if let Some(encoder) =
+                        Encoder::named(name).filter(|own| own.is_built() && fingerprint(*own) == print)
+                    {
                         peer.encoders |= 1 << encoder as u8;
                     }
                 }
@@ -73,6 +89,9 @@ impl Peer {
     /// The value of the field that says it.
     pub(super) fn announcement(&self) -> HeaderValue {
         let mut text = format!("limit={}", self.limit);
+        if let Some(head) = self.head {
+            text.push_str(&format!(", head={head}"));
+        }
         for coding in Coding::ALL.into_iter().filter(|coding| self.restores(*coding)) {
             text.push_str(", ");
             text.push_str(coding.name());
@@ -150,7 +169,7 @@ impl Mark {
             None => None,
             Some(by) => {
                 let (name, print) = by.strip_prefix("by=")?.split_once('.')?;
-                let encoder = Encoder::named(name)?;
+                let encoder = Encoder::named(name).filter(|encoder| encoder.is_built())?;
                 (hex(print)? == fingerprint(encoder)).then_some(())?;
                 let length = number(parts.next()?.strip_prefix("length=")?)?;
                 let crc = hex(parts.next()?.strip_prefix("crc=")?)?;
@@ -196,7 +215,7 @@ mod tests {
 
     #[test]
     fn marks_come_back_as_they_went() {
-        for encoder in Encoder::ALL {
+        for encoder in Encoder::ALL.into_iter().filter(|encoder| encoder.is_built()) {
             for mark in [exact(encoder), Mark { strong_etag: false, ..exact(encoder) }] {
                 let mut headers = HeaderMap::new();
                 mark.put(&mut headers);
@@ -211,21 +230,21 @@ mod tests {
 
     #[test]
     fn what_is_no_mark_is_taken_out_all_the_same() {
-        let good = exact(Encoder::Preflate).text();
-        let print = format!("{:08x}", fingerprint(Encoder::Preflate));
+        let good = exact(Encoder::ZlibRs).text();
+        let print = format!("{:08x}", fingerprint(Encoder::ZlibRs));
         let bad = [
             String::new(),
             "lzma".into(),
             "GZIP".into(),
             "gzip;etag=strong".into(),
-            "gzip; by=preflate".into(),
+            "gzip; by=zlib-rs".into(),
             good.replace(&print, "00000000"),
             good.replace("633", "+633"),
             good.replace("000000ab", "AB"),
             good.replace("000000ab", "000000AB"),
             good.replace("AP8H", "?"),
             good.replace("AP8H", &BASE64.encode([0; MAX_RECIPE_BYTES + 1])),
-            good.replace("preflate", "deflate"),
+            good.replace("zlib-rs", "zlib"),
             format!("{good}; more=1"),
         ];
         for bad in bad {
@@ -240,20 +259,32 @@ mod tests {
     }
 
     #[test]
+    fn recipes_are_as_long_as_heads_have_room_for() {
+        let longest = |text| Peer::parse(text).unwrap().max_recipe_bytes();
+        assert_eq!(longest("limit=5, gzip"), UNASKED_RECIPE_BYTES);
+        assert_eq!(longest("limit=5, head=65536, gzip"), MAX_RECIPE_BYTES);
+        assert_eq!(longest("limit=5, head=999999999, gzip"), MAX_RECIPE_BYTES);
+        assert_eq!(longest("limit=5, head=4096, gzip"), 1536);
+        assert!(BASE64.encode([0; MAX_RECIPE_BYTES]).len() == 32 * 1024);
+    }
+
+    #[test]
     fn an_announcement_tells_what_is_the_same_at_both_ends() {
-        let untrusted = Peer::own(1, false);
+        let untrusted = Peer::own(1, 1, false);
         assert!(untrusted.has(Encoder::Zstd) && !untrusted.has(Encoder::Preflate));
-        let own = Peer::own(1 << 20, true);
+        let own = Peer::own(1 << 20, 1 << 16, true);
         let mut headers = HeaderMap::new();
         announce(&mut headers, &own.announcement());
         let read = Peer::of(&headers).unwrap();
         assert!(Coding::ALL.into_iter().all(|coding| read.restores(coding)));
-        assert!(Encoder::ALL.into_iter().all(|encoder| read.has(encoder)));
-        assert_eq!(read.limit, 1 << 20);
+        assert!(Encoder::ALL.into_iter().all(|encoder| read.has(encoder) == encoder.is_built()));
+        assert_eq!((read.limit, read.head), (1 << 20, Some(1 << 16)));
         // Another version of an encoder, and things of times to come.
         let other = Peer::parse("limit=5, gzip, lzma, zstd.00000000, xz.12345678").unwrap();
         assert!(other.restores(Coding::Gzip) && !other.restores(Coding::Zstd) && !other.has(Encoder::Zstd));
-        for bad in ["", "gzip", "limit=", "limit=x, gzip", "limit=1, zstd.xyz", "limit=1234567890123456"] {
+        for bad in
+            ["", "gzip", "limit=", "limit=x, gzip", "limit=1, zstd.xyz", "limit=1, head=x", "limit=1234567890123456"]
+        {
             assert_eq!(Peer::parse(bad), None, "{bad}");
         }
     }

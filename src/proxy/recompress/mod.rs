@@ -67,6 +67,7 @@ pub(crate) struct Recompressor {
     decodes: bool,
     /// Longest decoded body that this side takes, and that it sends.
     limit: usize,
+    /// Longest head that this side takes by the link.
     max_head_bytes: usize,
     /// To an end that is trusted, and to others.
     announcement: HeaderValue,
@@ -105,8 +106,8 @@ impl Recompressor {
             decodes: prefers_zstd || compression != Compression::None,
             limit,
             max_head_bytes,
-            announcement: Peer::own(limit, true).announcement(),
-            cautious_announcement: Peer::own(limit, false).announcement(),
+            announcement: Peer::own(limit, max_head_bytes, true).announcement(),
+            cautious_announcement: Peer::own(limit, max_head_bytes, false).announcement(),
             tally: Tally::default(),
             busy: Arc::default(),
             most_busy: BUSY_PER_CORE * std::thread::available_parallelism().map_or(1, NonZero::get),
@@ -172,7 +173,9 @@ impl Recompressor {
             return Err(Reason::NoGain);
         }
         let head: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum();
-        if head + recipe * 2 + HEAD_MARGIN_BYTES > self.max_head_bytes {
+        let data = recipe.div_ceil(3) * 4;
+        let most = peer.head.map_or(self.max_head_bytes, |head| head.min(self.max_head_bytes));
+        if head + data + HEAD_MARGIN_BYTES > most {
             return Err(Reason::TooLarge);
         }
         Ok(lowered)
@@ -251,7 +254,7 @@ fn decode(coded: Coded, body: &Bytes, limit: usize, exactly: Option<Peer>) -> Re
     let exact = match exactly {
         None => None,
         Some(peer) => {
-            let found = exact::find(coding, body, &decoded, |encoder| peer.has(encoder));
+            let found = exact::find(coding, body, &decoded, peer.max_recipe_bytes(), |encoder| peer.has(encoder));
             let (encoder, recipe) = found.ok_or(Reason::NotReproducible)?;
             Some(Exact { encoder, length: body.len(), crc: crc32c::crc32c(body), recipe })
         }

@@ -8,6 +8,7 @@ use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier, verif
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::{OutboundTls, files, provider};
@@ -25,10 +26,7 @@ pub(crate) struct ClientTls {
 impl ClientTls {
     /// Reads all files. `protocols` is what can be spoken inside (ALPN).
     pub(crate) fn load(files: &OutboundTls, protocols: &[&[u8]]) -> Result<Self, String> {
-        if let Some(name) = &files.server_name {
-            ServerName::try_from(name.as_str())
-                .map_err(|_| format!("--out-tls-server-name {name:?} is neither a name nor an IP address"))?;
-        }
+        check_name(files)?;
         let protocols: Arc<[Vec<u8>]> = protocols.iter().map(|name| name.to_vec()).collect();
         let current = Arc::new(RwLock::new(build(files, &protocols)?));
         Ok(Self { server_name: files.server_name.clone(), files: Arc::new(files.clone()), protocols, current })
@@ -53,6 +51,33 @@ impl ClientTls {
     }
 }
 
+/// All that is wrong with the files, and what goes with them.
+pub(crate) fn problems(files: &OutboundTls) -> Vec<String> {
+    let verifier = if files.insecure { None } else { Verifier::new(files).err() };
+    let own = own_certificate(files).err().unwrap_or_default();
+    check_name(files).err().into_iter().chain(verifier).chain(own).collect()
+}
+
+fn check_name(files: &OutboundTls) -> Result<(), String> {
+    let Some(name) = &files.server_name else { return Ok(()) };
+    let checked = ServerName::try_from(name.as_str());
+    checked.map(drop).map_err(|_| format!("--out-tls-server-name {name:?} is neither a name nor an IP address"))
+}
+
+/// What is shown to a peer that asks for a certificate, if anything is.
+fn own_certificate(files: &OutboundTls) -> Result<Option<CertifiedKey>, Vec<String>> {
+    let (cert_flag, key_flag) = ("--out-tls-cert", "--out-tls-key");
+    let missing = match (&files.cert, &files.key) {
+        (None, None) => return Ok(None),
+        (Some(cert), Some(key)) => return files::certified_key((cert, cert_flag), (key, key_flag)).map(Some),
+        (Some(_), None) => key_flag,
+        (None, Some(_)) => cert_flag,
+    };
+    let alone = format!("{cert_flag} and {key_flag} go together: {missing} is missing; give both, or neither");
+    let unreadable = files::unreadable_files((&files.cert, cert_flag), (&files.key, key_flag));
+    Err([vec![alone], unreadable].concat())
+}
+
 fn build(files: &OutboundTls, protocols: &[Vec<u8>]) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -62,13 +87,9 @@ fn build(files: &OutboundTls, protocols: &[Vec<u8>]) -> Result<Arc<ClientConfig>
     } else {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(files)?))
     };
-    let mut config = match (&files.cert, &files.key) {
-        (None, None) => builder.with_no_client_auth(),
-        (Some(cert), Some(key)) => {
-            let key = files::certified_key((cert, "--out-tls-cert"), (key, "--out-tls-key"))?;
-            builder.with_client_cert_resolver(Arc::new(Own(Arc::new(key))))
-        }
-        _ => return Err("--out-tls-cert and --out-tls-key go together: give both, or neither".to_owned()),
+    let mut config = match own_certificate(files).map_err(|wrong| wrong.join("; "))? {
+        None => builder.with_no_client_auth(),
+        Some(key) => builder.with_client_cert_resolver(Arc::new(Own(Arc::new(key)))),
     };
     config.alpn_protocols = protocols.to_vec();
     config.resumption = Resumption::in_memory_sessions(1024);
@@ -164,10 +185,10 @@ fn system_authorities() -> Result<(Arc<RootCertStore>, Vec<CertificateDer<'stati
 
 /// The one certificate that there is to show.
 #[derive(Debug)]
-struct Own(Arc<rustls::sign::CertifiedKey>);
+struct Own(Arc<CertifiedKey>);
 
 impl ResolvesClientCert for Own {
-    fn resolve(&self, _authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+    fn resolve(&self, _authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.key.choose_scheme(schemes).map(|_| self.0.clone())
     }
 

@@ -1,7 +1,7 @@
 //! Certificates and keys from PEM files, with errors that tell which file and which flag.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -57,21 +57,41 @@ fn private_key(path: &Path, flag: &str) -> Result<PrivateKeyDer<'static>, String
     })
 }
 
-/// A certificate with its key, which must belong together.
+/// A certificate with its key, which must belong together; or all that is wrong with them.
 pub(super) fn certified_key(
     (cert, cert_flag): (&Path, &str),
     (key, key_flag): (&Path, &str),
-) -> Result<CertifiedKey, String> {
-    let chain = certificates(cert, cert_flag)?;
-    let private = private_key(key, key_flag)?;
-    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
+) -> Result<CertifiedKey, Vec<String>> {
+    let (chain, private) = match (certificates(cert, cert_flag), private_key(key, key_flag)) {
+        (Ok(chain), Ok(private)) => (chain, private),
+        (chain, private) => return Err(chain.err().into_iter().chain(private.err()).collect()),
+    };
+    let certified = CertifiedKey::from_der(chain, private, &provider());
+    certified.map_err(|error| vec![why_not_certified(&error, (cert, cert_flag), (key, key_flag))])
+}
+
+fn why_not_certified(
+    error: &rustls::Error,
+    (cert, cert_flag): (&Path, &str),
+    (key, key_flag): (&Path, &str),
+) -> String {
+    match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => format!(
             "{key_flag} {} is not the key of {cert_flag} {}: give each certificate its own key, both lists in the same order",
             key.display(),
             cert.display()
         ),
         error => format!("{cert_flag} {} with {key_flag} {}: {error}", cert.display(), key.display()),
-    })
+    }
+}
+
+/// What is wrong with files of which it is not known which belong together.
+pub(super) fn unreadable_files<'p>(
+    (certs, cert_flag): (impl IntoIterator<Item = &'p PathBuf>, &str),
+    (keys, key_flag): (impl IntoIterator<Item = &'p PathBuf>, &str),
+) -> Vec<String> {
+    let certs = certs.into_iter().filter_map(|path| certificates(path, cert_flag).err());
+    certs.chain(keys.into_iter().filter_map(|path| private_key(path, key_flag).err())).collect()
 }
 
 /// The authorities of a PEM file.

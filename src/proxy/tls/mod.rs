@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 use super::acme::Autocert;
-pub(crate) use client::ClientTls;
+pub(crate) use client::{ClientTls, problems as client_problems};
 pub(crate) use files::validity_note;
 pub(crate) use server::{ServerTls, is_for_host, problems as server_problems};
 

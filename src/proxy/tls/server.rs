@@ -1,7 +1,7 @@
 //! TLS of a listener.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::verify_server_name;
@@ -84,7 +84,7 @@ fn build(
 ) -> Result<Built, String> {
     let resolver: Arc<dyn ResolvesServerCert> = match acme {
         Some(acme) => acme.clone(),
-        None => Arc::new(Certificates(read_all(files)?)),
+        None => Arc::new(Certificates(read(files).map_err(|wrong| wrong.join("; "))?)),
     };
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -133,34 +133,36 @@ type Chain = Arc<[Arc<CertifiedKey>]>;
 
 /// All that is wrong with the files, of those with certificates unless they are made on demand.
 pub(crate) fn problems(files: &InboundTls, is_on_demand: bool) -> Vec<String> {
-    let certificates =
-        if is_on_demand { Vec::new() } else { read(files).into_iter().filter_map(Result::err).collect() };
+    let certificates = if is_on_demand { Vec::new() } else { read(files).err().unwrap_or_default() };
     let authorities = files.client_ca.iter().filter_map(|path| verifier(path).err());
     certificates.into_iter().chain(authorities).chain(secrets(files).err()).collect()
 }
 
-/// Each certificate with its key, or what is wrong with it.
-fn read(files: &InboundTls) -> Vec<Result<Arc<CertifiedKey>, String>> {
+/// Each certificate with its key, or all that is wrong with them.
+fn read(files: &InboundTls) -> Result<Chain, Vec<String>> {
     let InboundTls { certs, keys, .. } = files;
+    let (cert_flag, key_flag) = ("--in-tls-cert", "--in-tls-key");
     if certs.len() != keys.len() {
-        return vec![Err(format!(
-            "--in-tls-cert lists {} and --in-tls-key {}: each certificate needs its key, both lists in the same order",
+        let unequal = format!(
+            "{cert_flag} lists {} and {key_flag} {}: each certificate needs its key, both lists in the same order",
             count(certs.len(), "file"),
             count(keys.len(), "file")
-        ))];
+        );
+        let unreadable = files::unreadable_files((certs, cert_flag), (keys, key_flag));
+        return Err([vec![unequal], unreadable].concat());
     }
     if certs.is_empty() {
-        return vec![Err(NO_CERTIFICATE.to_owned())];
+        return Err(vec![NO_CERTIFICATE.to_owned()]);
     }
-    let read = |(cert, key): (&PathBuf, &PathBuf)| {
-        let key = files::certified_key((cert, "--in-tls-cert"), (key, "--in-tls-key"))?;
-        Ok(Arc::new(key))
-    };
-    certs.iter().zip(keys).map(read).collect()
-}
-
-fn read_all(files: &InboundTls) -> Result<Chain, String> {
-    read(files).into_iter().collect()
+    let pairs = certs.iter().zip(keys);
+    let (mut chain, mut wrong) = (Vec::new(), Vec::new());
+    for read in pairs.map(|(cert, key)| files::certified_key((cert, cert_flag), (key, key_flag))) {
+        match read {
+            Ok(key) => chain.push(Arc::new(key)),
+            Err(problems) => wrong.extend(problems),
+        }
+    }
+    if wrong.is_empty() { Ok(chain.into()) } else { Err(wrong) }
 }
 
 /// Checks clients' certificates by the authorities of this file.
