@@ -159,8 +159,9 @@ impl<E: Endpoint> Carrier<E> {
                 true
             }
         };
-        if self.endpoint.drops_output() && self.error.is_none() && !self.is_lent {
-            // It must not keep anybody waiting for the peer to read it.
+        let has_output = !self.output.is_empty() && !self.is_lent;
+        if has_output && !self.has_closed_channel && self.endpoint.drops_output() && self.error.is_none() {
+            // It must not keep anybody waiting for the peer to read it. Where all has left, TLS still ends in order.
             self.output.clear();
             self.written = 0;
             self.writing.end();

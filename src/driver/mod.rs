@@ -45,6 +45,6 @@ pub use error::ClientError;
 pub(crate) use memory::Charge;
 pub use memory::MemoryBudget;
 pub use options::{ClientOptions, Deadline, Overflow, ServerOptions, request_timeout};
-pub use server::{Peer, PeerAddr};
+pub use server::{LinkRefused, Peer, PeerAddr};
 #[cfg(feature = "httptp")]
 pub(crate) use socket::set_up;

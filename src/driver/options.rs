@@ -433,7 +433,8 @@ impl ServerOptions {
         self
     }
 
-    /// Most links at once: a further one is closed when it is accepted. Default 10,000.
+    /// Most links at once: a further one is closed when it is accepted, which `on_link_refused` of the server tells.
+    /// Default 10,000.
     #[must_use]
     pub fn links(mut self, links: usize) -> Self {
         self.links = links;

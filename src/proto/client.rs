@@ -192,11 +192,7 @@ impl ClientConnection {
         let frame = self.link.send(|batch, limits| write_request(batch, id.get(), request, limits))?;
         // The response cannot come first: nothing has been transmitted (R-register-before-write).
         let to_head = request.method() == Method::HEAD;
-        while let Some((before, _)) = self.link.role.unsent.front()
-            && self.link.has_begun(*before)
-        {
-            self.link.role.unsent.pop_front();
-        }
+        Client::forget_sent(&mut self.link);
         self.link.role.register(id, Slot { is_pending: true, to_head, deadline, frame });
         Ok(RequestId(id))
     }
@@ -412,6 +408,20 @@ impl Client {
         !link.has_begun(*frame) && link.role.slots.get(id).is_some_and(is_pending)
     }
 
+    /// Drops from `unsent` what has been transmitted, and keeps it in proportion to the requests: where the first one waits
+    /// for long, many can come behind it and be given up.
+    fn forget_sent(link: &mut Link<Self>) {
+        while let Some((before, _)) = link.role.unsent.front()
+            && link.has_begun(*before)
+        {
+            link.role.unsent.pop_front();
+        }
+        let Self { unsent, slots, pending, .. } = &mut link.role;
+        if unsent.len() > 2 * *pending + 64 {
+            unsent.retain(|(frame, id)| slots.get(id).is_some_and(|slot| slot.is_pending && slot.frame == *frame));
+        }
+    }
+
     fn register(&mut self, id: NonZeroU32, slot: Slot) {
         self.last_id = id.get();
         self.pending += 1;
@@ -575,5 +585,28 @@ impl Role for Client {
             }
         }
         Self::limit_abandoned(link);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test takes one real time as the base of its virtual ones")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_up_behind_one_that_waits_is_forgotten() {
+        let now = Instant::now();
+        let request = Request::get("http://h.example/").body(Bytes::new()).unwrap();
+        let mut client = ClientConnection::new(ClientConfig::default(), now);
+        let first = client.send_request(now, &request, None).unwrap();
+        for _ in 0..10_000 {
+            let next = client.send_request(now, &request, None).unwrap();
+            assert_eq!(client.oldest_unsent(), Some(first));
+            assert!(client.cancel(now, next));
+        }
+        assert!(client.link.role.unsent.len() < 100, "{} of 1", client.link.role.unsent.len());
+        let second = client.send_request(now, &request, None).unwrap();
+        assert!(client.cancel(now, first));
+        assert_eq!(client.oldest_unsent(), Some(second));
     }
 }

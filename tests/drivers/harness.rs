@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use httpteleport::driver::{ClientError, ClientOptions, Deadline, Peer, ServerOptions, smol as tasks, thread};
+use httpteleport::driver::{
+    ClientError, ClientOptions, Deadline, LinkRefused, Peer, PeerAddr, ServerOptions, smol as tasks, thread,
+};
 use httpteleport::proto::{Compression, ConnectionError, Stats};
 use smol::Executor;
 use socket2::{Domain, Socket, Type};
@@ -71,6 +73,7 @@ pub trait Server: Clone + Send + Sync + 'static {
     fn serve_error(&self, listener: TcpListener) -> io::Error;
     fn serve_unix(&self, listener: std::os::unix::net::UnixListener, handler: Handler) -> Ended;
     fn on_link_start(&self, f: impl Fn() + Send + Sync + 'static);
+    fn on_link_refused(&self, f: impl Fn(&PeerAddr, LinkRefused) + Send + Sync + 'static);
     fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static);
     fn stats(&self) -> Stats;
     fn shutdown(&self, deadline: Instant);
@@ -217,6 +220,10 @@ impl Server for tasks::Server {
         tasks::Server::on_link_start(self, move |_, _| f());
     }
 
+    fn on_link_refused(&self, f: impl Fn(&PeerAddr, LinkRefused) + Send + Sync + 'static) {
+        tasks::Server::on_link_refused(self, f);
+    }
+
     fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static) {
         tasks::Server::on_link_end(self, f);
     }
@@ -322,6 +329,10 @@ impl Server for thread::Server {
 
     fn on_link_start(&self, f: impl Fn() + Send + Sync + 'static) {
         thread::Server::on_link_start(self, move |_, _| f());
+    }
+
+    fn on_link_refused(&self, f: impl Fn(&PeerAddr, LinkRefused) + Send + Sync + 'static) {
+        thread::Server::on_link_refused(self, f);
     }
 
     fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static) {

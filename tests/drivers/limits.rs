@@ -1,12 +1,15 @@
 //! What is too late and what is too much.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
-use httpteleport::driver::{ClientError, ClientOptions, MemoryBudget, Overflow, ServerOptions, request_timeout};
+use httpteleport::driver::{
+    ClientError, ClientOptions, LinkRefused, MemoryBudget, Overflow, ServerOptions, request_timeout,
+};
 use httpteleport::proto::{Compression, Limits, SendError};
 
 use crate::harness::*;
@@ -17,6 +20,17 @@ fn silent_server() -> String {
         stream.write_all(HELLO).unwrap();
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     })
+}
+
+/// Why links of a server were refused.
+fn refusals_of(server: &impl Server) -> Arc<Mutex<Vec<LinkRefused>>> {
+    let refused = Arc::new(Mutex::new(Vec::new()));
+    let told = refused.clone();
+    server.on_link_refused(move |peer, why| {
+        assert!(peer.ip().is_some());
+        told.lock().unwrap().push(why);
+    });
+    refused
 }
 
 both! {
@@ -335,7 +349,8 @@ both! {
     fn quiet_links_leave_memory_to_those_that_ask<D>() {
         // R-limit-memory
         let budget = MemoryBudget::new(2 << 20);
-        let (_server, addr) = D::server(ServerOptions::default().memory_budget(budget.clone()), |request, _| echo(request));
+        let (server, addr) = D::server(ServerOptions::default().memory_budget(budget.clone()), |request, _| echo(request));
+        let refused = refusals_of(&server);
         let client = D::client(&addr, ClientOptions::default());
         client.request(post("x"), LONG).unwrap();
         // Others have been answered once, and say no more, until there is room for no more of them.
@@ -346,7 +361,10 @@ both! {
         }
         assert!(quiet.len() < 10);
         let too_many = D::client(&addr, ClientOptions::default());
+        assert_eq!(refused.lock().unwrap()[..], []);
         assert!(matches!(too_many.request(post("x"), LONG), Err(ClientError::Link { maybe_delivered: false, .. })));
+        let refused = refused.lock().unwrap().clone();
+        assert!(!refused.is_empty() && refused.iter().all(|why| *why == LinkRefused::NoMemory), "{refused:?}");
         for _ in 0..3 {
             let response = client.request(post(vec![b'x'; 100_000]), LONG).unwrap();
             assert_eq!(response.status(), StatusCode::OK);
@@ -356,6 +374,18 @@ both! {
         let another = D::client(&addr, ClientOptions::default());
         assert_eq!(another.request(post("x"), LONG).unwrap().status(), StatusCode::OK);
         assert_eq!(budget.shed(), 0);
+    }
+
+    fn whoever_runs_a_server_is_told_of_links_that_it_refuses<D>() {
+        let (server, addr) = D::server(ServerOptions::default().links(1), |request, _| echo(request));
+        let refused = refusals_of(&server);
+        let client = D::client(&addr, ClientOptions::default());
+        client.request(post("x"), LONG).unwrap();
+        assert!(matches!(TcpStream::connect(&addr).unwrap().read(&mut [0]), Ok(0) | Err(_)));
+        assert_eq!(refused.lock().unwrap()[..], [LinkRefused::TooMany(1)]);
+        // Whoever comes when it shuts down is nobody's concern.
+        server.shutdown(soon());
+        assert_eq!(refused.lock().unwrap().len(), 1);
     }
 
     fn a_link_that_has_failed_keeps_nobody_until_the_peer_reads<D>() {

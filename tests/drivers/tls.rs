@@ -128,6 +128,16 @@ both! {
         }
     }
 
+    fn a_client_that_ends_an_idle_link_ends_tls_in_order<D>() {
+        let authority = Authority::new();
+        let (server, addr) = D::server(authority.server(), |request, _| echo(request));
+        let ends = ends_of(&server);
+        let client = D::client(&addr, authority.client().idle_timeout(S));
+        client.request(post("x"), LONG).unwrap();
+        eventually("the end of the link", || !ends.lock().unwrap().is_empty());
+        assert_eq!(ends.lock().unwrap()[..], ["in order: "]);
+    }
+
     fn large_bodies_both_ways<D>() {
         let authority = Authority::new();
         let (_server, addr) = D::server(authority.server(), |request, _| echo(request));

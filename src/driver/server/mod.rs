@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Request;
 
-pub use peer::{Peer, PeerAddr};
+pub use peer::{LinkRefused, Peer, PeerAddr};
 pub(super) use reply::Reply;
 pub(super) use session::Session;
 #[cfg(feature = "tower")]
@@ -24,7 +24,7 @@ pub(super) use waiting::text;
 
 use super::carrier::Patience;
 use super::crowd::{Crowd, Member};
-use super::mailbox::{Mailbox, lock};
+use super::mailbox::{Mailbox, lock, unharmed};
 use super::memory::MemoryBudget;
 use super::options::ServerOptions;
 use crate::proto::{Compression, ConnectionError, Stats};
@@ -37,6 +37,7 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) type Dispatch = Arc<dyn Fn(Request<Bytes>, Peer, Reply) + Send + Sync>;
 
 type LinkStart = Box<dyn Fn(&Peer, Compression) + Send + Sync>;
+type LinkRefusal = Box<dyn Fn(&PeerAddr, LinkRefused) + Send + Sync>;
 type LinkEnd = Box<dyn Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync>;
 
 /// What the clones of a server share.
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     stats: Mutex<Stats>,
     on_link_start: OnceLock<LinkStart>,
     on_link_end: OnceLock<LinkEnd>,
+    on_link_refused: OnceLock<LinkRefusal>,
     links: Mutex<Links>,
     /// Every link is one of them.
     alive: Crowd,
@@ -81,6 +83,7 @@ impl Shared {
             stats: Mutex::default(),
             on_link_start: OnceLock::new(),
             on_link_end: OnceLock::new(),
+            on_link_refused: OnceLock::new(),
             links: Mutex::default(),
             alive: Crowd::default(),
             has_stopped: AtomicBool::new(false),
@@ -100,6 +103,10 @@ impl Shared {
         let _ = self.on_link_end.set(Box::new(f));
     }
 
+    pub(super) fn set_on_link_refused(&self, f: impl Fn(&PeerAddr, LinkRefused) + Send + Sync + 'static) {
+        let _ = self.on_link_refused.set(Box::new(f));
+    }
+
     pub(super) fn stats(&self) -> Stats {
         *lock(&self.stats)
     }
@@ -112,8 +119,19 @@ impl Shared {
     /// A place among the links; none if there are too many, or no memory for more, or the server shuts down.
     pub(super) fn admit(self: &Arc<Self>, addr: PeerAddr) -> Option<Admitted> {
         let mut links = lock(&self.links);
+        if self.has_stopped() {
+            return None;
+        }
         let is_crowded = self.options.memory.as_ref().is_some_and(MemoryBudget::is_crowded);
-        if self.has_stopped() || is_crowded || links.mailboxes.len() >= self.options.links {
+        let refused = match self.options.links {
+            most if links.mailboxes.len() >= most => Some(LinkRefused::TooMany(most)),
+            _ => is_crowded.then_some(LinkRefused::NoMemory),
+        };
+        if let Some(refused) = refused {
+            drop(links);
+            if let Some(tell) = self.on_link_refused.get() {
+                unharmed(|| tell(&addr, refused));
+            }
             return None;
         }
         links.next += 1;

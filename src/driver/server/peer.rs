@@ -64,6 +64,25 @@ impl fmt::Display for PeerAddr {
     }
 }
 
+/// Why a server closes a link as soon as it is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkRefused {
+    /// There are so many, which is the limit: [`ServerOptions::links`](crate::driver::ServerOptions::links).
+    TooMany(usize),
+    /// Compression of those that there are takes what it may of the [`MemoryBudget`](crate::driver::MemoryBudget).
+    NoMemory,
+}
+
+impl fmt::Display for LinkRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany(links) => write!(f, "{links} links are up, which is the limit"),
+            Self::NoMemory => f.write_str("the links that are up take half of the memory budget for compression"),
+        }
+    }
+}
+
 impl From<SocketAddr> for PeerAddr {
     fn from(addr: SocketAddr) -> Self {
         Self::Ip(addr)

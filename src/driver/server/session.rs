@@ -134,6 +134,10 @@ impl Session {
         while self.limits.front().is_some_and(|(_, number)| !self.running.contains_key(number)) {
             self.limits.pop_front();
         }
+        // Behind one that runs for long, many can come and end.
+        if self.limits.len() > 2 * self.running.len() + 64 {
+            self.limits.retain(|(_, number)| self.running.contains_key(number));
+        }
     }
 
     /// Answers for the handlers that have taken too long.
@@ -299,5 +303,53 @@ impl Endpoint for Session {
     fn held_bytes(&self) -> usize {
         // Those of requests in handlers are among the connection's.
         self.connection.held_bytes() + self.oneway_bytes + self.waiting.bytes()
+    }
+}
+
+#[cfg(all(test, feature = "smol"))]
+#[allow(clippy::disallowed_methods, reason = "a test takes one real time as the base of its virtual ones")]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::super::{PeerAddr, Shared};
+    use super::*;
+    use crate::driver::options::{ServerOptions, request_timeout};
+    use crate::proto::{ClientConfig, ClientConnection};
+
+    #[test]
+    fn limits_of_handlers_that_have_ended_are_forgotten() {
+        let now = Instant::now();
+        let options = ServerOptions::default().handler_timeout(Duration::from_secs(60), request_timeout("late"));
+        // The first handler runs on.
+        let first = Mutex::new(None);
+        let dispatch: Dispatch = Arc::new(move |_, _, reply: Reply| {
+            let mut first = lock(&first);
+            match *first {
+                None => *first = Some(reply),
+                Some(_) => reply.send(Response::default()),
+            }
+        });
+        let place = Arc::new(Shared::new(options)).admit(PeerAddr::Unix).unwrap();
+        let mut session = Session::new(place, dispatch, now);
+        let mut client = ClientConnection::new(ClientConfig::default(), now);
+        let mut channel = Channel::default();
+        for _ in 0..1000 {
+            let request = Request::get("http://h.example/").body(Bytes::new()).unwrap();
+            client.send_request(now, &request, None).unwrap();
+            let (mut up, mut down) = (Vec::new(), Vec::new());
+            client.poll_transmit(now, &mut up);
+            assert_eq!(session.connection.handle_input(now, &up), up.len());
+            session.deliver_events(now, &mut channel).unwrap();
+            let _ = session.poll_commands(&mut Context::from_waker(std::task::Waker::noop()));
+            session.take_commands(now);
+            session.connection.poll_transmit(now, &mut down);
+            assert_eq!(client.handle_input(now, &down), down.len());
+            while client.poll_event().is_some() {}
+        }
+        assert_eq!(client.pending_requests(), 1);
+        assert!(session.limits.len() < 100, "{} of 1", session.limits.len());
+        session.handle_timeout(now + Duration::from_secs(60));
+        assert!(session.limits.is_empty() && session.running.is_empty());
     }
 }

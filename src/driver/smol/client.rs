@@ -92,7 +92,7 @@ impl Client {
         self.callers.send(request, deadline.into(), true).await.map(drop)
     }
 
-    /// How many requests wait for their outcome.
+    /// How many requests wait for their outcome, or have one that their caller has not taken yet.
     pub fn pending_requests(&self) -> usize {
         self.callers.pending_requests()
     }

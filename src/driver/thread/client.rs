@@ -82,7 +82,7 @@ impl Client {
         wait(self.callers.send(request, deadline.into(), true)).map(drop)
     }
 
-    /// How many requests wait for their outcome.
+    /// How many requests wait for their outcome, or have one that their caller has not taken yet.
     pub fn pending_requests(&self) -> usize {
         self.callers.pending_requests()
     }

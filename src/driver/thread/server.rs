@@ -10,7 +10,7 @@ use http::{Request, Response};
 
 use super::super::options::ServerOptions;
 use super::super::pool::Pool;
-use super::super::server::{ACCEPT_PAUSE, Dispatch, Peer, Reply, Session, Shared};
+use super::super::server::{ACCEPT_PAUSE, Dispatch, LinkRefused, Peer, PeerAddr, Reply, Session, Shared};
 use super::super::timed::Until;
 use super::carry::carry;
 use super::stream::{Listener, Stream};
@@ -100,6 +100,12 @@ impl Server {
     /// failed with, if it did. Only the first call counts.
     pub fn on_link_end(&self, f: impl Fn(&Peer, Option<&ConnectionError>, Option<&io::Error>) + Send + Sync + 'static) {
         self.shared.set_on_link_end(f);
+    }
+
+    /// Sets what is called with each link that is closed as soon as it is accepted, for logs: who wanted it, and why it was
+    /// refused. Its client cannot learn that. Only the first call counts.
+    pub fn on_link_refused(&self, f: impl Fn(&PeerAddr, LinkRefused) + Send + Sync + 'static) {
+        self.shared.set_on_link_refused(f);
     }
 
     /// What all links have carried, ended ones included.
