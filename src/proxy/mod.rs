@@ -307,6 +307,11 @@ async fn serve_links(
     let strangers = Arc::new(Strangers::default());
     let links = strangers.clone();
     server.on_link_start(move |peer, compression| links.note_link(&peer.addr, name(compression)));
+    let (refusals, refused) = (strangers.clone(), handler.clone());
+    server.on_link_refused(move |peer, why| {
+        refused.counters.refused_links.fetch_add(1, Ordering::Relaxed);
+        refusals.note_refused(peer, why);
+    });
     server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(&peer.addr, error, transport));
     let answer = move |mut request: Request<Bytes>, peer: Peer| {
         let handler = handler.clone();
@@ -393,6 +398,7 @@ impl StatsReader {
             forbidden_connections: load(&self.gate.forbidden),
             excess_connections: load(&self.gate.excess),
             headerless_connections: load(&self.gate.headerless),
+            refused_links: load(&counters.refused_links),
             requests: load(&counters.requests),
             responses: load(&counters.responses),
             refused: load(&counters.refused),
@@ -463,6 +469,8 @@ pub struct ProxyStats {
     pub excess_connections: u64,
     /// Connections closed because they had to begin with a header of the PROXY protocol and did not.
     pub headerless_connections: u64,
+    /// Links closed because those that are up take what they may of the [budget](ProxyConfig::memory_budget).
+    pub refused_links: u64,
     /// Requests begun.
     pub requests: u64,
     /// Requests answered with the upstream's response.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustls::InvalidMessage;
 use tracing::{debug, info, warn};
 
-use crate::driver::PeerAddr;
+use crate::driver::{LinkRefused, PeerAddr};
 use crate::proto::{ConnectionError, ErrorKind};
 
 /// Between two warnings of one kind: a health check that knocks each second is to be seen, not to fill the log.
@@ -46,6 +46,11 @@ impl Strangers {
     pub(crate) fn note_link(&self, peer: &PeerAddr, compression: &str) {
         let line = format_args!("link from {peer}: up, requests compressed with {compression}");
         if self.is_news("up", Instant::now()) { info!("{line}") } else { debug!("{line}") }
+    }
+
+    /// There was no room for another link.
+    pub(crate) fn note_refused(&self, peer: &PeerAddr, why: LinkRefused) {
+        self.warn("refused", format_args!("link from {peer} refused: {why}; give the proxy more (--memory-budget)"));
     }
 
     /// A link to a teleport port ended.
