@@ -1,7 +1,7 @@
 //! Whether a caller's connection is worth keeping: judged once in an idle time-out, not by a timer for each request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What a caller must take of an answer each second, lest that counts as nothing.
@@ -16,9 +16,20 @@ pub(crate) struct Activity {
     answered: AtomicU64,
     /// Whose answer has left, as far as hyper has asked for it.
     ended: AtomicU64,
+    /// A part of a head has come.
+    in_head: AtomicBool,
 }
 
 impl Activity {
+    /// Whether a request is on its way of whose head a part has come.
+    pub(crate) fn is_in_head(&self) -> bool {
+        self.in_head.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_in_head(&self, in_head: bool) {
+        self.in_head.store(in_head, Ordering::Relaxed);
+    }
+
     /// Whether every request that has begun has an answer that hyper has taken whole.
     pub(crate) fn is_idle(&self) -> bool {
         self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed)

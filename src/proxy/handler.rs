@@ -111,6 +111,11 @@ impl Handler {
         }
     }
 
+    /// Whether the proxy was told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
     /// Requests whose answer has not left yet.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)

@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a header of the PROXY protocol may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections may wait to be accepted.
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
 /// Where a proxy listens.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -364,7 +364,7 @@ pub struct StatsReader {
 impl StatsReader {
     /// Whether it was told to stop: then nobody new should come.
     pub fn is_stopping(&self) -> bool {
-        self.handler.is_stopping.load(Ordering::Relaxed)
+        self.handler.is_stopping()
     }
 
     /// The figures now.

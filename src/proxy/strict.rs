@@ -7,12 +7,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use memchr::memchr;
 use smol::io::{AsyncRead, AsyncWrite};
 
+use super::activity::Activity;
 use super::counted::Counted;
 use crate::driver::Charge;
 
@@ -29,6 +31,7 @@ const LINE_BYTES: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Strict {
     stream: Counted,
+    activity: Arc<Activity>,
     guard: Guard,
     /// What is left to be read instead of what comes.
     poison: Option<&'static [u8]>,
@@ -41,9 +44,9 @@ pub(crate) struct Strict {
 
 impl Strict {
     /// `base` is what the connection takes in any case.
-    pub(crate) fn new(stream: Counted, mut charge: Charge, base: usize) -> Self {
+    pub(crate) fn new(stream: Counted, activity: Arc<Activity>, mut charge: Charge, base: usize) -> Self {
         charge.set(base);
-        Self { stream, guard: Guard::default(), poison: None, ahead: Bytes::new(), charge, base }
+        Self { stream, activity, guard: Guard::default(), poison: None, ahead: Bytes::new(), charge, base }
     }
 
     pub(crate) fn into_inner(self) -> Counted {
@@ -95,6 +98,7 @@ impl AsyncRead for Strict {
         let good = self.guard.pass(&buf[..n]);
         let held = self.base + self.guard.head_bytes;
         self.charge.set(held);
+        self.activity.set_in_head(self.guard.head_bytes > 0);
         if self.guard.head_bytes > FREE_HEAD_BYTES && self.charge.budget().is_full() {
             self.charge.budget().note_shed();
             return Poll::Ready(Err(io::Error::other("there is no memory for its head")));
