@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Body;
 use smol::Timer;
 use smol::future::FutureExt;
@@ -152,6 +152,23 @@ impl Handler {
             }
             Err(refusal) => (Err(refusal), None),
         };
+        (self.answer(line, outcome), slot)
+    }
+
+    /// Answers a request that cannot be forwarded, as its listener has found out. A connection of HTTP/1 ends.
+    pub(crate) fn refuse<B>(&self, request: &Request<B>, status: StatusCode, reason: String) -> Response<Bytes> {
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let line = self.access_log.then(|| AccessLine::of(request, Instant::now()));
+        let refusal = Refusal::new(status, reason);
+        let ends = request.version() < Version::HTTP_2;
+        self.answer(line, Err(if ends { refusal.closing() } else { refusal }))
+    }
+
+    fn answer(
+        &self,
+        line: Option<AccessLine>,
+        outcome: Result<(Response<Bytes>, Arc<Upstream>), Refusal>,
+    ) -> Response<Bytes> {
         let (response, upstream, reason) = match outcome {
             Ok((response, upstream)) => {
                 self.counters.responses.fetch_add(1, Ordering::Relaxed);
@@ -168,7 +185,7 @@ impl Handler {
         if let Some(line) = line {
             line.log(response.status(), response.body().len(), upstream.as_deref(), reason.as_deref());
         }
-        (response, slot)
+        response
     }
 
     async fn forward<B>(

@@ -9,10 +9,9 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsStream, server};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -32,6 +31,7 @@ use super::counted::{Counted, Counts};
 use super::handler::Handler;
 use super::hyper_io::HyperIo;
 use super::listen::{self, Arrival, Listener};
+use super::request_head;
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
 use super::strict::Strict;
@@ -234,13 +234,16 @@ impl Shared {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
                 let (shared, busy) = (shared.clone(), Busy::begin(&activity));
-                let refusal = shared.refuse_large(&request);
                 let is_http1 = request.version() < Version::HTTP_2;
+                let refusal = match is_http1 {
+                    true => activity.refusal().map(|refused| (refused.status, refused.reason.to_string())),
+                    false => shared.refuse_large(&request),
+                };
                 let request = shared.introduce(request, &peer);
                 // hyper keeps room for one in each connection, also while it is idle.
                 Box::pin(async move {
                     let (mut response, slot) = match refusal {
-                        Some(refusal) => (refusal, None),
+                        Some((status, reason)) => (shared.handler.refuse(&request, status, reason), None),
                         None => shared.handler.handle(request).await,
                     };
                     if is_http1 && shared.handler.is_stopping() {
@@ -270,7 +273,8 @@ impl Shared {
             }
             return;
         }
-        let (mut io, mut service) = (Strict::new(stream, activity, charge, CONNECTION_BYTES), service);
+        let (mut io, mut service) =
+            (Strict::new(stream, activity.clone(), self.max_head_bytes, charge, CONNECTION_BYTES), service);
         // hyper would close at once what is idle.
         let finish = |_: Pin<&mut _>| ();
         loop {
@@ -303,7 +307,9 @@ impl Shared {
                 End::Cut | End::Over(_) => {
                     if let End::Over(Err(error)) = end {
                         debug!("caller {peer}: {error}");
-                        self.strangers.note_on_http(&peer, &parts.read_buf);
+                    }
+                    if let Some(refused) = activity.refusal() {
+                        self.strangers.note_on_http(&peer, &refused.beginning);
                     }
                     Box::pin(linger(io.into_inner().into_inner())).await;
                     return;
@@ -312,18 +318,10 @@ impl Shared {
         }
     }
 
-    /// The answer to a head that is too large. Of HTTP/1 hyper has given it.
-    fn refuse_large(&self, request: &Request<Incoming>) -> Option<Response<Bytes>> {
-        let is_large = || head_bytes(request) > self.max_head_bytes || request.headers().len() > MAX_HEADER_COUNT;
-        if request.version() != Version::HTTP_2 || !is_large() {
-            return None;
-        }
-        let limit = self.max_head_bytes;
-        let mut refusal = Response::new(Bytes::from(format!(
-            "httptp: the request has a head larger than {limit} bytes (--in-max-header-size) or more than {MAX_HEADER_COUNT} fields\n"
-        )));
-        *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Some(refusal)
+    /// The answer to a head of HTTP/2 that is too large.
+    fn refuse_large(&self, request: &Request<Incoming>) -> Option<(StatusCode, String)> {
+        let is_large = head_bytes(request) > self.max_head_bytes || request.headers().len() > MAX_HEADER_COUNT;
+        is_large.then(|| (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, request_head::large(self.max_head_bytes)))
     }
 
     /// Has the request say who sent it, and say in HTTP/1's way what HTTP/2 says in its own.

@@ -42,6 +42,7 @@ mod process;
 mod proxy_header;
 mod recompress;
 mod record;
+mod request_head;
 mod stranger;
 mod stream;
 mod strict;

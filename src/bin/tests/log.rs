@@ -143,6 +143,20 @@ fn the_access_log_has_a_line_for_each_request() {
     assert_eq!((&line["status"], &line["upstream"]), (&405.into(), &Value::Null));
     assert_eq!(line["id"], "7f-\"3");
     assert!(line["reason"].as_str().unwrap().contains("--in-get-only"));
+
+    // Such as nobody can read, too, with what can be told of them.
+    for (request, method, target) in [
+        ("PUT /two?x HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", "PUT", "/two?x"),
+        ("GET /\u{1} HTTP/1.1\r\nHost: h\r\n\r\n", "GET", "*"),
+        ("\u{16}\u{3}\u{1}", "-", "*"),
+    ] {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let line = program.next(is_request);
+        assert_eq!((&line["method"], &line["target"], &line["status"]), (&method.into(), &target.into(), &400.into()));
+        assert!(line["reason"].is_string());
+        assert_eq!(line["from"], stream.local_addr().unwrap().to_string());
+    }
 }
 
 #[test]
