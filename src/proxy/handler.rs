@@ -316,7 +316,8 @@ impl Handler {
         }
         fields::settle_target(&mut parts, &self.default_host)
             .map_err(|reason| closing_if_unread(Refusal::new(StatusCode::BAD_REQUEST, reason)))?;
-        let bodiless = fields::is_bodiless(&parts.method);
+        // Only a link has no place for it.
+        let bodiless = fields::is_bodiless(&parts.method) && (self.by_links || self.upstreams.are_links());
         let limit = if bodiless { 0 } else { self.max_request_body };
         let body = if has_no_body { Bytes::new() } else { self.read_body(body, limit, &parts.method, charge).await? };
         fields::strip_hop_by_hop(&mut parts.headers);
@@ -363,7 +364,7 @@ impl Handler {
         result.map_err(|error| {
             let (status, reason) = match error {
                 CollectError::NoMemory => return Refusal::no_memory().closing(),
-                CollectError::TooLong if fields::is_bodiless(method) => (
+                CollectError::TooLong if limit == 0 && fields::is_bodiless(method) => (
                     StatusCode::BAD_REQUEST,
                     format!("a {method} request with a body cannot be carried: a link has no place for it"),
                 ),
