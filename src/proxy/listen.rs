@@ -173,7 +173,7 @@ impl Listener {
         Ok(match &self.socket {
             Listening::Tcp(listener) => {
                 let (stream, addr) = listener.accept().await?;
-                (stream.into(), addr.into())
+                (stream.into(), canonical(addr).into())
             }
             Listening::Unix(listener, _) => (listener.accept().await?.0.into(), PeerAddr::Unix),
         })
@@ -240,7 +240,7 @@ impl Arrival {
             Err(HeaderError::Io(io::Error::new(io::ErrorKind::TimedOut, "it took too long")))
         };
         match proxy_header::read(&mut self.socket).or(limit).await {
-            Ok(Some(client)) => Some((self.socket, client.into())),
+            Ok(Some(client)) => Some((self.socket, canonical(client).into())),
             Ok(None) => Some((self.socket, self.peer)),
             Err(error) => {
                 gate.note_headerless(&self.peer, &error);
@@ -272,6 +272,11 @@ impl LinkListener for Links {
             }
         }
     }
+}
+
+/// An IPv4 client of a socket that takes both has an IPv6 address that stands for its own, which is the one to tell.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 /// Listens on `HOST:PORT` or, as in Go, on `:PORT` for all IPv4 addresses.

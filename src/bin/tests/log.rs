@@ -170,7 +170,8 @@ fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy()
     let mut far = Program::start(&["--in-type=teleport", "--out-type=http", &out, "--expvar-addr=", "--access-log"]);
     let out = format!("--out={}", far.next(addr_in));
     let mut near = Program::start(&[&out, "--expvar-addr=", "--access-log", "--in-proxy-protocol"]);
-    let mut stream = TcpStream::connect(near.next(addr_in)).unwrap();
+    let near_addr = near.next(addr_in);
+    let mut stream = TcpStream::connect(near_addr).unwrap();
     // A balancer tells of 192.0.2.7:5000, which has connected to 192.0.2.1:80.
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend([192, 0, 2, 7, 192, 0, 2, 1, 0x13, 0x88, 0, 80]);
@@ -180,6 +181,19 @@ fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy()
     let from = |line: &Value| (line["message"] == "request").then(|| line["from"].as_str().unwrap().to_owned());
     assert_eq!(near.next(from), "192.0.2.7:5000");
     assert!(far.next(from).starts_with("127.0.0.1:"));
+    // The same client as an IPv6 address that stands for it.
+    let mut stream = TcpStream::connect(near_addr).unwrap();
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
+    for client in [[192, 0, 2, 7], [192, 0, 2, 1]] {
+        header.extend([0; 10]);
+        header.extend([0xff, 0xff]);
+        header.extend(client);
+    }
+    header.extend([0x13, 0x88, 0, 80]);
+    stream.write_all(&header).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    assert_eq!(near.next(from), "192.0.2.7:5000");
 }
 
 /// A directory of its own, removed when dropped.
