@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ use crate::proto::Limits;
 
 /// What a message takes besides its fields and body: the task that waits for it, mostly.
 const MESSAGE_BYTES: usize = 2 * 1024;
+
+/// The statuses that a link carries (R-write-no-interim).
+const FINAL: RangeInclusive<u16> = 200..=599;
 
 /// Takes requests from a listener and answers every one of them.
 #[derive(Debug)]
@@ -271,6 +275,10 @@ impl Handler {
             return Err(Refusal::of(&UpstreamError::Response(why), Some(upstream)));
         }
         let status = response.status();
+        if self.by_links && !FINAL.contains(&status.as_u16()) {
+            let why = format!("its response has the status {}, and a link carries 200 to 599 only", status.as_u16());
+            return Err(Refusal::of(&UpstreamError::Response(why), Some(upstream)));
+        }
         fields::strip_hop_by_hop(response.headers_mut());
         fields::settle_response_length(&method, status, response.headers_mut());
         Ok((response, upstream))
