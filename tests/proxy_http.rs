@@ -11,6 +11,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use common::{Caller, Origin, Running, http_config, http_proxy};
+use httpteleport::proxy::{Inbound, Kind, ProxyConfig};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -270,9 +271,15 @@ fn a_refusal_reaches_a_caller_that_is_still_sending() {
 }
 
 #[test]
-fn get_and_head_with_a_body_are_refused_with_the_reason() {
+fn get_and_head_with_a_body_are_refused_with_the_reason_where_there_is_a_link() {
     let origin = Origin::answering(|_| OK.into());
-    let proxy = http_proxy(origin.addr());
+    let far = Running::start(ProxyConfig {
+        inbound: Inbound { kind: Kind::Teleport, ..http_config(origin.addr()).inbound },
+        ..http_config(origin.addr())
+    });
+    let mut config = http_config(far.addr());
+    config.outbound.kind = Kind::Teleport;
+    let proxy = Running::start(config);
     for request in [
         "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi",
         "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
@@ -294,6 +301,36 @@ fn get_and_head_with_a_body_are_refused_with_the_reason() {
         let seen = origin.next_request();
         assert_eq!((seen.field("content-length"), seen.field("transfer-encoding")), (None, None));
     }
+}
+
+#[test]
+fn get_and_head_with_a_body_pass_from_http_to_http() {
+    let origin = Origin::answering(|request| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", request.body.len(), request.body)
+    });
+    let proxy = http_proxy(origin.addr());
+    let mut caller = Caller::of(&proxy);
+    assert_eq!(caller.exchange("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok").body, "ok");
+    for request in [
+        "GET /_search HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi",
+        "GET /_search HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    ] {
+        assert_eq!(caller.exchange(request).body, "hi");
+    }
+    // Whoever does not read it takes it for a request, so nobody else's follows it.
+    for _ in 0..3 {
+        let seen = origin.next_request();
+        let is_get = seen.start_line.starts_with("GET");
+        assert_eq!(seen.field("connection").as_deref(), is_get.then_some("close"));
+        assert_eq!(seen.field("content-length").as_deref(), Some("2"));
+    }
+    caller.send("HEAD / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi");
+    assert_eq!(caller.read("HEAD").status, 200);
+    assert_eq!(caller.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status, 200);
+    assert_eq!(origin.connections(), 4, "the first one is used for the first GET, too");
+    // The limit is that of every body.
+    let answer = caller.exchange("GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 8000000\r\n\r\n");
+    assert_eq!(answer.status, 413);
 }
 
 #[test]

@@ -382,3 +382,18 @@ fn an_upstream_that_says_no_hello_is_told_from_a_slow_one() {
     assert_eq!(answer.status, 502);
     assert!(answer.body.contains("hello"), "{}", answer.body);
 }
+
+#[test]
+fn a_status_that_a_link_has_no_place_for_is_502_and_says_whose_it_was() {
+    let origin = Origin::answering(|request| {
+        let status = if request.start_line.contains("/odd") { 600 } else { 599 };
+        format!("HTTP/1.1 {status} Odd\r\nContent-Length: 0\r\n\r\n")
+    });
+    let pair = Pair::before(&origin);
+    let mut caller = pair.caller();
+    assert_eq!(caller.exchange(&get("/")).status, 599);
+    let answer = caller.exchange(&get("/odd"));
+    assert_eq!(answer.status, 502);
+    let upstream = format!("httptp: upstream {}: ", origin.addr());
+    assert!(answer.body.starts_with(&upstream) && answer.body.contains("600"), "{}", answer.body);
+}

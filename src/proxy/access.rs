@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::config::{Inbound, Kind};
 use super::stranger::Strangers;
@@ -57,7 +57,7 @@ pub(crate) struct Place(Arc<Gate>);
 impl Gate {
     pub(crate) fn new(config: &Inbound) -> Self {
         Self {
-            allowed: IpNet::aggregate(&config.allow_ip),
+            allowed: IpNet::aggregate(&config.allow_ip.iter().map(canonical).collect::<Vec<_>>()),
             max_open: config.max_conns,
             open: AtomicUsize::new(0),
             forbidden: AtomicU64::new(0),
@@ -104,6 +104,14 @@ impl Gate {
         let line = format_args!("connection from {peer}: closed, {why} (--in-proxy-protocol)");
         self.log.warn("no proxy header", line);
     }
+}
+
+/// A network of IPv6 addresses that stand for IPv4 ones is the network of those.
+fn canonical(network: &IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let IpNet::V6(mapped) = network else { return *network };
+    let v4 = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(MAPPED_BITS));
+    v4.and_then(|(addr, prefix)| Ipv4Net::new(addr, prefix).ok()).map_or(*network, IpNet::V4)
 }
 
 impl Drop for Place {
@@ -244,6 +252,17 @@ mod tests {
         }
         assert_eq!(gate.forbidden.load(Ordering::Relaxed), 5);
         assert!(gate.admit(&PeerAddr::Unix).is_none(), "it has no address to be allowed by");
+    }
+
+    #[test]
+    fn a_network_may_be_written_in_either_family() {
+        let gate = gate(&["::ffff:10.0.0.0/104", "::ffff:192.0.2.7/128"], 0);
+        for inside in ["10.1.2.3:1", "[::ffff:10.0.0.1]:1", "192.0.2.7:1"] {
+            assert!(gate.admit(&peer(inside)).is_some(), "{inside}");
+        }
+        for outside in ["11.0.0.1:1", "192.0.2.8:1", "[::1]:1"] {
+            assert!(gate.admit(&peer(outside)).is_none(), "{outside}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Whether a caller's connection is worth keeping: judged once in an idle time-out, not by a timer for each request.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use super::request_head::Refused;
 
 /// What a caller must take of an answer each second, lest that counts as nothing.
 const LEAST_RATE: f64 = 256.0;
@@ -16,9 +18,34 @@ pub(crate) struct Activity {
     answered: AtomicU64,
     /// Whose answer has left, as far as hyper has asked for it.
     ended: AtomicU64,
+    /// A part of a head has come.
+    in_head: AtomicBool,
+    /// Which request is refused, counted from 1, and why. It is the last one.
+    refused: OnceLock<Box<(u64, Refused)>>,
 }
 
 impl Activity {
+    /// Whether a request is on its way of whose head a part has come.
+    pub(crate) fn is_in_head(&self) -> bool {
+        self.in_head.load(Ordering::Relaxed)
+    }
+
+    /// The request with this number, counted from 1, is refused, and a stand-in comes in its place.
+    pub(crate) fn refuse(&self, number: u64, refused: Refused) {
+        // There is only one: nothing is read after it.
+        let _ = self.refused.set(Box::new((number, refused)));
+    }
+
+    /// Why the request that has begun last is refused, if it is.
+    pub(crate) fn refusal(&self) -> Option<&Refused> {
+        let (number, refused) = &**self.refused.get()?;
+        (*number == self.begun.load(Ordering::Relaxed)).then_some(refused)
+    }
+
+    pub(crate) fn set_in_head(&self, in_head: bool) {
+        self.in_head.store(in_head, Ordering::Relaxed);
+    }
+
     /// Whether every request that has begun has an answer that hyper has taken whole.
     pub(crate) fn is_idle(&self) -> bool {
         self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed)

@@ -3,13 +3,14 @@
 
 use std::error::Error;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Body;
 use smol::Timer;
 use smol::future::FutureExt;
@@ -30,6 +31,9 @@ use crate::proto::Limits;
 
 /// What a message takes besides its fields and body: the task that waits for it, mostly.
 const MESSAGE_BYTES: usize = 2 * 1024;
+
+/// The statuses that a link carries (R-write-no-interim).
+const FINAL: RangeInclusive<u16> = 200..=599;
 
 /// Takes requests from a listener and answers every one of them.
 #[derive(Debug)]
@@ -111,6 +115,11 @@ impl Handler {
         }
     }
 
+    /// Whether the proxy was told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
     /// Requests whose answer has not left yet.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
@@ -147,6 +156,23 @@ impl Handler {
             }
             Err(refusal) => (Err(refusal), None),
         };
+        (self.answer(line, outcome), slot)
+    }
+
+    /// Answers a request that cannot be forwarded, as its listener has found out. A connection of HTTP/1 ends.
+    pub(crate) fn refuse<B>(&self, request: &Request<B>, status: StatusCode, reason: String) -> Response<Bytes> {
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let line = self.access_log.then(|| AccessLine::of(request, Instant::now()));
+        let refusal = Refusal::new(status, reason);
+        let ends = request.version() < Version::HTTP_2;
+        self.answer(line, Err(if ends { refusal.closing() } else { refusal }))
+    }
+
+    fn answer(
+        &self,
+        line: Option<AccessLine>,
+        outcome: Result<(Response<Bytes>, Arc<Upstream>), Refusal>,
+    ) -> Response<Bytes> {
         let (response, upstream, reason) = match outcome {
             Ok((response, upstream)) => {
                 self.counters.responses.fetch_add(1, Ordering::Relaxed);
@@ -164,7 +190,7 @@ impl Handler {
         if let Some(line) = line {
             line.log(response.status(), response.body().len(), upstream.as_deref(), reason.as_deref());
         }
-        (response, slot)
+        response
     }
 
     async fn forward<B>(
@@ -250,6 +276,10 @@ impl Handler {
             return Err(Refusal::of(&UpstreamError::Response(why), Some(upstream)));
         }
         let status = response.status();
+        if self.by_links && !FINAL.contains(&status.as_u16()) {
+            let why = format!("its response has the status {}, and a link carries 200 to 599 only", status.as_u16());
+            return Err(Refusal::of(&UpstreamError::Response(why), Some(upstream)));
+        }
         fields::strip_hop_by_hop(response.headers_mut());
         fields::settle_response_length(&method, status, response.headers_mut());
         Ok((response, upstream))
@@ -295,7 +325,8 @@ impl Handler {
         }
         fields::settle_target(&mut parts, &self.default_host)
             .map_err(|reason| closing_if_unread(Refusal::new(StatusCode::BAD_REQUEST, reason)))?;
-        let bodiless = fields::is_bodiless(&parts.method);
+        // Only a link has no place for it.
+        let bodiless = fields::is_bodiless(&parts.method) && (self.by_links || self.upstreams.are_links());
         let limit = if bodiless { 0 } else { self.max_request_body };
         let body = if has_no_body { Bytes::new() } else { self.read_body(body, limit, &parts.method, charge).await? };
         fields::strip_hop_by_hop(&mut parts.headers);
@@ -342,7 +373,7 @@ impl Handler {
         result.map_err(|error| {
             let (status, reason) = match error {
                 CollectError::NoMemory => return Refusal::no_memory().closing(),
-                CollectError::TooLong if fields::is_bodiless(method) => (
+                CollectError::TooLong if limit == 0 && fields::is_bodiless(method) => (
                     StatusCode::BAD_REQUEST,
                     format!("a {method} request with a body cannot be carried: a link has no place for it"),
                 ),

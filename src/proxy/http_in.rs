@@ -9,10 +9,9 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsStream, server};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -31,7 +30,8 @@ use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
 use super::handler::Handler;
 use super::hyper_io::HyperIo;
-use super::listen::{self, Listener};
+use super::listen::{self, Arrival, Listener};
+use super::request_head;
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
 use super::strict::Strict;
@@ -42,6 +42,8 @@ use crate::driver::PeerAddr;
 const LINGER: Duration = Duration::from_secs(1);
 /// An HTTP/1 connection that is quiet for so long, or twice, rests: nothing is kept for it but its socket.
 const REST_AFTER: Duration = Duration::from_secs(5);
+/// How long a connection that nothing was asked on stays when the proxy stops: its caller may just be asking.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take if the certificate has to be made first.
@@ -79,8 +81,9 @@ struct Shared {
 /// What a connection listens to besides its peer. Each is said by closing the channel.
 #[derive(Clone)]
 struct Signals {
-    /// End after the request in hand.
+    /// End after the request in hand, or after the grace if there is none.
     finish: Receiver<()>,
+    grace: Duration,
     /// End now.
     abort: Receiver<()>,
     /// Dropped when the connection is over.
@@ -122,13 +125,14 @@ impl HttpIn {
         Self { listener, connection: Arc::new(shared), executor }
     }
 
-    /// Accepts until `stop` ends; then the requests in hand have `drain` to end.
+    /// Accepts until `stop` ends; then the requests in hand have `drain` to end, and such as come within the grace.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>, drain: Duration) {
         let (finish_tx, finish) = smol::channel::bounded(1);
         let (abort_tx, abort) = smol::channel::bounded(1);
         let (open, all_closed) = smol::channel::bounded::<()>(1);
-        let signals = Signals { finish, abort, _open: open };
+        let signals = Signals { finish, grace: GRACE.min(drain), abort, _open: open };
         self.accept(&signals).or(stop).await;
+        self.accept_waiting(&signals).await;
         drop(self.listener);
         drop(signals);
         drop(finish_tx);
@@ -146,34 +150,52 @@ impl HttpIn {
     async fn accept(&self, signals: &Signals) {
         loop {
             match self.listener.accept().await {
-                Ok(arrival) => {
-                    let (shared, signals) = (self.connection.clone(), signals.clone());
-                    if shared.handler.memory().is_full() {
-                        // It would take more, if only for a head.
-                        shared.handler.memory().note_shed();
-                        continue;
-                    }
-                    shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
-                    let run = async move {
-                        let stopped = async {
-                            // Nobody has asked for anything yet.
-                            let _ = signals.finish.recv().await;
-                            None
-                        };
-                        // What comes before HTTP, and other kinds of it, must not make room in every connection's task.
-                        let open = Box::pin(async {
-                            let (socket, peer) = arrival.open().await?;
-                            Some((shared.secure(socket, &peer).await?, peer))
-                        });
-                        if let Some((stream, peer)) = open.or(stopped).await {
-                            shared.serve(stream, peer, signals).await;
-                        }
-                    };
-                    self.executor.spawn(run).detach();
-                }
+                Ok(arrival) => self.begin(arrival, signals),
                 Err(error) => listen::pause(&error).await,
             }
         }
+    }
+
+    /// Accepts what waits already. Their callers are connected, and many have sent a request: when the socket is closed the
+    /// system resets them all. A socket that was handed over and stays open elsewhere would keep them for the next process,
+    /// but whether there is either is not to be seen from here, and nothing is lost by an answer from this one.
+    async fn accept_waiting(&self, signals: &Signals) {
+        // Not for ever, should they come faster than they are accepted.
+        for _ in 0..listen::BACKLOG {
+            match smol::future::poll_once(self.listener.accept()).await {
+                Some(Ok(arrival)) => self.begin(arrival, signals),
+                Some(Err(_)) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Serves a connection, in a task of its own.
+    fn begin(&self, arrival: Arrival, signals: &Signals) {
+        let (shared, signals) = (self.connection.clone(), signals.clone());
+        if shared.handler.memory().is_full() {
+            // It would take more, if only for a head.
+            shared.handler.memory().note_shed();
+            return;
+        }
+        shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let run = async move {
+            let stopped = async {
+                // Nobody has asked for anything yet.
+                let _ = signals.finish.recv().await;
+                Timer::after(signals.grace).await;
+                None
+            };
+            // What comes before HTTP, and other kinds of it, must not make room in every connection's task.
+            let open = Box::pin(async {
+                let (socket, peer) = arrival.open().await?;
+                Some((shared.secure(socket, &peer).await?, peer))
+            });
+            if let Some((stream, peer)) = open.or(stopped).await {
+                shared.serve(stream, peer, signals).await;
+            }
+        };
+        self.executor.spawn(run).detach();
     }
 }
 
@@ -212,14 +234,22 @@ impl Shared {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
                 let (shared, busy) = (shared.clone(), Busy::begin(&activity));
-                let refusal = shared.refuse_large(&request);
+                let is_http1 = request.version() < Version::HTTP_2;
+                let refusal = match is_http1 {
+                    true => activity.refusal().map(|refused| (refused.status, refused.reason.to_string())),
+                    false => shared.refuse_large(&request),
+                };
                 let request = shared.introduce(request, &peer);
                 // hyper keeps room for one in each connection, also while it is idle.
                 Box::pin(async move {
-                    let (response, slot) = match refusal {
-                        Some(refusal) => (refusal, None),
+                    let (mut response, slot) = match refusal {
+                        Some((status, reason)) => (shared.handler.refuse(&request, status, reason), None),
                         None => shared.handler.handle(request).await,
                     };
+                    if is_http1 && shared.handler.is_stopping() {
+                        // The caller goes elsewhere, and is told before it asks for more.
+                        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
                     Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
                 })
             })
@@ -228,10 +258,11 @@ impl Shared {
             signals,
             idle_timeout: self.idle_timeout,
             is_http2,
-            activity,
+            activity: activity.clone(),
             counts,
             patience: Patience::new(self.idle_timeout),
             look_at: Instant::now() + self.idle_timeout,
+            grace_ends: None,
         };
         if is_http2 {
             charge.set(CONNECTION_BYTES);
@@ -242,8 +273,10 @@ impl Shared {
             }
             return;
         }
-        let (mut io, mut service) = (Strict::new(stream, charge, CONNECTION_BYTES), service);
-        let finish = http1::Connection::graceful_shutdown;
+        let (mut io, mut service) =
+            (Strict::new(stream, activity.clone(), self.max_head_bytes, charge, CONNECTION_BYTES), service);
+        // hyper would close at once what is idle.
+        let finish = |_: Pin<&mut _>| ();
         loop {
             let mut connection = Box::new(self.http1.serve_connection(HyperIo::new(io).vectored(is_plain), service));
             let end = watch.run(Pin::new(&mut *connection), finish).await;
@@ -265,10 +298,18 @@ impl Shared {
                     io.set_base(CONNECTION_BYTES);
                 }
                 End::Idle => io.unread(parts.read_buf),
+                End::Quiet => {
+                    // Nothing was sent that could be lost: the proxy need not wait for it.
+                    drop(watch);
+                    Box::pin(linger(io.into_inner().into_inner())).await;
+                    return;
+                }
                 End::Cut | End::Over(_) => {
                     if let End::Over(Err(error)) = end {
                         debug!("caller {peer}: {error}");
-                        self.strangers.note_on_http(&peer, &parts.read_buf);
+                    }
+                    if let Some(refused) = activity.refusal() {
+                        self.strangers.note_on_http(&peer, &refused.beginning);
                     }
                     Box::pin(linger(io.into_inner().into_inner())).await;
                     return;
@@ -277,18 +318,10 @@ impl Shared {
         }
     }
 
-    /// The answer to a head that is too large. Of HTTP/1 hyper has given it.
-    fn refuse_large(&self, request: &Request<Incoming>) -> Option<Response<Bytes>> {
-        let is_large = || head_bytes(request) > self.max_head_bytes || request.headers().len() > MAX_HEADER_COUNT;
-        if request.version() != Version::HTTP_2 || !is_large() {
-            return None;
-        }
-        let limit = self.max_head_bytes;
-        let mut refusal = Response::new(Bytes::from(format!(
-            "httptp: the request has a head larger than {limit} bytes (--in-max-header-size) or more than {MAX_HEADER_COUNT} fields\n"
-        )));
-        *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Some(refusal)
+    /// The answer to a head of HTTP/2 that is too large.
+    fn refuse_large(&self, request: &Request<Incoming>) -> Option<(StatusCode, String)> {
+        let is_large = head_bytes(request) > self.max_head_bytes || request.headers().len() > MAX_HEADER_COUNT;
+        is_large.then(|| (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, request_head::large(self.max_head_bytes)))
     }
 
     /// Has the request say who sent it, and say in HTTP/1's way what HTTP/2 says in its own.
@@ -372,6 +405,8 @@ struct Watch {
     patience: Patience,
     /// When patience is due to look.
     look_at: Instant,
+    /// When an HTTP/1 connection ends unless there is a request, since the proxy stops.
+    grace_ends: Option<Instant>,
 }
 
 impl Watch {
@@ -390,7 +425,11 @@ impl Watch {
         poll_fn(|cx| {
             if !is_finishing && finish_signal.as_mut().poll(cx).is_ready() {
                 is_finishing = true;
-                finish(connection.as_mut());
+                if self.is_http2 {
+                    finish(connection.as_mut());
+                } else {
+                    tick.set_at(self.begin_grace());
+                }
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(End::Over(result));
@@ -418,6 +457,9 @@ impl Watch {
                     return Poll::Ready(End::Idle);
                 }
             }
+            if self.grace_ends.is_some_and(|end| Instant::now() >= end && self.is_quiet()) {
+                return Poll::Ready(End::Quiet);
+            }
             Poll::Pending
         })
         .await
@@ -432,11 +474,11 @@ impl Watch {
             if let Poll::Ready(read) = io.poll_readable(cx) {
                 return Poll::Ready(read.unwrap_or(false));
             }
-            if finish_signal.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(false);
+            if self.grace_ends.is_none() && finish_signal.as_mut().poll(cx).is_ready() {
+                tick.set_at(self.begin_grace());
             }
             if Pin::new(&mut tick).poll(cx).is_ready() {
-                if self.is_given_up() {
+                if self.is_given_up() || self.grace_ends.is_some_and(|end| Instant::now() >= end) {
                     return Poll::Ready(false);
                 }
                 tick.set_at(self.look_at);
@@ -445,6 +487,17 @@ impl Watch {
             Poll::Pending
         })
         .await
+    }
+
+    /// The proxy stops: when to look whether there is still a request.
+    fn begin_grace(&mut self) -> Instant {
+        let end = *self.grace_ends.get_or_insert_with(|| Instant::now() + self.signals.grace);
+        end.min(self.look_at)
+    }
+
+    /// Whether nothing is in hand, and all answers have left.
+    fn is_quiet(&self) -> bool {
+        self.activity.is_idle() && !self.activity.is_in_head() && !self.counts.is_blocked()
     }
 
     /// Whether nothing has happened for too long, if it is time to look.
@@ -462,8 +515,10 @@ impl Watch {
 enum End {
     /// By itself: what hyper says.
     Over(hyper::Result<()>),
-    /// It was idle for too long, or the proxy stops.
+    /// It was idle for too long, or the proxy has stopped.
     Cut,
+    /// The proxy stops, and nobody has asked for anything.
+    Quiet,
     /// It has not: there is only nothing to do.
     Idle,
 }

@@ -93,6 +93,7 @@ impl Pool {
         request: Request<Bytes>,
         deadline: Option<Instant>,
     ) -> Result<Response<Bytes>, UpstreamError> {
+        let is_last = has_odd_body(&request);
         let request = prepare(request);
         let (conn, response) = match self.send_on_idle(request, deadline).await {
             Attempt::Answered(answer) => answer,
@@ -118,7 +119,9 @@ impl Pool {
             delivered: Delivered::Answered,
         };
         let response = before(deadline, self.collect(response), cut).await?;
-        self.check_in(conn);
+        if !is_last {
+            self.check_in(conn);
+        }
         Ok(response)
     }
 
@@ -265,9 +268,19 @@ async fn sweep(pool: Weak<Inner>) {
     }
 }
 
+/// Whether a server may take the body for the next request: some do not read the body of a GET. Then that is nobody
+/// else's, for the connection ends.
+fn has_odd_body(request: &Request<Bytes>) -> bool {
+    fields::is_bodiless(request.method()) && !request.body().is_empty()
+}
+
 /// Gives the request the length of its body, where a length is called for.
 fn prepare(request: Request<Bytes>) -> Request<Full<Bytes>> {
+    let is_last = has_odd_body(&request);
     let (mut parts, body) = request.into_parts();
+    if is_last {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let expects_body = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
     if body.is_empty() && !expects_body {
         parts.headers.remove(header::CONTENT_LENGTH);

@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a header of the PROXY protocol may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections may wait to be accepted.
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
 /// Where a proxy listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl Listener {
         Ok(match &self.socket {
             Listening::Tcp(listener) => {
                 let (stream, addr) = listener.accept().await?;
-                (stream.into(), addr.into())
+                (stream.into(), canonical(addr).into())
             }
             Listening::Unix(listener, _) => (listener.accept().await?.0.into(), PeerAddr::Unix),
         })
@@ -245,7 +245,7 @@ impl Arrival {
             Err(HeaderError::Io(io::Error::new(io::ErrorKind::TimedOut, "it took too long")))
         };
         match proxy_header::read(&mut self.socket).or(limit).await {
-            Ok(Some(client)) => Some((self.socket, client.into())),
+            Ok(Some(client)) => Some((self.socket, canonical(client).into())),
             Ok(None) => Some((self.socket, self.peer)),
             Err(error) => {
                 gate.note_headerless(&self.peer, &error);
@@ -277,6 +277,11 @@ impl LinkListener for Links {
             }
         }
     }
+}
+
+/// An IPv4 client of a socket that takes both has an IPv6 address that stands for its own, which is the one to tell.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 /// Listens on `HOST:PORT` or, as in Go, on `:PORT` for all IPv4 addresses.

@@ -42,6 +42,7 @@ mod process;
 mod proxy_header;
 mod recompress;
 mod record;
+mod request_head;
 mod stranger;
 mod stream;
 mod strict;
@@ -386,7 +387,7 @@ pub struct StatsReader {
 impl StatsReader {
     /// Whether it was told to stop: then nobody new should come.
     pub fn is_stopping(&self) -> bool {
-        self.handler.is_stopping.load(Ordering::Relaxed)
+        self.handler.is_stopping()
     }
 
     /// The figures now.

@@ -143,6 +143,20 @@ fn the_access_log_has_a_line_for_each_request() {
     assert_eq!((&line["status"], &line["upstream"]), (&405.into(), &Value::Null));
     assert_eq!(line["id"], "7f-\"3");
     assert!(line["reason"].as_str().unwrap().contains("--in-get-only"));
+
+    // Such as nobody can read, too, with what can be told of them.
+    for (request, method, target) in [
+        ("PUT /two?x HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", "PUT", "/two?x"),
+        ("GET /\u{1} HTTP/1.1\r\nHost: h\r\n\r\n", "GET", "*"),
+        ("\u{16}\u{3}\u{1}", "-", "*"),
+    ] {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let line = program.next(is_request);
+        assert_eq!((&line["method"], &line["target"], &line["status"]), (&method.into(), &target.into(), &400.into()));
+        assert!(line["reason"].is_string());
+        assert_eq!(line["from"], stream.local_addr().unwrap().to_string());
+    }
 }
 
 #[test]
@@ -211,7 +225,8 @@ fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy()
     let mut far = Program::start(&["--in-type=teleport", "--out-type=http", &out, "--expvar-addr=", "--access-log"]);
     let out = format!("--out={}", far.next(addr_in));
     let mut near = Program::start(&[&out, "--expvar-addr=", "--access-log", "--in-proxy-protocol"]);
-    let mut stream = TcpStream::connect(near.next(addr_in)).unwrap();
+    let near_addr = near.next(addr_in);
+    let mut stream = TcpStream::connect(near_addr).unwrap();
     // A balancer tells of 192.0.2.7:5000, which has connected to 192.0.2.1:80.
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend([192, 0, 2, 7, 192, 0, 2, 1, 0x13, 0x88, 0, 80]);
@@ -221,6 +236,19 @@ fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy()
     let from = |line: &Value| (line["message"] == "request").then(|| line["from"].as_str().unwrap().to_owned());
     assert_eq!(near.next(from), "192.0.2.7:5000");
     assert!(far.next(from).starts_with("127.0.0.1:"));
+    // The same client as an IPv6 address that stands for it.
+    let mut stream = TcpStream::connect(near_addr).unwrap();
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
+    for client in [[192, 0, 2, 7], [192, 0, 2, 1]] {
+        header.extend([0; 10]);
+        header.extend([0xff, 0xff]);
+        header.extend(client);
+    }
+    header.extend([0x13, 0x88, 0, 80]);
+    stream.write_all(&header).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    assert_eq!(near.next(from), "192.0.2.7:5000");
 }
 
 /// A directory of its own, removed when dropped.
