@@ -231,7 +231,8 @@ fn examples_of_streams_are_delivered_as_their_frames_however_they_are_cut() {
         let mut bytes = b"httpteleport\0".to_vec();
         bytes.extend_from_slice(&[example.compression.code(), 0]);
         bytes.extend(bytes_of(example.entry("wire")));
-        let expected: Vec<_> = example.frames().into_iter().map(|(id, text)| (id, seen(&text))).collect();
+        let frames = example.frames().into_iter().filter(|(id, _)| example.from_client || *id != 0);
+        let expected: Vec<_> = frames.map(|(id, text)| (id, seen(&text))).collect();
         for cut in cuts(seed) {
             let (delivered, end) = if example.from_client {
                 deliver_requests(now, &bytes, cut)
@@ -275,7 +276,8 @@ fn deliver_responses(
     cut: impl Iterator<Item = usize>,
 ) -> Delivered {
     let mut client = client(Compression::None, now);
-    for (id, text) in frames {
+    // A response with id 0 answers nobody.
+    for (id, text) in frames.iter().filter(|(id, _)| *id != 0) {
         // Only answers to HEAD carry the field (R-head-length-only).
         let to_head = text.windows(22).any(|w| w == b"\r\nTeleport-Head-Length");
         client.set_next_id(*id);
@@ -283,15 +285,20 @@ fn deliver_responses(
         assert_eq!(client.send_request(now, &request, None).unwrap().get(), *id);
     }
     transmit(|out| client.poll_transmit(now, out));
-    let delivered = feed_client(&mut client, now, bytes, cut).into_iter();
-    let delivered = delivered.filter_map(|event| match event {
-        ClientEvent::Connected { .. } => None,
-        ClientEvent::Response { id, response } => Some((id.get(), response_message(&response))),
-        other => panic!("{other:?}"),
-    });
-    let delivered = delivered.collect();
+    let (mut delivered, mut end) = (Vec::new(), String::new());
+    for event in feed_client(&mut client, now, bytes, cut) {
+        match event {
+            ClientEvent::Connected { .. } => {}
+            ClientEvent::Response { id, response } => delivered.push((id.get(), response_message(&response))),
+            ClientEvent::Goodbye => assert!(frames.iter().any(|(id, _)| *id == 0)),
+            // It is done after a goodbye.
+            ClientEvent::Closed { .. } => end = client_line(&event),
+            other => panic!("{other:?}"),
+        }
+    }
     client.handle_eof(now);
-    (delivered, std::iter::from_fn(|| client.poll_event()).map(|e| client_line(&e)).collect())
+    end.extend(std::iter::from_fn(|| client.poll_event()).map(|e| client_line(&e)));
+    (delivered, end)
 }
 
 /// Id, level, who and file of a rule.
