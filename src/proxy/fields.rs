@@ -80,6 +80,8 @@ pub(crate) fn settle_target(parts: &mut Parts, default_host: &HeaderValue) -> Re
         let whole_server = parts.method == Method::OPTIONS && has_no_path(&parts.uri);
         let path = match parts.uri.path_and_query() {
             _ if whole_server => PathAndQuery::from_static("*"),
+            // Behind an authority and a fragment, it says this and holds nothing.
+            Some(path) if path.as_str() == "/" => PathAndQuery::from_static("/"),
             Some(path) if path.as_str().starts_with('/') => path.clone(),
             Some(path) => format!("/{}", path.as_str()).parse().map_err(|_| "the target is malformed")?,
             None => PathAndQuery::from_static("/"),
@@ -254,6 +256,7 @@ mod tests {
         assert_eq!(settled("GET", "http://x:81/a?b", v, &[("Host", "h")]), ok("/a?b", "x:81"));
         assert_eq!(settled("GET", "http://x", v, &[]), ok("/", "x"));
         assert_eq!(settled("GET", "http://x?q=1", v, &[]), ok("/?q=1", "x"));
+        assert_eq!(settled("GET", "http://x#f", v, &[]), ok("/", "x"));
         assert_eq!(settled("GET", "http://user:pass@x:81/", v, &[]), ok("/", "x:81"));
         assert_eq!(settled("OPTIONS", "http://x", v, &[]), ok("*", "x"));
         assert_eq!(settled("OPTIONS", "*", v, &[("Host", "h")]), ok("*", "h"));
