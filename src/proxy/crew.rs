@@ -1,7 +1,7 @@
 //! Threads that run the tasks of a proxy: as many of them at a time as there is work for.
 //!
 //! A task that is woken on one thread and runs on another costs both: a wake-up in the kernel, and memory that moves from
-//! core to core. Where one thread can do the work, two of them take a third more time for it (`benches/README.md`, threads).
+//! core to core. Where one thread can do the work, two of them take more time for it.
 
 use std::fs::File;
 use std::io;
