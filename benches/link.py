@@ -136,8 +136,10 @@ def stat(pid, field):
 
 
 def cpu(process):
-    """Seconds, user and system."""
-    return sum(stat(pid, 11) + stat(pid, 12) for pid in tree(process.pid)) / os.sysconf("SC_CLK_TCK")
+    """Seconds: in all, and those in the kernel."""
+    pids, second = tree(process.pid), os.sysconf("SC_CLK_TCK")
+    system = sum(stat(pid, 12) for pid in pids)
+    return (sum(stat(pid, 11) for pid in pids) + system) / second, system / second
 
 
 def peak_mb(process):
@@ -197,11 +199,12 @@ def measure(link, name, commands, args, scripts, log):
         before, cpus = link.counters(), [cpu(process) for process in processes]
         result = {"name": name, **load(link, addr, args.conns, args.seconds, scripts["full"])}
         counted = [after - begun for begun, after in zip(before, link.counters())]
-        used = [cpu(process) - begun for begun, process in zip(cpus, processes)]
+        used = [[now - then for then, now in zip(begun, cpu(process))] for begun, process in zip(cpus, processes)]
         n = max(result["requests"], 1)
         result.update(bytes_up=counted[0] / n, bytes_down=counted[2] / n, packets_up=counted[1] / n, packets_down=counted[3] / n)
         if processes:
-            result.update(far_cpu_us=used[0] / n * 1e6, near_cpu_us=used[1] / n * 1e6)
+            result.update(far_cpu_us=used[0][0] / n * 1e6, near_cpu_us=used[1][0] / n * 1e6)
+            result.update(kernel_cpu_us=(used[0][1] + used[1][1]) / n * 1e6)
             result.update(far_mb=peak_mb(processes[0]), near_mb=peak_mb(processes[1]))
         if args.paced:
             paced = load(link, addr, args.paced_conns, max(args.seconds // 2, 2), scripts["paced"])
@@ -216,6 +219,7 @@ COLUMNS = [
     ("paced_p50_ms", "paced p50", "{:.2f}"), ("paced_p99_ms", "paced p99", "{:.2f}"),
     ("bytes_up", "B up", "{:.1f}"), ("bytes_down", "B down", "{:.1f}"), ("packets_up", "pkt up", "{:.3f}"),
     ("packets_down", "pkt down", "{:.3f}"), ("near_cpu_us", "near us", "{:.1f}"), ("far_cpu_us", "far us", "{:.1f}"),
+    ("kernel_cpu_us", "kernel us", "{:.1f}"),
     ("near_mb", "near MB", "{:.1f}"), ("far_mb", "far MB", "{:.1f}"), ("errors", "errors", "{}"),
 ]
 
