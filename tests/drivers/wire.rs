@@ -238,11 +238,12 @@ both! {
         const SIZE: usize = 4 << 20;
         let limits = Limits { output_bytes: SIZE, ..Limits::default() };
         let options = ServerOptions::default().waiting_bytes(SIZE).compression(Compression::None).limits(limits);
-        let handled = Arc::new(AtomicUsize::new(0));
-        let count = handled.clone();
+        let (handled, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (count, end) = (handled.clone(), ended.clone());
         let (_server, addr) = D::server(options, move |_, _| {
             let number = count.fetch_add(1, Ordering::SeqCst) as u32;
             std::thread::sleep(if number < 10 { 500 * MS } else { 4 * S });
+            end.fetch_add(1, Ordering::SeqCst);
             Response::new(vec![b'x'; SIZE].into())
         });
         let mut stream = TcpStream::connect(addr).unwrap();
@@ -251,7 +252,8 @@ both! {
             stream.write_all(&[&id.to_le_bytes()[..], b"GET / HTTP/1.1\r\n\r\n"].concat()).unwrap();
         }
         // Meanwhile handlers fill what there is room for.
-        std::thread::sleep(4500 * MS);
+        eventually("the end of all handlers", || ended.load(Ordering::SeqCst) == 20);
+        std::thread::sleep(500 * MS);
         stream.shutdown(Shutdown::Write).unwrap();
         let mut received = Vec::new();
         stream.read_to_end(&mut received).unwrap();

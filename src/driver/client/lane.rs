@@ -57,7 +57,7 @@ impl Condition {
         self.set(now.checked_add(pause), false);
     }
 
-    fn set(&self, paused_until: Option<Instant>, is_up: bool) {
+    pub(super) fn set(&self, paused_until: Option<Instant>, is_up: bool) {
         *lock(&self.inner) = State { paused_until, is_up, is_leaving: false };
     }
 
@@ -123,7 +123,7 @@ impl Lane {
         &self.common.stats
     }
 
-    fn entrance(&self) -> &Entrance {
+    pub(super) fn entrance(&self) -> &Entrance {
         &self.common.lanes[self.number]
     }
 
@@ -371,7 +371,10 @@ impl<S, F: Future<Output = io::Result<S>> + Unpin> Timed for Dialling<'_, F> {
     type Output = io::Result<S>;
 
     fn poll_at(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<io::Result<S>> {
-        let _ = self.lane.poll(context);
+        if self.lane.poll(context).is_ready() && self.lane.has_failed {
+            // A caller may have come here just before this lane was known to dial again.
+            self.lane.move_out(now);
+        }
         self.lane.handle_timeout(now);
         if let Poll::Ready(stream) = Pin::new(&mut self.dial).poll(context) {
             return Poll::Ready(stream);

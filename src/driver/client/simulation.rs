@@ -399,6 +399,32 @@ fn what_waits_for_a_dial_that_fails_moves_to_a_lane_that_is_up_and_has_room() {
 }
 
 #[test]
+fn who_comes_to_a_lane_that_dials_again_goes_to_one_that_is_up() {
+    let (callers, next) = client(ClientOptions::default().links(2));
+    let send = || callers.send(Request::new(Bytes::new()), None.into(), false);
+    let _outcomes = [send(), send()];
+    let (mut up, mut down) = (next().unwrap(), next().unwrap());
+    let (mut now, mut context) = (Instant::now(), Context::from_waker(Waker::noop()));
+    for lane in [&mut up, &mut down] {
+        assert_eq!(lane.poll_at(now, &mut context), Poll::Ready(Step::Dial));
+    }
+    up.note_connected();
+    down.handle_dial_error(now, io::ErrorKind::ConnectionRefused.into());
+    now += Duration::from_secs(10);
+    let _late = {
+        // This one has chosen the lane before it knew.
+        down.entrance().condition.set(None, false);
+        while callers.next_lane() != 1 {}
+        send()
+    };
+    let down_load = || callers.common.lanes[1].load.load(Ordering::Relaxed);
+    let was_chosen = down_load() == 1;
+    let mut dialling = down.dial(now, std::future::pending::<io::Result<()>>());
+    assert!(dialling.poll_at(now, &mut context).is_pending());
+    assert_eq!((was_chosen, down_load()), (true, 0));
+}
+
+#[test]
 fn a_lane_that_cannot_be_started_harms_no_other_and_is_started_later() {
     // There is no thread to be had for the second one, at first.
     let lanes = Arc::new(Mutex::new(Vec::new()));
