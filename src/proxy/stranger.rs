@@ -68,7 +68,7 @@ impl Strangers {
             }
             Some(error) => {
                 let advice = teleport_advice(error.kind());
-                let why = transport.map_or_else(|| advice.to_owned(), |why| format!(": {why}"));
+                let why = why(advice, transport);
                 let kind = if advice.is_empty() { error.kind().code() } else { advice };
                 self.warn(kind, format_args!("link from {peer}: {error}{why}"));
             }
@@ -94,6 +94,14 @@ impl Strangers {
                 true
             }
         }
+    }
+}
+
+/// What stands behind an error: advice, or else what the transport says. Who needs advice may well reset the connection, too.
+fn why(advice: &str, transport: Option<&io::Error>) -> String {
+    match transport {
+        Some(transport) if advice.is_empty() => format!(": {transport}"),
+        _ => advice.to_owned(),
     }
 }
 
@@ -133,6 +141,15 @@ mod tests {
         assert!(on_http(b"\x16\x03\x01\x02\0").is_some_and(|a| a.contains("TLS")));
         assert!(on_http(b"PRI * HTTP/2.0\r\n").is_some_and(|a| a.contains("HTTP/2")));
         assert_eq!(on_http(b"GET / HTTP/9.1\r\n"), None);
+    }
+
+    #[test]
+    fn advice_is_given_also_to_who_resets_the_connection() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let tls = teleport_advice(&ErrorKind::HelloMagic(crate::proto::Stranger::Tls));
+        assert_eq!(why(tls, Some(&reset)), tls);
+        assert_eq!(why("", Some(&reset)), format!(": {reset}"));
+        assert_eq!(why("", None), "");
     }
 
     #[test]
