@@ -91,10 +91,10 @@ pub(super) struct Carrier<E> {
     output: Vec<u8>,
     /// How much of `output` the stream has taken.
     written: usize,
-    /// `output` is elsewhere, being written.
-    is_lent: bool,
-    /// How many bytes of memory are elsewhere, being written or read to.
-    lent_bytes: [usize; 2],
+    /// How many bytes of memory `output` takes while it is elsewhere, being written.
+    lent_output: Option<usize>,
+    /// The same of `input`, being read to.
+    lent_input: usize,
     /// What the link holds of the budget, if there is one.
     charge: Option<Charge>,
     /// Since when `output` is what it is.
@@ -127,8 +127,8 @@ impl<E: Endpoint> Carrier<E> {
             unread: 0..0,
             output: Vec::new(),
             written: 0,
-            is_lent: false,
-            lent_bytes: [0; 2],
+            lent_output: None,
+            lent_input: 0,
             told_since: Instant::now(),
             writing: WritePatience::new(patience.write_timeout),
             reading: ReadPatience::new(patience.read_timeout),
@@ -159,7 +159,7 @@ impl<E: Endpoint> Carrier<E> {
                 true
             }
         };
-        let has_output = !self.output.is_empty() && !self.is_lent;
+        let has_output = !self.output.is_empty() && self.lent_output.is_none();
         if has_output && !self.has_closed_channel && self.endpoint.drops_output() && self.error.is_none() {
             // It must not keep anybody waiting for the peer to read it. Where all has left, TLS still ends in order.
             self.output.clear();
@@ -175,7 +175,7 @@ impl<E: Endpoint> Carrier<E> {
         self.count_memory();
         // Who is still told something cannot answer it. What is written at once tells nothing about the peer: requests that
         // come now and then must not begin its time anew.
-        let is_under_way = !self.output.is_empty() || self.is_lent;
+        let is_under_way = !self.output.is_empty() || self.lent_output.is_some();
         let is_told = is_under_way && now.saturating_duration_since(self.told_since) > MOMENT;
         // Nor can anything come of who is not read.
         self.reading.watch(now, self.endpoint.awaits_peer() && !is_told && self.bears_input());
@@ -187,7 +187,7 @@ impl<E: Endpoint> Carrier<E> {
         let Some(charge) = &mut self.charge else { return };
         let connection = self.endpoint.connection();
         let codecs = connection.codec_bytes();
-        let buffers = self.input.len() + self.output.capacity() + self.lent_bytes.iter().sum::<usize>();
+        let buffers = self.input.len() + self.output.capacity() + self.lent_output.unwrap_or(0) + self.lent_input;
         let messages = connection.buffered_bytes() - codecs + self.endpoint.held_bytes();
         charge.set(buffers + self.channel.buffered_bytes() + messages);
         charge.set_codecs(codecs);
@@ -227,7 +227,7 @@ impl<E: Endpoint> Carrier<E> {
 
     /// Asks for more output once the stream has taken all: what comes meanwhile shares the next batch.
     fn refill(&mut self, now: Instant) {
-        if !self.output.is_empty() || self.is_lent || self.error.is_some() {
+        if !self.output.is_empty() || self.lent_output.is_some() || self.error.is_some() {
             return;
         }
         let connection = self.endpoint.connection_mut();
@@ -265,7 +265,7 @@ impl<E: Endpoint> Carrier<E> {
 
     /// Whether all is said.
     fn has_closed(&self) -> bool {
-        let is_written = self.output.is_empty() && !self.is_lent;
+        let is_written = self.output.is_empty() && self.lent_output.is_none();
         self.endpoint.is_over() && is_written && (self.error.is_some() || self.has_closed_channel)
     }
 
@@ -302,16 +302,14 @@ impl<E: Endpoint> Carrier<E> {
     /// [`handle_written_of`](Self::handle_written_of) must follow.
     #[cfg(feature = "thread")]
     pub(super) fn lend_output(&mut self) -> (Vec<u8>, usize) {
-        self.is_lent = true;
-        self.lent_bytes[0] = self.output.capacity();
+        self.lent_output = Some(self.output.capacity());
         (std::mem::take(&mut self.output), self.written)
     }
 
     /// Gives back what was lent, with what came of writing it. It is dropped if the stream has failed meanwhile.
     #[cfg(feature = "thread")]
     pub(super) fn handle_written_of(&mut self, output: Vec<u8>, now: Instant, written: io::Result<usize>) {
-        self.is_lent = false;
-        self.lent_bytes[0] = 0;
+        self.lent_output = None;
         if self.error.is_none() || self.has_channel_failed {
             // Whatever was added was an alert.
             let alert = std::mem::replace(&mut self.output, output);
@@ -366,14 +364,14 @@ impl<E: Endpoint> Carrier<E> {
     /// [`handle_read_to`](Self::handle_read_to) must follow.
     #[cfg(feature = "thread")]
     pub(super) fn lend_input(&mut self) -> Vec<u8> {
-        self.lent_bytes[1] = self.input.len();
+        self.lent_input = self.input.len();
         std::mem::take(&mut self.input)
     }
 
     /// Gives back what was lent, with what came of reading to it.
     #[cfg(feature = "thread")]
     pub(super) fn handle_read_to(&mut self, input: Vec<u8>, now: Instant, read: io::Result<usize>) {
-        self.lent_bytes[1] = 0;
+        self.lent_input = 0;
         self.input = input;
         self.handle_read(now, read);
     }
@@ -485,7 +483,7 @@ fn is_no_failure(error: &io::Error) -> bool {
 }
 
 #[cfg(all(test, feature = "smol"))]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::super::options::ServerOptions;
@@ -494,12 +492,17 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A link of a server to somebody who is not understood, when all is said.
-    fn turned_away(now: Instant) -> Carrier<Session> {
-        let shared = Arc::new(Shared::new(ServerOptions::default()));
+    /// A link of a server that nobody asks anything.
+    pub(in super::super) fn unasked(options: ServerOptions, now: Instant) -> Carrier<Session> {
+        let shared = Arc::new(Shared::new(options));
         let dispatch: Dispatch = Arc::new(|_, _, _| panic!("nothing was asked"));
         let session = Session::new(shared.admit(PeerAddr::Unix).unwrap(), dispatch, now);
-        let mut carrier = Carrier::new(session, shared.patience());
+        Carrier::new(session, shared.patience())
+    }
+
+    /// One to somebody who is not understood, when all is said.
+    fn turned_away(now: Instant) -> Carrier<Session> {
+        let mut carrier = unasked(ServerOptions::default(), now);
         while carrier.turn(now) {}
         assert!(carrier.wants_read() && !carrier.wants_shutdown());
         carrier.input_room()[..15].copy_from_slice(b"GET / HTTP/1.1\n");
@@ -533,11 +536,8 @@ mod tests {
     #[test]
     fn what_is_lent_to_the_socket_is_counted() {
         let budget = MemoryBudget::unlimited();
-        let shared = Arc::new(Shared::new(ServerOptions::default().memory_budget(budget.clone())));
-        let dispatch: Dispatch = Arc::new(|_, _, _| panic!("nothing was asked"));
         let now = Instant::now();
-        let session = Session::new(shared.admit(PeerAddr::Unix).unwrap(), dispatch, now);
-        let mut carrier = Carrier::new(session, shared.patience());
+        let mut carrier = unasked(ServerOptions::default().memory_budget(budget.clone()), now);
         while carrier.turn(now) {}
         let held = budget.held();
         assert!(held >= FIRST_READ);

@@ -155,10 +155,14 @@ fn decimal(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok().filter(|number| is_decimal && *number < u64::MAX - 8)
 }
 
+/// Whether a [`Uri`] does not take it in a path or a query.
+fn is_awkward(byte: &u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`' | 0x80..)
+}
+
 /// The head with those bytes of its target percent-encoded that a [`Uri`] does not take, though HTTP, or callers, do: those of
 /// R-read-target and such as are no ASCII. None if there are none. Never a byte that ends a target, a line or a head.
 fn encode_target(head: &[u8]) -> Option<Vec<u8>> {
-    let is_awkward = |byte: &u8| matches!(byte, b'"' | b'<' | b'>' | b'`' | 0x80..);
     let line = &head[..memchr::memchr(b'\r', head)?];
     let start = memchr::memchr(b' ', line)? + 1;
     let target = &line[start..start + memchr::memchr(b' ', &line[start..])?];
@@ -190,7 +194,7 @@ fn shown_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
     let is_line = parts.next().is_none() && version.starts_with(b"HTTP/1.") && !is_none(method) && !method.is_empty();
     let is_shown = target.starts_with(b"/")
         && target.len() <= MAX_SHOWN_BYTES
-        && target.iter().all(|byte| byte.is_ascii_graphic() && !b"\"<>`".contains(byte));
+        && target.iter().all(|byte| byte.is_ascii_graphic() && !is_awkward(byte));
     // What hyper does with it is another matter.
     let is_connect = method == b"CONNECT";
     (is_line && !is_connect).then_some((method, if is_shown { target } else { b"*" }))

@@ -3,13 +3,15 @@
 // Callers and origins are real sockets in real time.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::thread;
 
+use common::origin;
 use serde_json::Value;
 
 /// A file of its own, gone at the end.
@@ -92,21 +94,7 @@ fn a_bad_file_is_told_in_one_line() {
 
 #[test]
 fn what_was_recorded_can_be_estimated() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let origin = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
-            let mut line = String::new();
-            while stream.read_line(&mut line).is_ok_and(|n| n > 0) {
-                if line == "\r\n" {
-                    let answer = "HTTP/1.1 200 OK\r\nX-Own: 1\r\nContent-Length: 12\r\n\r\n{\"ok\":true}\n";
-                    stream.get_mut().write_all(answer.as_bytes()).unwrap();
-                }
-                line.clear();
-            }
-        }
-    });
+    let origin = origin("HTTP/1.1 200 OK\r\nX-Own: 1\r\nContent-Length: 12\r\n\r\n{\"ok\":true}\n");
     let recording = Scratch::new("recording.jsonl");
     let mut program = Command::new(env!("CARGO_BIN_EXE_httptp"))
         .args(["--in=127.0.0.1:0", "--out-type=http", &format!("--out={origin}"), "--expvar-addr="])

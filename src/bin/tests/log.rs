@@ -3,6 +3,8 @@
 // Callers and origins are real sockets in real time.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,26 +12,10 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 
+use common::origin;
 use serde_json::Value;
 
-/// An origin that has nothing.
-fn origin() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
-            let mut line = String::new();
-            while stream.read_line(&mut line).is_ok_and(|n| n > 0) {
-                if line == "\r\n" {
-                    stream.get_mut().write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
-                }
-                line.clear();
-            }
-        }
-    });
-    addr
-}
+const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
 /// The program itself, with its log as JSON.
 struct Program {
@@ -71,7 +57,7 @@ impl Drop for Program {
 
 #[test]
 fn a_log_that_cannot_be_written_harms_nothing_else() {
-    let upstream = origin();
+    let upstream = origin(NOT_FOUND);
     let (reader, gone) = std::io::pipe().unwrap();
     drop(reader);
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -107,7 +93,7 @@ fn a_log_that_cannot_be_written_harms_nothing_else() {
 
 #[test]
 fn the_access_log_has_a_line_for_each_request() {
-    let upstream = origin();
+    let upstream = origin(NOT_FOUND);
     let mut program = Program::start(&[
         "--out-type=http",
         &format!("--out={upstream}"),
@@ -216,7 +202,7 @@ fn what_is_cut_at_the_end_is_told() {
 
 #[test]
 fn the_access_log_names_whom_a_proxy_header_names_and_at_a_link_the_near_proxy() {
-    let upstream = origin();
+    let upstream = origin(NOT_FOUND);
     let addr_in = |line: &Value| {
         let message = line["message"].as_str()?.strip_prefix("listening on ")?;
         message.split(' ').next()?.parse::<SocketAddr>().ok()

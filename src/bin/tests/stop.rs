@@ -3,6 +3,8 @@
 // Callers and origins are real sockets in real time.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod common;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -11,30 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use common::origin;
+
 /// How many callers wait.
 const CALLERS: usize = 20;
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-
-/// An origin that has nothing.
-fn origin() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
-            thread::spawn(move || {
-                let mut line = String::new();
-                while stream.read_line(&mut line).is_ok_and(|n| n > 0) {
-                    if line == "\r\n" {
-                        stream.get_mut().write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
-                    }
-                    line.clear();
-                }
-            });
-        }
-    });
-    addr
-}
+const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
 /// Where it listens, once it does.
 fn wait_until_listening(child: &mut Child) -> SocketAddr {
@@ -67,7 +51,7 @@ fn ask(stream: &mut BufReader<TcpStream>) -> io::Result<bool> {
 
 #[test]
 fn restarts_by_hand_over_lose_nothing() {
-    let upstream = origin();
+    let upstream = origin(NOT_FOUND);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = socket.local_addr().unwrap();
     let start = || {
@@ -122,7 +106,7 @@ fn restarts_by_hand_over_lose_nothing() {
 
 #[test]
 fn requests_that_wait_to_be_accepted_are_answered() {
-    let upstream = origin();
+    let upstream = origin(NOT_FOUND);
     for option in ["", "--reuse-port"] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_httptp"))
             .args(["--in=127.0.0.1:0", "--out-type=http", &format!("--out={upstream}"), "--expvar-addr="])

@@ -82,11 +82,10 @@ impl<E: Endpoint, S: AsyncRead + AsyncWrite + Unpin> Timed for Link<E, S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::task::Waker;
 
+    use super::super::super::carrier::tests::unasked;
     use super::super::super::options::ServerOptions;
-    use super::super::super::server::{Dispatch, PeerAddr, Session, Shared};
     use super::*;
 
     /// Somebody who is not understood, and writes on and on.
@@ -117,11 +116,8 @@ mod tests {
     #[test]
     fn who_writes_on_when_all_is_said_does_not_keep_others_from_their_turn() {
         // R-server-linger
-        let shared = Arc::new(Shared::new(ServerOptions::default()));
-        let dispatch: Dispatch = Arc::new(|_, _, _| panic!("nothing was asked"));
         let now = Instant::now();
-        let session = Session::new(shared.admit(PeerAddr::Unix).unwrap(), dispatch, now);
-        let mut link = Link { carrier: Carrier::new(session, shared.patience()), stream: Chatter(0) };
+        let mut link = Link { carrier: unasked(ServerOptions::default(), now), stream: Chatter(0) };
         for turn in 1..10 {
             assert!(link.poll_at(now, &mut Context::from_waker(Waker::noop())).is_pending());
             assert!(link.stream.0 <= 2 * turn, "{} reads in {turn} turns", link.stream.0);
