@@ -16,13 +16,14 @@ use smol::Executor;
 use smol::future::poll_fn;
 use tracing::error;
 
+use super::reactor::block_on;
+
 /// How often is looked whether there are enough of them, with and without much to do.
 const LOOK: Duration = Duration::from_millis(10);
 const REST: Duration = Duration::from_millis(50);
-/// Others join those at work when they run for more than this share of the time,
+/// Others join those at work when they run for more than this share of the time. That they wait for a core does not count:
+/// another thread would wait for one, too.
 const BUSY: f64 = 0.8;
-/// or have something to do for more than this, be it that they wait for a core.
-const SATURATED: f64 = 0.95;
 /// One leaves when the others would be no busier than this without it, for so many looks.
 const QUIET: f64 = 0.6;
 const QUIET_LOOKS: u32 = 50;
@@ -114,7 +115,7 @@ impl Board {
 fn work(executor: &Executor<'static>, board: &Board, number: usize) {
     board.order().clocks.extend(Clock::of_this_thread());
     while !board.wait_while(Duration::MAX, |order| !order.wants(number)) {
-        let run = || smol::block_on(executor.run(poll_fn(|context| board.poll_unwanted(number, context))));
+        let run = || block_on(executor.run(poll_fn(|context| board.poll_unwanted(number, context))));
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             // A task that panics takes its connection along and nothing else.
             error!("a task panicked: this is a bug in httptp, please report it");
@@ -127,14 +128,12 @@ fn watch(board: &Board, mut crew: Size) {
     let mut pause = LOOK;
     let spent =
         || board.order().clocks.iter().map(Clock::read).fold([Duration::ZERO; 2], |[a, b], [c, d]| [a + c, b + d]);
-    loop {
-        let (begun, before) = (Instant::now(), spent());
-        if board.wait_while(pause, |_| true) {
-            return;
-        }
-        let (after, wall) = (spent(), begun.elapsed());
-        let share = |of: usize| after[of].saturating_sub(before[of]).div_duration_f64(wall);
+    let (mut then, mut before) = (Instant::now(), spent());
+    while !board.wait_while(pause, |_| true) {
+        let (now, after) = (Instant::now(), spent());
+        let share = |of: usize| after[of].saturating_sub(before[of]).div_duration_f64(now - then);
         let (running, waiting) = (share(0), share(1));
+        (then, before) = (now, after);
         let size = crew.now;
         crew.note(running, waiting);
         if crew.now != size {
@@ -183,7 +182,7 @@ impl Size {
         let busy = running + waiting;
         let is_quiet = busy < QUIET * (self.now - 1) as f64;
         self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
-        if running > BUSY * self.now as f64 || busy > SATURATED * self.now as f64 {
+        if running > BUSY * self.now as f64 {
             // A crowd that comes at once is not made to wait for each of them.
             self.now = (self.now * 2).min(self.most);
         } else if self.quiet_looks >= QUIET_LOOKS {
@@ -211,11 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_core_is_busy_only_without_a_pause() {
+    fn others_do_not_join_to_wait_for_a_core() {
         let mut crew = Size::new(2);
-        (0..1000).for_each(|_| crew.note(0.5, 0.4));
+        (0..1000).for_each(|_| crew.note(0.5, 0.5));
         assert_eq!(crew.now, 1);
-        crew.note(0.5, 0.5);
+        // Nor do they leave for that.
+        crew.note(0.9, 0.0);
+        (0..1000).for_each(|_| crew.note(0.5, 0.5));
         assert_eq!(crew.now, 2);
     }
 

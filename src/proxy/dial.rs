@@ -2,17 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_rustls::{TlsConnector, TlsStream};
 use rustls::pki_types::ServerName;
 use smol::Executor;
-use smol::net::TcpStream;
-use smol::net::unix::UnixStream;
 
 use super::StartError;
 use super::config::{Kind, Outbound};
 use super::metrics::IoCounters;
+use super::reactor::Timer;
 use super::stream::{Socket, Stream};
 use super::tls::ClientTls;
 use crate::driver::smol::Client;
@@ -122,7 +122,7 @@ impl Dialer {
             let dialer = dialer.clone();
             async move { dialer.socket().await }
         };
-        Client::with_dial(executor, &*self.addr, dial, options)
+        Client::with_alarm::<Timer, _, _>(executor, &*self.addr, dial, options)
     }
 
     async fn socket(&self) -> io::Result<Socket> {
@@ -132,9 +132,9 @@ impl Dialer {
 
     async fn dial(&self) -> io::Result<Socket> {
         match (self.kind, self.ip) {
-            (Kind::Unix, _) => Ok(UnixStream::connect(&*self.addr).await?.into()),
-            (_, Some(ip)) => Ok(TcpStream::connect(ip).await?.into()),
-            (_, None) => Ok(TcpStream::connect(&*self.addr).await?.into()),
+            (Kind::Unix, _) => Socket::connect_unix(Path::new(&*self.addr)).await,
+            (_, Some(ip)) => Socket::connect(ip).await,
+            (_, None) => Socket::connect_to(&*self.addr).await,
         }
     }
 }

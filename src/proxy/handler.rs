@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Body;
-use smol::Timer;
 use smol::future::FutureExt;
 use tracing::debug;
 
@@ -22,6 +21,7 @@ use super::config::ProxyConfig;
 use super::error::UpstreamError;
 use super::fields;
 use super::metrics::Counters;
+use super::reactor::Timer;
 use super::recompress::{self, Peer, Trusted};
 use super::record::Recorder;
 use super::time_left;

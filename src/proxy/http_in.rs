@@ -16,10 +16,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use rustls::server::Acceptor;
+use smol::Executor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
-use smol::{Executor, Timer};
 use tracing::debug;
 
 use super::access::Introduction;
@@ -31,12 +31,14 @@ use super::counted::{Counted, Counts};
 use super::handler::Handler;
 use super::hyper_io::HyperIo;
 use super::listen::{self, Arrival, Listener};
+use super::reactor::Timer;
 use super::request_head;
 use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
 use super::strict::Strict;
 use super::tls::ServerTls;
 use crate::driver::PeerAddr;
+use crate::driver::smol::Alarm;
 
 /// How long a closed connection is read on, so that the last answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);

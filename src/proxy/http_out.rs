@@ -15,8 +15,8 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{Builder, SendRequest};
+use smol::Task;
 use smol::future::FutureExt;
-use smol::{Task, Timer};
 
 use super::body::{CollectError, causes, collect};
 use super::config::MAX_HEADER_COUNT;
@@ -26,6 +26,7 @@ use super::dial::Dialer;
 use super::error::{Delivered, UpstreamError, certified};
 use super::fields;
 use super::hyper_io::HyperIo;
+use super::reactor::Timer;
 use super::stream::Stream;
 
 /// How long an unused connection is kept.

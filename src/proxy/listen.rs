@@ -11,11 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use listenfd::ListenFd;
+use mio::net::UnixListener;
 use smol::channel::Receiver;
 use smol::future::FutureExt;
-use smol::net::TcpListener;
-use smol::net::unix::UnixListener;
-use smol::{Executor, Task, Timer};
+use smol::{Executor, Task};
 use socket2::{Domain, Protocol, Type};
 use tracing::warn;
 
@@ -24,7 +23,8 @@ use super::access::Gate;
 use super::config::{Inbound, Kind};
 use super::metrics::IoCounters;
 use super::proxy_header::{self, HeaderError};
-use super::stream::Socket;
+use super::reactor::{Timer, Watched, Way};
+use super::stream::{Socket, TcpListener};
 use crate::driver::PeerAddr;
 use crate::driver::smol::Listener as LinkListener;
 
@@ -106,14 +106,13 @@ impl Opened {
     fn listen(&self) -> io::Result<(Listening, ListenAddr)> {
         match self {
             Self::Tcp(listener) => {
-                listener.set_nonblocking(true)?;
+                let listener = TcpListener::new(listener.try_clone()?)?;
                 let addr = listener.local_addr()?;
-                Ok((Listening::Tcp(TcpListener::try_from(listener.try_clone()?)?), ListenAddr::Tcp(addr)))
+                Ok((Listening::Tcp(listener), ListenAddr::Tcp(addr)))
             }
             Self::Unix(listener) => {
-                listener.set_nonblocking(true)?;
                 let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
-                Ok((Listening::Unix(UnixListener::try_from(listener.try_clone()?)?, None), ListenAddr::Unix(path)))
+                Ok((Listening::unix(listener.try_clone()?, None)?, ListenAddr::Unix(path)))
             }
         }
     }
@@ -134,7 +133,14 @@ pub(crate) struct Listener {
 enum Listening {
     Tcp(TcpListener),
     /// The file is there unless it is somebody else's.
-    Unix(UnixListener, #[expect(dead_code, reason = "it removes the file when dropped")] Option<SocketFile>),
+    Unix(Watched<UnixListener>, #[expect(dead_code, reason = "it removes the file when dropped")] Option<SocketFile>),
+}
+
+impl Listening {
+    fn unix(listener: StdUnixListener, file: Option<SocketFile>) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::Unix(Watched::new(UnixListener::from_std(listener))?, file))
+    }
 }
 
 impl Listener {
@@ -177,10 +183,13 @@ impl Listener {
     async fn accept_any(&self) -> io::Result<(Socket, PeerAddr)> {
         Ok(match &self.socket {
             Listening::Tcp(listener) => {
-                let (stream, addr) = listener.accept().await?;
-                (stream.into(), canonical(addr).into())
+                let (socket, addr) = listener.accept().await?;
+                (socket, canonical(addr).into())
             }
-            Listening::Unix(listener, _) => (listener.accept().await?.0.into(), PeerAddr::Unix),
+            Listening::Unix(listener, _) => {
+                let (stream, _) = listener.with(Way::In, |listener| listener.accept()).await?;
+                (Socket::unix(stream)?, PeerAddr::Unix)
+            }
         })
     }
 
@@ -310,10 +319,9 @@ fn bind_tcp(addr: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
-    socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::try_from(std::net::TcpListener::from(socket))
+    TcpListener::new(socket.into())
 }
 
 /// Listens on the unix socket of this path. One that a dead process has left behind is replaced.
@@ -322,9 +330,7 @@ fn listen_unix(path: &str) -> io::Result<(Listening, ListenAddr)> {
     remove_stale(path)?;
     let listener = StdUnixListener::bind(path)?;
     let file = SocketFile::of(path)?;
-    listener.set_nonblocking(true)?;
-    let socket = Listening::Unix(UnixListener::try_from(listener)?, Some(file));
-    Ok((socket, ListenAddr::Unix(path.to_owned())))
+    Ok((Listening::unix(listener, Some(file))?, ListenAddr::Unix(path.to_owned())))
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {

@@ -40,6 +40,7 @@ mod listen;
 mod metrics;
 mod process;
 mod proxy_header;
+mod reactor;
 mod recompress;
 mod record;
 mod request_head;
@@ -63,8 +64,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Full;
+use smol::Executor;
 use smol::future::FutureExt;
-use smol::{Executor, Timer};
 use tracing::{info, warn};
 
 pub use access::{Forwarded, ForwardedProto};
@@ -87,6 +88,7 @@ use handler::Handler;
 use http_in::HttpIn;
 use listen::{Links, Listener};
 use metrics::{Counters, Identity, IoCounters, MetricsListener};
+use reactor::Timer;
 use recompress::Trusted;
 use record::Recorder;
 use stranger::Strangers;
@@ -330,7 +332,7 @@ async fn serve_links(
     };
     // An orderly end of `serve` is the beginning of draining, and that is what to wait for.
     let served = async {
-        server.serve(listener, answer).await?;
+        server.serve_with_alarm::<Timer, _, _, _>(listener, answer).await?;
         std::future::pending().await
     };
     stopped.or(served).await

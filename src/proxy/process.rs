@@ -11,10 +11,11 @@ use std::thread;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
-use smol::{Async, Executor};
+use smol::Executor;
 use tracing::{Level, warn};
 
 use super::crew::Crew;
+use super::reactor::{self, Watched, Way};
 
 /// The exit status after a second signal, as a shell reports SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -26,8 +27,9 @@ pub(crate) fn run<T: Send + 'static>(
     main: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, String> {
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |n| n.get()));
-    let crew = Crew::start(executor, threads.max(1)).map_err(|error| format!("cannot start threads: {error}"))?;
-    let result = smol::block_on(executor.spawn(main));
+    let crew = reactor::start().and_then(|()| Crew::start(executor, threads.max(1)));
+    let crew = crew.map_err(|error| format!("cannot start threads: {error}"))?;
+    let result = smol::future::block_on(executor.spawn(main));
     drop(crew);
     Ok(result)
 }
@@ -68,15 +70,20 @@ fn catch_signals() -> io::Result<impl Future<Output = ()> + Send + 'static> {
         flag::register(signal, is_second.clone())?;
         pipe::register(signal, sender.try_clone()?)?;
     }
-    let receiver = Async::new(receiver)?;
+    let receiver = watch(receiver)?;
     Ok(async move {
         // An error could only mean that signals no longer come by this way; then it is time to end as well.
-        let _ = receiver.read_with(|mut pipe| pipe.read(&mut [0])).await;
+        let _ = receiver.with(Way::In, |mut pipe| pipe.read(&mut [0])).await;
     })
 }
 
+fn watch(receiver: UnixStream) -> io::Result<Watched<mio::net::UnixStream>> {
+    receiver.set_nonblocking(true)?;
+    Watched::new(mio::net::UnixStream::from_std(receiver))
+}
+
 /// SIGHUPs, from when it is made.
-pub(crate) struct Hangups(Async<UnixStream>);
+pub(crate) struct Hangups(Watched<mio::net::UnixStream>);
 
 impl Hangups {
     /// Catches SIGHUP, which would end the process otherwise.
@@ -84,14 +91,14 @@ impl Hangups {
         let catch = || {
             let (receiver, sender) = UnixStream::pair()?;
             pipe::register(SIGHUP, sender)?;
-            Async::new(receiver)
+            watch(receiver)
         };
         catch().map(Self).map_err(|error: io::Error| format!("cannot catch signals: {error}"))
     }
 
     /// Waits for the next one. Several that have come meanwhile are one.
     pub(crate) async fn next(&self) {
-        if self.0.read_with(|mut pipe| pipe.read(&mut [0; 64])).await.is_err() {
+        if self.0.with(Way::In, |mut pipe| pipe.read(&mut [0; 64])).await.is_err() {
             // Signals no longer come by this way.
             std::future::pending::<()>().await;
         }

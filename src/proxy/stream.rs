@@ -1,21 +1,24 @@
 //! What bytes travel on: a TCP connection or a unix socket, in clear or inside TLS.
 
-use std::io::{self, ErrorKind, IoSlice, Read};
-use std::net::{self, Shutdown};
-use std::os::unix;
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::net::{self, Shutdown, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_rustls::TlsStream;
-use smol::Async;
+use mio::net::{TcpStream, UnixStream};
 use smol::io::{AsyncRead, AsyncWrite};
-use smol::net::TcpStream;
-use smol::net::unix::UnixStream;
+use smol::net::AsyncToSocketAddrs;
 
 use super::access::Place;
 use super::metrics::Counted;
+use super::reactor::{Timer, Watched, Way};
 use crate::driver::set_up;
+
+/// The pause before a unix socket is tried again whose listener has too much to do.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection as the system gives it. `poll_close` ends the sending side only.
 #[derive(Debug)]
@@ -25,19 +28,68 @@ pub(crate) struct Socket {
     _place: Option<Place>,
     /// Counts what it carries.
     counted: Option<Counted>,
-    /// The last read took all that was there: before the next one the system has to say that there is more.
-    is_drained: bool,
 }
 
 #[derive(Debug)]
 enum Io {
-    Tcp(Arc<Async<net::TcpStream>>),
-    Unix(Arc<Async<unix::net::UnixStream>>),
+    Tcp(Watched<TcpStream>),
+    Unix(Watched<UnixStream>),
 }
 
 impl Socket {
     fn new(io: Io) -> Self {
-        Self { io, _place: None, counted: None, is_drained: false }
+        Self { io, _place: None, counted: None }
+    }
+
+    /// A connection over TCP that is there already.
+    pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
+        set_up(&stream);
+        Ok(Self::new(Io::Tcp(Watched::new(stream)?)))
+    }
+
+    /// A connection over a unix socket that is there already.
+    pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
+        Ok(Self::new(Io::Unix(Watched::new(stream)?)))
+    }
+
+    /// Connects over TCP.
+    pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Self> {
+        let stream = Watched::new(TcpStream::connect(addr)?)?;
+        let is_connected = |stream: &TcpStream| match stream.take_error()? {
+            Some(error) => Err(error),
+            None => match stream.peer_addr() {
+                Ok(_) => Ok(()),
+                // Not yet.
+                Err(error) if error.kind() == ErrorKind::NotConnected => Err(ErrorKind::WouldBlock.into()),
+                Err(error) => Err(error),
+            },
+        };
+        stream.with(Way::Out, is_connected).await?;
+        set_up(stream.get_ref());
+        Ok(Self::new(Io::Tcp(stream)))
+    }
+
+    /// Connects over TCP to the first address of this name, mostly `HOST:PORT`, where that goes.
+    pub(crate) async fn connect_to(name: impl AsyncToSocketAddrs) -> io::Result<Self> {
+        let mut last = None;
+        for addr in smol::net::resolve(name).await? {
+            match Self::connect(addr).await {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::new(ErrorKind::NotFound, "the name has no address")))
+    }
+
+    /// Connects to the unix socket of that path.
+    pub(crate) async fn connect_unix(path: &Path) -> io::Result<Self> {
+        loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => return Self::unix(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Timer::after(FULL_PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     pub(crate) fn with_place(self, place: Place) -> Self {
@@ -49,16 +101,30 @@ impl Socket {
     }
 }
 
-impl From<TcpStream> for Socket {
-    fn from(stream: TcpStream) -> Self {
-        set_up(&stream);
-        Self::new(Io::Tcp(stream.into()))
-    }
-}
+/// Where connections come in over TCP.
+#[derive(Debug)]
+pub(crate) struct TcpListener(Watched<mio::net::TcpListener>);
 
-impl From<UnixStream> for Socket {
-    fn from(stream: UnixStream) -> Self {
-        Self::new(Io::Unix(stream.into()))
+impl TcpListener {
+    /// Takes one that listens already.
+    pub(crate) fn new(listener: net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Watched::new(mio::net::TcpListener::from_std(listener)).map(Self)
+    }
+
+    /// Listens on the first address of this name, mostly `HOST:PORT`, where that goes.
+    pub(crate) async fn bind(name: impl AsyncToSocketAddrs) -> io::Result<Self> {
+        Self::new(net::TcpListener::bind(&*smol::net::resolve(name).await?)?)
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.get_ref().local_addr()
+    }
+
+    /// The next connection, and who is at its far end.
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        let (stream, addr) = self.0.with(Way::In, |listener| listener.accept()).await?;
+        Ok((Socket::tcp(stream)?, addr))
     }
 }
 
@@ -89,35 +155,18 @@ macro_rules! each {
 }
 
 impl AsyncRead for Socket {
-    /// Asks the system for what a read that came back short has not found only once there is more: HTTP is polled several
-    /// times for each request, and each time would be a call that finds nothing.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        loop {
-            if this.is_drained {
-                ready!(each!(&this.io, Io::{Tcp, Unix}, io => io.poll_readable(cx)))?;
-                this.is_drained = false;
-            }
-            let read = each!(&this.io, Io::{Tcp, Unix}, io => io.get_ref().read(buf));
-            match &read {
-                Ok(n) => this.is_drained = (1..buf.len()).contains(n),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    this.is_drained = true;
-                    continue;
-                }
-                Err(_) => {}
-            }
-            let done = Poll::Ready(read);
-            this.counted.iter().for_each(|counted| counted.note_read(&done));
-            return done;
-        }
+        let done = each!(&this.io, Io::{Tcp, Unix}, io => io.poll_read(cx, buf));
+        this.counted.iter().for_each(|counted| counted.note_read(&done));
+        done
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let done = each!(&this.io, Io::{Tcp, Unix}, io => Pin::new(&mut &**io).poll_write(cx, buf));
+        let done = each!(&this.io, Io::{Tcp, Unix}, io => io.poll_with(Way::Out, cx, |mut io| io.write(buf)));
         this.counted.iter().for_each(|counted| counted.note_written(&done));
         done
     }
@@ -128,7 +177,7 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let done = each!(&this.io, Io::{Tcp, Unix}, io => Pin::new(&mut &**io).poll_write_vectored(cx, bufs));
+        let done = each!(&this.io, Io::{Tcp, Unix}, io => io.poll_with(Way::Out, cx, |mut io| io.write_vectored(bufs)));
         this.counted.iter().for_each(|counted| counted.note_written(&done));
         done
     }

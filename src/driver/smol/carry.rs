@@ -10,16 +10,16 @@ use smol::io::{AsyncRead, AsyncWrite};
 use super::super::carrier::{Carrier, Endpoint, Patience};
 use super::super::timed::Timed;
 use super::stream::Stream;
-use super::wait::wait;
+use super::wait::{Alarm, wait};
 
 /// Runs a link until it is over. Returns the endpoint, and what the stream failed with, if it did.
-pub(super) async fn carry<E: Endpoint, S: Stream>(
+pub(super) async fn carry<A: Alarm, E: Endpoint, S: Stream>(
     endpoint: E,
     stream: S,
     patience: Patience,
 ) -> (E, Option<io::Error>) {
     let mut link = Link { carrier: Carrier::new(endpoint, patience), stream };
-    wait(&mut link).await;
+    wait::<A, _>(&mut link).await;
     link.carrier.into_parts()
 }
 

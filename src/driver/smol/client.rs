@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use smol::Executor;
 use smol::future::FutureExt;
+use smol::{Executor, Timer};
 
 use super::super::address::Address;
 use super::super::client::{Callers, Lane, Step, dial_panicked};
@@ -20,7 +20,7 @@ use super::super::options::{ClientOptions, Deadline};
 use super::super::timed::Until;
 use super::carry::carry;
 use super::stream::{Dial, Stream, dial_to};
-use super::wait::wait;
+use super::wait::{Alarm, wait};
 use crate::proto::Stats;
 
 #[doc = include_str!("../client.md")]
@@ -36,7 +36,7 @@ impl Client {
     /// A client of the server at `addr`: `HOST:PORT` or `unix:PATH`.
     pub fn new(executor: Arc<Executor<'static>>, addr: impl Into<Address>, options: ClientOptions) -> Self {
         let addr = addr.into();
-        Self::on(executor, addr.to_string(), dial_to(addr), options)
+        Self::on::<Timer>(executor, addr.to_string(), dial_to(addr), options)
     }
 
     /// A client that comes to its server by `dial`, which is called for each link. `name` stands for the server in
@@ -51,18 +51,33 @@ impl Client {
         F: Future<Output = io::Result<S>> + Send + 'static,
         S: Stream,
     {
+        Self::with_alarm::<Timer, F, S>(executor, name, dial, options)
+    }
+
+    /// As [`with_dial`](Self::with_dial), with timers of another kind.
+    pub(crate) fn with_alarm<A, F, S>(
+        executor: Arc<Executor<'static>>,
+        name: impl Into<String>,
+        dial: impl Fn() -> F + Send + Sync + 'static,
+        options: ClientOptions,
+    ) -> Self
+    where
+        A: Alarm,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: Stream,
+    {
         let boxed = move || {
             let stream = unharmed(&dial);
             let stream = async move { stream.ok_or_else(dial_panicked)?.await.map(|stream| Box::new(stream) as _) };
             let stream = AssertUnwindSafe(stream).catch_unwind();
             async move { stream.await.unwrap_or_else(|_| Err(dial_panicked())) }.boxed()
         };
-        Self::on(executor, name.into(), Arc::new(boxed), options)
+        Self::on::<A>(executor, name.into(), Arc::new(boxed), options)
     }
 
-    fn on(executor: Arc<Executor<'static>>, name: String, dial: Dial, options: ClientOptions) -> Self {
+    fn on<A: Alarm>(executor: Arc<Executor<'static>>, name: String, dial: Dial, options: ClientOptions) -> Self {
         let start = move |lane| {
-            executor.spawn(run(lane, dial.clone())).detach();
+            executor.spawn(run::<A>(lane, dial.clone())).detach();
             Ok(())
         };
         Self { callers: Callers::new(name, options, start) }
@@ -105,17 +120,17 @@ impl Client {
     /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest: it counts
     /// instead of the [`drain_timeout`](ClientOptions::drain_timeout), and what is still in flight then fails.
     pub async fn close(&self, deadline: Instant) {
-        wait(Until::new(deadline, pin!(self.callers.close(deadline)))).await;
+        wait::<Timer, _>(Until::new(deadline, pin!(self.callers.close(deadline)))).await;
     }
 }
 
 /// Carries a lane: one task, through many connections.
-async fn run(mut lane: Lane, dial: Dial) {
-    while wait(&mut lane).await == Step::Dial {
-        match wait(lane.dial(Instant::now(), dial())).await {
+async fn run<A: Alarm>(mut lane: Lane, dial: Dial) {
+    while wait::<A, _>(&mut lane).await == Step::Dial {
+        match wait::<A, _>(lane.dial(Instant::now(), dial())).await {
             Ok(stream) => {
                 let patience = lane.patience();
-                let carry = carry(lane.begin(Instant::now()), stream, patience);
+                let carry = carry::<A, _, _>(lane.begin(Instant::now()), stream, patience);
                 // A stream that panics has failed, and whose requests were on it learns that they are lost.
                 match AssertUnwindSafe(carry).catch_unwind().await {
                     Ok((session, error)) => session.finish(Instant::now(), error),

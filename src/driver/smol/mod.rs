@@ -42,3 +42,5 @@ mod wait;
 pub use client::Client;
 pub use server::Server;
 pub use stream::{Listener, Stream};
+#[cfg(feature = "httptp")]
+pub(crate) use wait::Alarm;

@@ -17,7 +17,7 @@ use super::super::server::{ACCEPT_PAUSE, Dispatch, LinkRefused, Peer, PeerAddr, 
 use super::super::timed::Until;
 use super::carry::carry;
 use super::stream::Listener;
-use super::wait::wait;
+use super::wait::{Alarm, wait};
 use crate::proto::{Compression, ConnectionError, Stats};
 
 #[doc = include_str!("../server.md")]
@@ -47,6 +47,17 @@ impl Server {
         H: Fn(Request<Bytes>, Peer) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Bytes>> + Send + 'static,
     {
+        self.serve_with_alarm::<Timer, L, H, F>(listener, handler).await
+    }
+
+    /// As [`serve`](Self::serve), with timers of another kind.
+    pub(crate) async fn serve_with_alarm<A, L, H, F>(&self, listener: L, handler: H) -> io::Result<()>
+    where
+        A: Alarm,
+        L: Listener,
+        H: Fn(Request<Bytes>, Peer) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Bytes>> + Send + 'static,
+    {
         self.shared.options.check()?;
         let dispatch = self.dispatch(handler);
         loop {
@@ -62,14 +73,18 @@ impl Server {
                     let session = Session::new(place, dispatch.clone(), Instant::now());
                     let patience = self.shared.patience();
                     let run = async move {
-                        let carry = AssertUnwindSafe(carry(session, stream, patience));
+                        let carry = AssertUnwindSafe(carry::<A, _, _>(session, stream, patience));
                         if let Ok((session, error)) = carry.catch_unwind().await {
                             session.finish(error);
                         }
                     };
                     self.executor.spawn(run).detach();
                 }
-                Some(Err(_)) => drop(Timer::after(ACCEPT_PAUSE).await),
+                Some(Err(_)) => {
+                    let mut pause = A::never();
+                    pause.set_at(Instant::now() + ACCEPT_PAUSE);
+                    pause.await;
+                }
             }
         }
     }
@@ -122,6 +137,6 @@ impl Server {
     /// link closes. Returns when all have, at `deadline` at the latest: it counts instead of the
     /// [`drain_timeout`](ServerOptions::drain_timeout), and links that are still up then are cut.
     pub async fn shutdown(&self, deadline: Instant) {
-        wait(Until::new(deadline, pin!(self.shared.shut_down(deadline)))).await;
+        wait::<Timer, _>(Until::new(deadline, pin!(self.shared.shut_down(deadline)))).await;
     }
 }

@@ -16,12 +16,12 @@ use hyper::client::conn::http1;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use smol::Timer;
 use smol::future::FutureExt;
-use smol::net::TcpStream;
 
 use crate::proxy::body::{CollectError, collect};
 use crate::proxy::hyper_io::HyperIo;
+use crate::proxy::reactor::Timer;
+use crate::proxy::stream::Socket;
 
 /// How long one exchange may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,7 +61,7 @@ async fn exchange(
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     parts.uri = Uri::from(uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
 
-    let socket = TcpStream::connect((host, port)).await?;
+    let socket = Socket::connect_to((host, port)).await?;
     let stream = TlsConnector::from(tls).connect(ServerName::try_from(host.to_owned())?, socket).await?;
     let (mut sender, connection) = http1::handshake(HyperIo::new(stream)).await?;
     let answer = async {

@@ -20,12 +20,13 @@ use regex::Regex;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
+use smol::Executor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::lock::Semaphore;
-use smol::{Executor, Timer};
 use tracing::{info, warn};
 
+use super::reactor::Timer;
 use super::tls::{ClientTls, OutboundTls, provider};
 use cache::{Bundle, Cache, State};
 

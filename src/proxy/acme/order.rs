@@ -10,11 +10,11 @@ use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
-use smol::Timer;
 use tracing::{info, warn};
 
 use super::http::AcmeHttp;
 use super::{Acme, lock};
+use crate::proxy::reactor::Timer;
 use crate::proxy::tls::provider;
 
 /// How long the authority may take for its looking and for its signing.

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
-use smol::net::TcpStream;
-use smol::{Executor, Task, Timer};
+use smol::{Executor, Task};
 
 use super::bids::{self, Bids};
+use crate::proxy::reactor::Timer;
+use crate::proxy::stream::Socket;
 
 /// The pause of a caller after an error.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
@@ -131,7 +132,7 @@ impl Shared {
 
 /// One keep-alive connection to the near proxy.
 struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     host: SocketAddr,
     body: String,
     output: Vec<u8>,
@@ -140,8 +141,7 @@ struct Connection {
 
 impl Connection {
     async fn open(near: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(near).await?;
-        stream.set_nodelay(true)?;
+        let stream = Socket::connect(near).await?;
         Ok(Self { stream, host: near, body: String::new(), output: Vec::new(), input: Vec::new() })
     }
 

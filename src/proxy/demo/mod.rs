@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use smol::channel::Sender;
 use smol::future::FutureExt;
-use smol::{Executor, Task, Timer};
+use smol::{Executor, Task};
 use tracing::Level;
 
 use super::process::{Log, LogFormat};
+use super::reactor::Timer;
 use super::{Inbound, Kind, Outbound, Proxy, ProxyConfig, StatsReader, name, process};
 use crate::proto::Compression;
 use load::{Figures, Load};

@@ -13,10 +13,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use smol::Executor;
-use smol::net::{TcpListener, TcpStream};
 
 use super::super::hyper_io::HyperIo;
 use super::bids;
+use crate::proxy::stream::{Socket, TcpListener};
 
 const PAGE: &str = r#"{"from":"the origin of httptp demo","via":"near proxy, link, far proxy","try":"POST a bid request, such as {\"id\":\"1\"}"}
 "#;
@@ -36,8 +36,7 @@ pub(super) async fn start(executor: &Arc<Executor<'static>>) -> io::Result<Socke
     Ok(addr)
 }
 
-async fn serve(stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
+async fn serve(stream: Socket) {
     // The far proxy sees and reports what goes wrong here.
     let _ = Builder::new().serve_connection(HyperIo::new(stream), service_fn(answer)).await;
 }

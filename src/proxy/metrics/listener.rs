@@ -13,14 +13,15 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
+use smol::Executor;
 use smol::future::FutureExt;
-use smol::net::{TcpListener, TcpStream};
-use smol::{Executor, Timer};
 use tracing::debug;
 
 use super::super::hyper_io::HyperIo;
 use super::{Identity, Snapshot, openmetrics, original, status};
 use crate::proxy::StatsReader;
+use crate::proxy::reactor::Timer;
+use crate::proxy::stream::{Socket, TcpListener};
 
 /// The page, which brings all that it needs.
 const PAGE: &str = include_str!("page.html");
@@ -60,7 +61,7 @@ impl MetricsListener {
             loop {
                 match self.listener.accept().await {
                     Ok((stream, _)) => open.spawn(serve(stream, reader.clone(), identity.clone())).detach(),
-                    Err(_) => drop(Timer::after(ACCEPT_PAUSE).await),
+                    Err(_) => Timer::after(ACCEPT_PAUSE).await,
                 }
             }
         };
@@ -69,7 +70,7 @@ impl MetricsListener {
     }
 }
 
-async fn serve(stream: TcpStream, reader: StatsReader, identity: Arc<Identity>) {
+async fn serve(stream: Socket, reader: StatsReader, identity: Arc<Identity>) {
     let service = service_fn(|request: Request<Incoming>| {
         let response = answer(&request, &reader, &identity);
         async { Ok::<_, Infallible>(response) }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue, USER_AGENT};
 use http::{Request, Uri};
-use smol::Timer;
 use tracing::{debug, info, warn};
 
 use super::balance::MemberId;
 use super::{HealthCheck, Upstream, Upstreams};
+use crate::proxy::reactor::Timer;
 
 /// Checks as long as the upstream is there.
 pub(super) async fn run(upstreams: Weak<Upstreams>, id: MemberId, upstream: Weak<Upstream>, check: HealthCheck) {

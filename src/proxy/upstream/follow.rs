@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use smol::Timer;
 use tracing::{debug, info, warn};
 
 use super::super::dial::Dialer;
 use super::balance::MemberId;
 use super::{Upstreams, resolve};
+use crate::proxy::reactor::Timer;
 
 /// Looks a name up.
 pub(super) type Resolver = Arc<dyn Fn(String) -> LookUp + Send + Sync>;

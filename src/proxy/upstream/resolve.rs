@@ -5,8 +5,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use smol::Timer;
 use smol::future::FutureExt;
+
+use crate::proxy::reactor::Timer;
 
 /// How long a look-up may take; the resolver of the system has its own patience, which can be long.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use std::io;
 use super::balance::State;
 use super::*;
 use crate::driver::MemoryBudget;
+use crate::proxy::reactor::{Timer, block_on};
 use crate::proxy::{Kind, Outbound};
 
 /// What the name service says from now on: some addresses, or nothing that it could say.
@@ -45,7 +46,7 @@ async fn become_these(upstreams: &Upstreams, wanted: &[&str]) {
             return;
         }
         assert!(start.elapsed() < Duration::from_secs(20), "{names:?}, not {wanted:?}");
-        smol::Timer::after(Duration::from_millis(2)).await;
+        Timer::after(Duration::from_millis(2)).await;
     }
 }
 
@@ -59,7 +60,7 @@ fn a_name_is_followed_as_its_addresses_come_and_go() {
     let executor = Arc::new(Executor::new());
     let records = Records::default();
     set(&records, &[1, 2]);
-    smol::block_on(executor.run(async {
+    block_on(executor.run(async {
         let upstreams = start(&executor, "far.example:1,127.0.0.9:1", &records).await;
         let all = ["127.0.0.9:1", "far.example:1 at 127.0.0.1", "far.example:1 at 127.0.0.2"];
         become_these(&upstreams, &all).await;
@@ -72,7 +73,7 @@ fn a_name_is_followed_as_its_addresses_come_and_go() {
         // A name service that errs, or that knows nothing, takes nobody away.
         for nothing in [None, Some(BTreeSet::new())] {
             *records.lock().unwrap() = nothing;
-            smol::Timer::after(Duration::from_millis(30)).await;
+            Timer::after(Duration::from_millis(30)).await;
             assert_eq!(names(&upstreams).len(), 3);
         }
     }));
@@ -82,7 +83,7 @@ fn a_name_is_followed_as_its_addresses_come_and_go() {
 fn a_name_that_cannot_be_looked_up_is_dialled_by_name_until_it_can() {
     let executor = Arc::new(Executor::new());
     let records = Records::default();
-    smol::block_on(executor.run(async {
+    block_on(executor.run(async {
         let upstreams = start(&executor, "far.example:1", &records).await;
         assert_eq!(names(&upstreams), ["far.example:1"]);
         set(&records, &[1]);
@@ -95,13 +96,13 @@ fn an_upstream_that_goes_ends_what_it_has() {
     let executor = Arc::new(Executor::new());
     let records = Records::default();
     set(&records, &[1, 2]);
-    smol::block_on(executor.run(async {
+    block_on(executor.run(async {
         let upstreams = start(&executor, "far.example:1", &records).await;
         let (ticket, upstream, _) = upstreams.pick(true, &[]).unwrap();
         assert_eq!(upstream.addr(), "127.0.0.2:1");
         set(&records, &[1]);
         while upstreams.view()[1].state != State::Leaving {
-            smol::Timer::after(Duration::from_millis(2)).await;
+            Timer::after(Duration::from_millis(2)).await;
         }
         assert_eq!(upstreams.view()[1].pending, 1);
         drop(ticket);
