@@ -312,7 +312,8 @@ mod tests {
     #[test]
     fn own_encoders_are_found_at_each_level() {
         for plain in [&b"x"[..], &sample()[..900], &sample()] {
-            for level in 0..=9 {
+            // Not each of them is among those that are tried before preflate is asked.
+            for level in if cfg!(feature = "preflate") { 0..=9 } else { 6..=6 } {
                 let level = Compression::new(level);
                 assert!(found(Coding::Gzip, &encode_gzip(plain, level).unwrap()).is_some(), "{level:?}");
                 assert!(found(Coding::Deflate, &encode_zlib(plain, level).unwrap()).is_some(), "{level:?}");
