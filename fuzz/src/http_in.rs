@@ -75,7 +75,7 @@ fn examine(wire: &[u8], way: Way) {
     let judged = requests::read(wire, way.limits);
     let whole = pass(wire, way.limits.head, Cuts::whole());
     check_passed(&whole, &judged);
-    let cut = pass(wire, way.limits.head, Cuts::random(way.seed));
+    let cut = pass(wire, way.limits.head, Cuts::random(way.seed, wire.len()));
     assert_eq!(whole, cut, "what passes depends on the cuts");
     // Long ones are of repetitions.
     if wire.len() <= 4096 {
@@ -170,9 +170,9 @@ impl Cuts {
         Self { most: 1, state: 0 }
     }
 
-    fn random(seed: u8) -> Self {
-        // Some seeds cut into small pieces.
-        let most = [7, 61, 700, 5000][usize::from(seed % 4)];
+    fn random(seed: u8, length: usize) -> Self {
+        // Some seeds cut into small pieces, but nothing into very many.
+        let most = [7, 61, 700, 5000][usize::from(seed % 4)].max(length / 128);
         Self { most, state: u32::from(seed).wrapping_mul(2_654_435_761) | 1 }
     }
 
@@ -218,14 +218,14 @@ struct Wire<'a> {
 impl Read for &mut Wire<'_> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let wire = &mut **self.get_mut();
-        let mut room = [0; 8192];
         if wire.cuts.draw() % 8 == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         loop {
-            let most = wire.cuts.next(buf.remaining()).min(room.len());
-            if let Some(n) = wire.gate.read(&mut room[..most]) {
+            let most = wire.cuts.next(buf.remaining());
+            let mut room = vec![0; most];
+            if let Some(n) = wire.gate.read(&mut room) {
                 buf.put_slice(&room[..n]);
                 return Poll::Ready(Ok(()));
             }
@@ -277,7 +277,7 @@ fn check_served(wire: &[u8], way: Way, judged: &Reading, refused: Option<u16>) {
     let mut transport = Wire {
         gate: Gate::new(way.limits.head),
         activity: activity.clone(),
-        cuts: Cuts::random(way.seed),
+        cuts: Cuts::random(way.seed, wire.len()),
         rest: wire,
         sent: Vec::new(),
     };
