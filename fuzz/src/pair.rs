@@ -310,8 +310,11 @@ impl World {
             (false, Some(deadline)) => self.server.close_by(self.now, deadline),
         }
         let due = if client { &mut self.due.0 } else { &mut self.due.1 };
-        let latest = deadline.unwrap_or(self.now + DRAIN);
-        *due = Some(due.map_or(latest, |due| due.min(latest)));
+        // Once begun it is only made shorter, and that by a deadline.
+        *due = match (*due, deadline) {
+            (Some(due), deadline) => Some(deadline.map_or(due, |deadline| due.min(deadline))),
+            (None, deadline) => Some(deadline.unwrap_or(self.now + DRAIN)),
+        };
     }
 
     /// Harmless at any time (R-goodbye).
