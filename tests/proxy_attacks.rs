@@ -119,9 +119,9 @@ fn a_flood_of_requests_whose_answers_nobody_reads() {
     far.wait_for(|stats| stats.requests > 200);
     thread::sleep(Duration::from_secs(2));
     let stats = far.stats();
-    // Without a budget it would be 1.6 GB. Requests that were let in go on, and their answers can be collected and written
-    // at the same time: that comes on top, up to 2.7 times the budget when it was seen.
-    assert!(stats.memory_peak < 4 * BUDGET, "{stats:?}");
+    // Without a budget it would be 1.6 GB. Requests that were let in go on, and what links have begun to write comes on top:
+    // up to 1.4 times the budget when it was seen.
+    assert!(stats.memory_peak < 5 * BUDGET / 2, "{stats:?}");
     drop(floods);
     far.wait_for(|stats| stats.memory_held == 0 && stats.in_flight == 0);
     check_others(&far);

@@ -25,6 +25,9 @@ fn a_request_in_doubt_is_400_and_ends_its_connection() {
         "\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\n\r\n",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0;a=b\n\r\n",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\nhi\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0;a\rb\r\n\r\n",
     ] {
         let mut caller = Caller::of(&proxy);
         let next = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -40,7 +43,7 @@ fn a_request_in_doubt_is_400_and_ends_its_connection() {
         assert_eq!(caller.read("GET").status, 400, "{bad:?}");
         assert!(caller.is_closed(), "{bad:?}");
     }
-    assert_eq!(origin.requests(), 10, "what came before, and nothing else");
+    assert_eq!(origin.requests(), 13, "what came before, and nothing else");
     // What is clear goes on, also pipelined.
     let mut caller = Caller::of(&proxy);
     let chunked =
@@ -50,7 +53,7 @@ fn a_request_in_doubt_is_400_and_ends_its_connection() {
     for _ in 0..4 {
         assert_eq!(caller.read("POST").status, 200);
     }
-    assert_eq!(origin.requests(), 14);
+    assert_eq!(origin.requests(), 17);
 }
 
 #[test]
@@ -104,6 +107,25 @@ fn a_refusal_says_why_and_is_counted() {
     let stats = proxy.stats();
     assert_eq!((stats.refused, stats.responses), (2 * cases.len() as u64 + 1, 2 * cases.len() as u64));
     assert_eq!(stats.requests, stats.refused + stats.responses);
+}
+
+#[test]
+fn empty_lines_before_a_request_are_no_part_of_it() {
+    let origin = Origin::answering(|_| OK.into());
+    let proxy = http_proxy(origin.addr());
+    let mut caller = Caller::of(&proxy);
+    let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let lines = "\r\n".repeat(40_000);
+    // As long as a head may be, without them.
+    let large = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(65_536 - 32));
+    assert_eq!(large.len(), 65_536);
+    for request in [format!("{lines}{request}"), format!("\r\n{large}"), format!("{lines}{lines}{large}")] {
+        caller.send(&request);
+        assert_eq!(caller.read("GET").status, 200);
+    }
+    let answer = caller.exchange(&format!("\r\n{}", large.replace("X: ", "X: x")));
+    assert_eq!(answer.status, 431);
+    assert!(answer.body.contains("--in-max-header-size"), "{}", answer.body);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod decompress;
 pub mod hello;
+pub mod http_in;
 pub mod links;
 pub mod memory;
 pub mod message;
@@ -14,9 +15,11 @@ pub mod pair;
 pub mod proxy_fields;
 pub mod recompress;
 pub mod reference;
+pub mod requests;
 pub mod round_trip;
 #[cfg(feature = "suite")]
 pub mod scenario;
+pub mod script;
 pub mod server;
 #[cfg(feature = "suite")]
 pub mod shim;
@@ -29,6 +32,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("client", client::check),
     ("decompress", decompress::check),
     ("hello", hello::check),
+    ("http_in", http_in::check),
     ("message", message::check),
     ("pair", pair::check),
     ("proxy_fields", proxy_fields::check),

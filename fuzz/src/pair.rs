@@ -1,5 +1,6 @@
 //! A client and a server on a wire that loses nothing, driven by any sequence of commands, cuts and times, against a model:
-//! each request has one outcome, each answer is to its question, no request runs twice, no timer that has fired is left.
+//! each request has one outcome, each answer is to its question, no request runs twice, no timer that has fired is left; a
+//! goodbye costs no request its answer, and a close is over by its deadline.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use http::{Request, Response};
 use httpteleport::proto::{
-    ClientConfig, ClientConnection, ClientEvent, Compression, Config, Limits, RequestError, RequestId, ResponseToken,
-    ServerConfig, ServerConnection, ServerEvent, ServerTls, Timer,
+    ClientConfig, ClientConnection, ClientEvent, Compression, Config, ConnectionError, Limits, RequestError, RequestId,
+    ResponseToken, ServerConfig, ServerConnection, ServerEvent, ServerTls, Timer,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -65,6 +66,11 @@ enum Step {
     Close {
         client: bool,
     },
+    CloseBy {
+        client: bool,
+        millis: u16,
+    },
+    Goodbye,
     Eof {
         up: bool,
     },
@@ -98,7 +104,17 @@ struct World {
     open: BTreeMap<RequestId, u32>,
     tokens: Vec<(ResponseToken, u32)>,
     closed: (bool, bool),
+    /// By when client and server are closed at the latest, if they were told to.
+    due: (Option<Instant>, Option<Instant>),
+    /// The server has said goodbye, and the client has read it.
+    said: bool,
+    heeded: bool,
+    /// Nothing has happened by which a request could lose its answer.
+    calm: bool,
 }
+
+/// How long a close may take unless told otherwise.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// The input is an arbitrary setup and steps.
 pub fn check(input: &[u8]) {
@@ -130,6 +146,7 @@ impl World {
             compression: compression(code),
             prefer_zstd,
             max_batch_delay: Duration::from_millis(u64::from(setup.batch_delay)),
+            drain_timeout: DRAIN,
             idle_timeout: setup.idle.map(|idle| Duration::from_millis(u64::from(idle) * 50 + 1)),
             limits: Limits {
                 pending_requests: usize::from(pending) + 1,
@@ -158,10 +175,24 @@ impl World {
             open: BTreeMap::new(),
             tokens: Vec::new(),
             closed: (false, false),
+            due: (None, None),
+            said: false,
+            heeded: false,
+            calm: setup.idle.is_none(),
         }
     }
 
     fn step(&mut self, step: &Step) {
+        self.calm &= !matches!(
+            step,
+            Step::Send { deadline: Some(_), .. }
+                | Step::Cancel { .. }
+                | Step::Discard { .. }
+                | Step::Close { .. }
+                | Step::CloseBy { .. }
+                | Step::Eof { .. }
+                | Step::Fail { .. }
+        );
         match *step {
             Step::Send { method, body, deadline } => {
                 let method = ["GET", "POST", "HEAD", "PUT"][usize::from(method % 4)];
@@ -184,8 +215,11 @@ impl World {
             Step::Flush { client: false } => self.server.flush(),
             Step::Level { client: true, level } => self.client.set_level(level % 9 + 1),
             Step::Level { client: false, level } => self.server.set_level(level % 9 + 1),
-            Step::Close { client: true } => self.client.close(self.now),
-            Step::Close { client: false } => self.server.close(self.now),
+            Step::Close { client } => self.close(client, None),
+            Step::CloseBy { client, millis } => {
+                self.close(client, Some(self.now + Duration::from_millis(millis.into())));
+            }
+            Step::Goodbye => self.say_goodbye(),
             Step::Eof { up } => self.end_of_file(up),
             Step::Fail { client: true } => self.client.handle_transport_error(self.now),
             Step::Fail { client: false } => self.server.handle_transport_error(self.now),
@@ -205,6 +239,7 @@ impl World {
         let before = self.client.pending_requests();
         match self.client.send_request(self.now, &request, deadline) {
             Ok(id) => {
+                assert!(!self.heeded, "no request is sent after a goodbye");
                 assert!(self.open.insert(id, number).is_none(), "an id is of one request at a time");
                 let asked = Asked {
                     head: method == "HEAD",
@@ -227,6 +262,7 @@ impl World {
     fn oneway(&mut self, length: u16) {
         let (number, body, request) = self.request("POST", length);
         if self.client.send_oneway(self.now, &request).is_ok() {
+            assert!(!self.heeded, "nothing is sent after a goodbye");
             let (head, id, open) = (false, None, false);
             self.asked
                 .insert(number, Asked { head, id, open, undelivered: false, seen: false, discarded: false, body });
@@ -264,6 +300,27 @@ impl World {
                 }
             },
         }
+    }
+
+    fn close(&mut self, client: bool, deadline: Option<Instant>) {
+        match (client, deadline) {
+            (true, None) => self.client.close(self.now),
+            (true, Some(deadline)) => self.client.close_by(self.now, deadline),
+            (false, None) => self.server.close(self.now),
+            (false, Some(deadline)) => self.server.close_by(self.now, deadline),
+        }
+        let due = if client { &mut self.due.0 } else { &mut self.due.1 };
+        // Once begun it is only made shorter, and that by a deadline.
+        *due = match (*due, deadline) {
+            (Some(due), deadline) => Some(deadline.map_or(due, |deadline| due.min(deadline))),
+            (None, deadline) => Some(deadline.unwrap_or(self.now + DRAIN)),
+        };
+    }
+
+    /// Harmless at any time (R-goodbye).
+    fn say_goodbye(&mut self) {
+        self.said |= !self.server.is_handshaking() && !self.server.is_closed();
+        self.server.say_goodbye(self.now);
     }
 
     fn carry(&mut self, up: bool, bytes: usize) -> bool {
@@ -311,6 +368,12 @@ impl World {
         self.server.handle_timeout(self.now);
         for next in [self.client.next_timer(), self.server.next_timer()].into_iter().flatten() {
             assert!(next.1 > self.now || next.0 == Timer::Input, "{next:?} is left over at {:?}", self.now);
+        }
+        assert!(self.due.0.is_none_or(|due| self.now < due) || self.client.is_closed(), "a client is closed by then");
+        assert!(self.due.1.is_none_or(|due| self.now < due) || self.server.is_closed(), "a server is closed by then");
+        if self.heeded && self.due.0.is_none() {
+            let next = self.client.next_timer();
+            assert!(!matches!(next, Some((Timer::Drain, _))), "the server has a drain time-out, its client has none");
         }
     }
 
@@ -369,8 +432,16 @@ impl World {
                 asked.undelivered = !maybe_delivered;
             }
             ClientEvent::StartTls => self.client.handle_tls_established(self.now),
+            ClientEvent::Goodbye => {
+                assert!(self.said && !self.heeded, "one goodbye is read if one was said");
+                assert!(self.client.is_closing(), "it is heeded");
+                self.heeded = true;
+            }
+            ClientEvent::Unmatched { id } => assert_ne!(id, 0, "a goodbye is known"),
             ClientEvent::Closed { error } => {
                 self.closed.0 = true;
+                self.calm &= !is_of_a_hello(error.as_ref());
+                assert!(!self.calm || self.heeded && error.is_none(), "nothing ends it but a goodbye: {error:?}");
                 assert!(error.as_ref().is_none_or(|error| is_of_a_clean_wire(error.code())), "{error:?}");
             }
             _ => {}
@@ -402,6 +473,8 @@ impl World {
             ServerEvent::StartTls => self.server.handle_tls_established(self.now),
             ServerEvent::Closed { error } => {
                 self.closed.1 = true;
+                self.calm &= !is_of_a_hello(error.as_ref());
+                assert!(!self.calm || error.is_none(), "its client has all answers: {error:?}");
                 assert!(error.as_ref().is_none_or(|error| is_of_a_clean_wire(error.code())), "{error:?}");
             }
             _ => {}
@@ -410,18 +483,24 @@ impl World {
 
     /// All that waits comes to its end, whatever happened before.
     fn end(mut self) {
+        let mut quiet = 0;
         for _ in 0..20_000 {
             self.carry_all();
             let before = self.tokens.len();
             self.respond(0, 10);
             self.settle();
-            if before == 0 && self.up.is_empty() && self.down.is_empty() {
+            let is_quiet = before == 0 && self.up.is_empty() && self.down.is_empty();
+            quiet = if is_quiet { quiet + 1 } else { 0 };
+            // A batch may wait for its time.
+            if quiet > 3 {
                 break;
             }
             if self.tokens.len() >= before {
                 self.advance(Duration::from_millis(300));
             }
         }
+        self.end_in_calm();
+        self.calm = false;
         self.client.close(self.now);
         self.server.close(self.now);
         self.settle();
@@ -434,6 +513,32 @@ impl World {
         assert!(self.open.is_empty(), "each request has an outcome");
         assert!(self.asked.values().all(|asked| !asked.open));
     }
+
+    /// Where nothing was in the way all has been answered, also behind a goodbye, by which the link ends in order.
+    fn end_in_calm(&mut self) {
+        if !self.calm || self.client.is_handshaking() || self.server.is_handshaking() {
+            return;
+        }
+        assert!(
+            self.asked.values().all(|asked| asked.seen && !asked.open),
+            "each request is answered, each oneway seen"
+        );
+        assert_eq!(self.said, self.heeded, "a goodbye is read");
+        assert_eq!(self.said, self.closed.0, "its reader is done, and closes");
+        if self.said {
+            self.end_of_file(true);
+            self.settle();
+            assert!(self.closed.1, "so does the server then");
+        }
+    }
+}
+
+/// Whether a link ended before it began.
+fn is_of_a_hello(error: Option<&ConnectionError>) -> bool {
+    error.is_some_and(|error| {
+        let code = error.code();
+        code.starts_with("hello-") || code.starts_with("tls-") || code == "zstd-refused" || code == "transport"
+    })
 }
 
 /// The codes with which a link may end on which no byte is changed.

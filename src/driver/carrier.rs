@@ -60,6 +60,8 @@ pub(super) trait Endpoint {
     fn memory(&self) -> Option<&MemoryBudget>;
     /// What the program holds of messages, beside the connection.
     fn held_bytes(&self) -> usize;
+    /// All of that is counted now: what was charged for messages on their way here no longer is.
+    fn note_counted(&mut self) {}
 }
 
 /// How a stream is used.
@@ -189,6 +191,8 @@ impl<E: Endpoint> Carrier<E> {
         let codecs = connection.codec_bytes();
         let buffers = self.input.len() + self.output.capacity() + self.lent_output.unwrap_or(0) + self.lent_input;
         let messages = connection.buffered_bytes() - codecs + self.endpoint.held_bytes();
+        // Not both at once: a budget that is full sheds.
+        self.endpoint.note_counted();
         charge.set(buffers + self.channel.buffered_bytes() + messages);
         charge.set_codecs(codecs);
     }

@@ -31,6 +31,12 @@ impl ResponseToken {
     pub fn id(&self) -> u32 {
         self.id
     }
+
+    /// What its request counts for until it is answered.
+    #[cfg(feature = "_driver")]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held
+    }
 }
 
 /// What a [`ServerConnection`] tells its caller.

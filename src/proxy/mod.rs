@@ -32,6 +32,7 @@ mod dial;
 mod error;
 mod estimate;
 mod fields;
+mod gate;
 mod handler;
 mod http_in;
 mod http_out;

@@ -69,10 +69,15 @@ pub(crate) fn large(max_head_bytes: usize) -> String {
 
 /// Whether what begins so is no request of HTTP/1, whatever comes.
 pub(crate) fn is_none(beginning: &[u8]) -> bool {
-    let method = beginning.iter().take_while(|byte| **byte != b' ');
-    let is_of_method = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let method = &beginning[..memchr::memchr(b' ', beginning).unwrap_or(beginning.len())];
     // Perhaps the first half of an empty line.
-    beginning != b"\r" && (beginning.first() == Some(&b' ') || !method.copied().all(is_of_method))
+    let is_half = beginning == b"\r";
+    !is_half && (beginning.first() == Some(&b' ') || !may_be_method(method))
+}
+
+/// Whether it has only what a method may have.
+fn may_be_method(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 /// Looks at a whole head, whose lines all end in CRLF and the last of which is empty.
@@ -191,7 +196,8 @@ fn shown_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
     let line = head[..memchr::memchr(b'\n', head)?].trim_ascii_end();
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_line = parts.next().is_none() && version.starts_with(b"HTTP/1.") && !is_none(method) && !method.is_empty();
+    let is_line =
+        parts.next().is_none() && version.starts_with(b"HTTP/1.") && may_be_method(method) && !method.is_empty();
     let is_shown = target.starts_with(b"/")
         && target.len() <= MAX_SHOWN_BYTES
         && target.iter().all(|byte| byte.is_ascii_graphic() && !is_awkward(byte));

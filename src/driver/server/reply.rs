@@ -8,13 +8,14 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::super::mailbox::Mailbox;
+use super::super::memory::Charge;
 use super::Shared;
-use super::waiting::text;
+use super::waiting::{text, weight};
 
 /// What a link is told.
 pub(super) enum Command {
-    /// A handler has ended.
-    Ended(Call, Response<Bytes>),
+    /// A handler has ended. What it has made of its request is charged until its link counts it, as far as it is more.
+    Ended(Call, Response<Bytes>, Option<Charge>),
     /// Close in order, until then.
     Close(Instant),
 }
@@ -26,6 +27,8 @@ pub(super) struct Call {
     pub(super) number: u64,
     /// How many bytes it is, if it is a oneway: the connection counts all others.
     pub(super) oneway_bytes: usize,
+    /// What it counts for at its link until the link has its answer.
+    pub(super) held_bytes: usize,
 }
 
 /// Where a handler's response goes. One that is dropped, because the handler has panicked, answers 500.
@@ -57,7 +60,12 @@ impl Drop for Reply {
         let panicked = || text(StatusCode::INTERNAL_SERVER_ERROR, "handler panicked\n");
         let response = self.response.take().unwrap_or_else(panicked);
         self.shared.running.fetch_sub(1, Ordering::Relaxed);
+        let charge = self.shared.options.memory.as_ref().map(|memory| {
+            let mut charge = memory.account();
+            charge.set(weight(response.headers(), response.body()).saturating_sub(self.call.held_bytes));
+            charge
+        });
         // A link that has ended needs none.
-        let _ = self.mailbox.send(Command::Ended(self.call, response));
+        let _ = self.mailbox.send(Command::Ended(self.call, response, charge));
     }
 }

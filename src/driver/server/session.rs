@@ -13,7 +13,7 @@ use http::{Request, Response};
 use super::super::carrier::Endpoint;
 use super::super::channel::{Channel, no_tls};
 use super::super::mailbox::{lock, unharmed};
-use super::super::memory::MemoryBudget;
+use super::super::memory::{Charge, MemoryBudget};
 use super::reply::{Call, Command, Reply};
 use super::waiting::{Waiting, no_memory, overloaded, weight};
 use super::{Admitted, Dispatch};
@@ -27,6 +27,8 @@ pub(in super::super) struct Session {
     place: Admitted,
     dispatch: Dispatch,
     commands: Vec<Command>,
+    /// What responses were charged on their way here, until they are counted as the link's.
+    arriving: Vec<Charge>,
     /// Requests in handlers that are not answered for, by their numbers; oneways without tokens.
     running: IdMap<u64, Option<ResponseToken>>,
     last_number: u64,
@@ -54,6 +56,7 @@ impl Session {
             place,
             dispatch,
             commands: Vec::new(),
+            arriving: Vec::new(),
             running: IdMap::default(),
             last_number: 0,
             limits: VecDeque::new(),
@@ -99,7 +102,8 @@ impl Session {
     fn handle(&mut self, now: Instant, token: Option<ResponseToken>, request: Request<Bytes>) {
         let (mailbox, shared) = (&self.place.mailbox, &self.place.shared);
         let oneway_bytes = if token.is_none() { weight(request.headers(), request.body()) } else { 0 };
-        let call = Call { number: self.last_number + 1, oneway_bytes };
+        let held_bytes = token.as_ref().map_or(oneway_bytes, ResponseToken::held_bytes);
+        let call = Call { number: self.last_number + 1, oneway_bytes, held_bytes };
         if let Some(memory) = shared.options.memory.as_ref().filter(|memory| memory.is_tight()) {
             memory.note_shed();
             self.oneway_bytes -= oneway_bytes;
@@ -248,7 +252,10 @@ impl Endpoint for Session {
         let mut commands = std::mem::take(&mut self.commands);
         for command in commands.drain(..) {
             match command {
-                Command::Ended(call, response) => self.handle_end(now, call, response),
+                Command::Ended(call, response, charge) => {
+                    self.arriving.extend(charge);
+                    self.handle_end(now, call, response);
+                }
                 Command::Close(deadline) => self.begin_to_close(now, deadline),
             }
         }
@@ -298,6 +305,10 @@ impl Endpoint for Session {
 
     fn memory(&self) -> Option<&MemoryBudget> {
         self.place.shared.options.memory.as_ref()
+    }
+
+    fn note_counted(&mut self) {
+        self.arriving.clear();
     }
 
     fn held_bytes(&self) -> usize {
@@ -351,5 +362,39 @@ mod tests {
         assert!(session.limits.len() < 100, "{} of 1", session.limits.len());
         session.handle_timeout(now + Duration::from_secs(60));
         assert!(session.limits.is_empty() && session.running.is_empty());
+    }
+
+    #[test]
+    fn what_a_handler_has_made_is_charged_on_its_way_to_its_link() {
+        const LENGTH: usize = 100_000;
+        let now = Instant::now();
+        let budget = MemoryBudget::new(1 << 20);
+        let options = ServerOptions::default().memory_budget(budget.clone());
+        let dispatch: Dispatch = Arc::new(|_, _, reply: Reply| reply.send(Response::new(vec![b'x'; LENGTH].into())));
+        let place = Arc::new(Shared::new(options)).admit(PeerAddr::Unix).unwrap();
+        let mut session = Session::new(place, dispatch, now);
+        let mut client = ClientConnection::new(ClientConfig::default(), now);
+        let request = Request::get("http://h.example/").body(Bytes::new()).unwrap();
+        client.send_request(now, &request, None).unwrap();
+        // The hellos, then the request.
+        for _ in 0..2 {
+            let (mut up, mut down) = (Vec::new(), Vec::new());
+            client.poll_transmit(now, &mut up);
+            session.connection.handle_input(now, &up);
+            session.connection.poll_transmit(now, &mut down);
+            client.handle_input(now, &down);
+            client.flush();
+        }
+        session.deliver_events(now, &mut Channel::default()).unwrap();
+        // Beside what its request still counts for.
+        let held = session.held_bytes();
+        assert!(held > 0);
+        assert_eq!(budget.held(), LENGTH - held, "it waits for its link's turn");
+        let _ = session.poll_commands(&mut Context::from_waker(std::task::Waker::noop()));
+        session.take_commands(now);
+        assert_eq!(budget.held(), LENGTH - held);
+        assert!(session.connection.buffered_bytes() + session.held_bytes() >= LENGTH, "now it is the link's");
+        session.note_counted();
+        assert_eq!(budget.held(), 0);
     }
 }
