@@ -5,9 +5,8 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use memchr::memchr;
 
 use super::framing::{FramingFields, Length, decimal, plain_decimal};
 use super::{HEAD_LENGTH_FIELD, HEAD_LENGTH_UNKNOWN};
@@ -47,9 +46,9 @@ pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<
     };
     let http11 = parsed.version == Some(1);
     let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
-    let special = Special::find(head, parsed.headers);
+    let (special, headers) = read_fields(head, parsed.headers);
     let length = special.framing.resolve(http11, is_bodiless(method.as_bytes()))?;
-    let request = request(head, method, target, http11, parsed.headers, &special, length);
+    let request = request(head, method, target, http11, headers, &special, length);
     Ok(request_head(request, length, method.as_bytes()))
 }
 
@@ -90,10 +89,10 @@ pub(crate) fn parse_response(
     };
     let http11 = parsed.version == Some(1);
     let code = parsed.code.unwrap_or_default();
-    let special = Special::find(head, parsed.headers);
+    let (special, headers) = read_fields(head, parsed.headers);
     let stated = special.framing.resolve(http11, false)?;
-    let response = response(head, code, http11, parsed.headers).map(|mut response| {
-        let keeps_head_rule = tell_length(response.headers_mut(), &special, code, stated, to_head);
+    let response = response(code, http11, headers).map(|mut response| {
+        let keeps_head_rule = tell_length(response.headers_mut(), special, code, stated, to_head);
         ResponseHead { response, keeps_head_rule }
     });
     response_head(response, code, stated, to_head)
@@ -123,13 +122,12 @@ fn response_head(
 
 /// Leaves in the head the length that its reader should see: of the body that came or, where none may come, of the
 /// one that a GET would have had. Returns whether a response to HEAD carried that (R-head-response).
-fn tell_length(headers: &mut HeaderMap, special: &Special<'_>, code: u16, stated: Length, to_head: bool) -> bool {
+fn tell_length(headers: &mut HeaderMap, special: Special<'_>, code: u16, stated: Length, to_head: bool) -> bool {
     if code == 204 {
         headers.remove(CONTENT_LENGTH);
     }
     // One that came twice tells nothing.
-    let told = if special.head_lengths == 1 { headers.remove(HEAD_LENGTH_FIELD) } else { None };
-    special.remove_from(headers);
+    let told = special.head_length.filter(|_| special.head_lengths == 1);
     // In 204 and 304 the rule has no place, and with a length of its own a response does not keep it.
     match told {
         Some(told) if to_head && stated == Length::Fixed(0) && !matches!(code, 204 | 304) => {
@@ -147,50 +145,53 @@ fn tell_length(headers: &mut HeaderMap, special: &Special<'_>, code: u16, stated
     }
 }
 
-/// The fields that mean something here, of a head that `httparse` took, which has no malformed line. They are looked for
-/// once: a map is slow to search for what most heads have not.
+/// What fields that mean something here say.
 #[derive(Default)]
 struct Special<'a> {
     framing: FramingFields<'a>,
     hosts: usize,
     head_lengths: usize,
+    head_length: Option<HeaderValue>,
 }
 
-impl<'a> Special<'a> {
-    fn find(head: &'a [u8], fields: &[httparse::Header<'a>]) -> Self {
-        let mut special = Self::default();
-        for field in fields {
-            let name = field.name;
-            if name.eq_ignore_ascii_case("host") {
-                special.hosts += 1;
-            } else if name.eq_ignore_ascii_case("content-length") {
-                special.framing.see_length(whole_value(head, name));
-            } else if name.eq_ignore_ascii_case("transfer-encoding") {
-                special.framing.see_coding(whole_value(head, name));
-            } else if name.eq_ignore_ascii_case(HEAD_LENGTH_FIELD) {
-                special.head_lengths += 1;
-            }
+/// The fields of a head that `httparse` took, which has no malformed line: what they say here, and all but those of this
+/// hop as a map whose values share the head's memory.
+fn read_fields<'a>(head: &'a Bytes, fields: &[httparse::Header<'a>]) -> (Special<'a>, Result<HeaderMap, MessageError>) {
+    let mut special = Special::default();
+    let mut map = Ok(HeaderMap::with_capacity(fields.len()));
+    for field in fields {
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        // The first ones need no other look to know their name.
+        let name = if is("host") {
+            special.hosts += 1;
+            Some(HOST)
+        } else if is("content-length") {
+            special.framing.see_length(whole_value(head, field));
+            Some(CONTENT_LENGTH)
+        } else if is("transfer-encoding") {
+            special.framing.see_coding(whole_value(head, field));
+            continue;
+        } else if is(HEAD_LENGTH_FIELD) {
+            special.head_lengths += 1;
+            special.head_length = shared_value(head, field.value);
+            continue;
+        } else {
+            HeaderName::from_bytes(field.name.as_bytes()).ok()
+        };
+        match (&mut map, name, shared_value(head, field.value)) {
+            (Ok(map), Some(name), Some(value)) => drop(map.append(name, value)),
+            _ => map = Err(MessageError::Field),
         }
-        special
     }
-
-    /// Takes out of the map what concerns this hop alone.
-    fn remove_from(&self, headers: &mut HeaderMap) {
-        if self.head_lengths > 0 {
-            headers.remove(HEAD_LENGTH_FIELD);
-        }
-        if self.framing.has_coding() {
-            headers.remove(TRANSFER_ENCODING);
-        }
-    }
+    (special, map)
 }
 
 /// All that stands between a field's colon and its line end: the parser takes off tabs, which count in a framing field.
-fn whole_value<'a>(head: &'a [u8], name: &'a str) -> &'a [u8] {
-    let after_name = name.as_ptr() as usize - head.as_ptr() as usize + name.len();
-    let rest = &head[after_name + 1..];
-    let line = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
-    line.strip_suffix(b"\r").unwrap_or(line)
+fn whole_value<'a>(head: &'a [u8], field: &httparse::Header<'a>) -> &'a [u8] {
+    let begin = field.name.as_ptr() as usize - head.as_ptr() as usize + field.name.len() + 1;
+    let rest = &head[begin..];
+    let line_end = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
+    &rest[..line_end]
 }
 
 fn request(
@@ -198,7 +199,7 @@ fn request(
     method: &str,
     target: &str,
     http11: bool,
-    fields: &[httparse::Header<'_>],
+    headers: Result<HeaderMap, MessageError>,
     special: &Special<'_>,
     length: Length,
 ) -> Result<Request<Bytes>, MessageError> {
@@ -210,11 +211,10 @@ fn request(
     *request.method_mut() = method;
     *request.uri_mut() = uri(head, target)?;
     *request.version_mut() = version(http11);
-    let mut headers = header_map(head, fields)?;
+    let mut headers = headers?;
     if special.hosts > 1 {
         return Err(MessageError::Field);
     }
-    special.remove_from(&mut headers);
     if matches!(length, Length::Fixed(_)) && is_bodiless(request.method().as_str().as_bytes()) {
         headers.remove(CONTENT_LENGTH);
     }
@@ -240,15 +240,14 @@ fn uri(head: &Bytes, target: &str) -> Result<Uri, MessageError> {
 }
 
 fn response(
-    head: &Bytes,
     code: u16,
     http11: bool,
-    fields: &[httparse::Header<'_>],
+    headers: Result<HeaderMap, MessageError>,
 ) -> Result<Response<Bytes>, MessageError> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::from_u16(code).map_err(|_| MessageError::Status)?;
     *response.version_mut() = version(http11);
-    *response.headers_mut() = header_map(head, fields)?;
+    *response.headers_mut() = headers?;
     Ok(response)
 }
 
@@ -256,19 +255,12 @@ fn version(http11: bool) -> Version {
     if http11 { Version::HTTP_11 } else { Version::HTTP_10 }
 }
 
-/// The fields as a map whose values share the head's memory.
-fn header_map(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, MessageError> {
-    let mut map = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MessageError::Field)?;
-        let value = if field.value.is_empty() {
-            HeaderValue::from_static("")
-        } else {
-            HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| MessageError::Field)?
-        };
-        map.append(name, value);
+/// A field's value, which shares the head's memory.
+fn shared_value(head: &Bytes, value: &[u8]) -> Option<HeaderValue> {
+    if value.is_empty() {
+        return Some(HeaderValue::from_static(""));
     }
-    Ok(map)
+    HeaderValue::from_maybe_shared(head.slice_ref(value)).ok()
 }
 
 /// The second look at a request that `httparse` did not take.
