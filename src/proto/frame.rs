@@ -408,10 +408,10 @@ impl<H: Default> FrameReader<H> {
     }
 }
 
-/// Makes room in `plain` for the next step: it doubles towards the `want` bytes that were announced, since a peer can
+/// Makes room in `plain` for the next step of a long body: it doubles towards the `want` bytes that were announced, since a peer can
 /// announce what never comes, and goes no further than these and a step behind them.
 fn make_room(plain: &mut BytesMut, want: u64) {
-    if plain.capacity() - plain.len() >= STEP_BYTES {
+    if want <= STEP_BYTES as u64 || plain.capacity() - plain.len() >= STEP_BYTES {
         return;
     }
     let missing = usize::try_from(want).unwrap_or(usize::MAX).saturating_sub(plain.len());
