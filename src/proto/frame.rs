@@ -15,6 +15,9 @@ use super::error::{ErrorKind, MessageError, Place};
 use super::message::{Length, Outline, Then};
 
 const ID_BYTES: usize = 4;
+/// Short heads, up to a quarter of this, share pieces of memory of this length: who keeps one for long keeps no more than
+/// that with it, which is about what the map of its fields takes.
+const PIECE_BYTES: usize = 1024;
 
 /// A frame. Its head, if the message is not refused, is to be had with [`FrameReader::take_head`].
 #[derive(Debug)]
@@ -43,6 +46,8 @@ impl Frame {
 
 pub(crate) struct FrameReader<H> {
     state: State,
+    /// What is free of the piece of memory for short heads.
+    piece: BytesMut,
     /// The head of the current message. It is long, and lies here until the frame is complete.
     head: H,
     /// Number of the current frame, from 1.
@@ -91,7 +96,7 @@ enum Part {
 impl<H: Default> FrameReader<H> {
     pub(crate) fn new() -> Self {
         let (state, head) = (State::Id, H::default());
-        Self { state, head, frame: 1, begin: 0, offset: 0, used: 0, sheds: false }
+        Self { state, piece: BytesMut::new(), head, frame: 1, begin: 0, offset: 0, used: 0, sheds: false }
     }
 
     /// Refuses bodies that are not here yet, or does so no longer.
@@ -258,6 +263,20 @@ impl<H: Default> FrameReader<H> {
         bytes.freeze()
     }
 
+    /// The same for a head, which is to be shared by the values of its fields: short ones lie close together, so that they
+    /// need no memory of their own to count who shares them.
+    fn take_head_bytes(&mut self, plain: &mut BytesMut, n: usize) -> Bytes {
+        if n > PIECE_BYTES / 4 {
+            return self.take(plain, n);
+        }
+        if self.piece.capacity() < n {
+            self.piece = BytesMut::with_capacity(PIECE_BYTES);
+        }
+        self.piece.extend_from_slice(&plain[..n]);
+        self.pass(plain, n);
+        self.piece.split().freeze()
+    }
+
     /// Passes over `n` bytes.
     fn pass(&mut self, plain: &mut BytesMut, n: usize) {
         plain.advance(n);
@@ -327,7 +346,7 @@ impl<H: Default> FrameReader<H> {
         };
         self.check_head(end.unwrap_or(plain.len()), end.is_none(), limits)?;
         match end {
-            Some(end) => Ok(Some(self.take(plain, end))),
+            Some(end) => Ok(Some(self.take_head_bytes(plain, end))),
             None => {
                 self.state = State::Head { id, scanned };
                 Ok(None)
