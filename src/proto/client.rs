@@ -16,7 +16,7 @@ use super::frame::Frame;
 use super::hello::Hello;
 use super::ids::IdMap;
 use super::link::{Link, Role, Timer};
-use super::message::{ParsedHead, ResponseHead, parse_response, write_request};
+use super::message::{Outline, parse_response, write_request};
 
 /// A request on its way: what a [`ClientEvent`] speaks of.
 ///
@@ -495,7 +495,7 @@ impl Client {
 
 impl Role for Client {
     const ANSWERS: bool = false;
-    type Head = ResponseHead;
+    type Message = Response<Bytes>;
     type Event = ClientEvent;
 
     fn connected(compression: Compression) -> ClientEvent {
@@ -519,30 +519,32 @@ impl Role for Client {
         if link.role.tls && !hello.tls { Err(ErrorKind::TlsRefused) } else { Ok(link.role.tls) }
     }
 
-    fn parse(&self, id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<ResponseHead>, ErrorKind> {
+    fn parse(
+        &self,
+        id: u32,
+        head: &Bytes,
+        limits: &Limits,
+        response: &mut Response<Bytes>,
+    ) -> Result<Outline, ErrorKind> {
         let slot = NonZeroU32::new(id).and_then(|id| self.slots.get(&id));
-        parse_response(head, slot.is_some_and(|slot| slot.to_head), limits)
+        parse_response(head, slot.is_some_and(|slot| slot.to_head), limits, response)
     }
 
-    fn receive(link: &mut Link<Self>, frame: Frame<ResponseHead>) {
-        let waiting = NonZeroU32::new(frame.id).filter(|id| Self::answer(link, *id));
-        let event = match waiting {
-            Some(id) => {
-                let id = RequestId(id);
-                match frame.head {
-                    Ok(ResponseHead { mut response, keeps_head_rule }) => {
-                        link.role.peer_keeps_head_rule |= keeps_head_rule;
-                        *response.body_mut() = frame.body;
-                        ClientEvent::Response { id, response }
-                    }
-                    Err(error) => ClientEvent::Failed { id, error: RequestError::Refused(error) },
-                }
+    fn receive(link: &mut Link<Self>, frame: Frame) {
+        let Frame { id, refused, body, keeps_head_rule, .. } = frame;
+        let waiting = NonZeroU32::new(id).filter(|id| Self::answer(link, *id)).map(RequestId);
+        let event = match (waiting, refused) {
+            (Some(id), None) => {
+                link.role.peer_keeps_head_rule |= keeps_head_rule;
+                *link.reader.head_mut().body_mut() = body;
+                ClientEvent::Response { id, response: link.reader.take_head() }
             }
-            None if frame.id == 0 && frame.head.as_ref().is_ok_and(|head| is_goodbye(&head.response)) => {
+            (Some(id), Some(error)) => ClientEvent::Failed { id, error: RequestError::Refused(error) },
+            (None, None) if id == 0 && is_goodbye(link.reader.head_mut()) => {
                 link.heed_goodbye();
                 ClientEvent::Goodbye
             }
-            None => ClientEvent::Unmatched { id: frame.id },
+            (None, _) => ClientEvent::Unmatched { id },
         };
         link.events.push_back(event);
         Self::limit_abandoned(link);

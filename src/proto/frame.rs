@@ -12,28 +12,44 @@ use nom::{IResult, Parser};
 use super::compress::STEP_BYTES;
 use super::config::Limits;
 use super::error::{ErrorKind, MessageError, Place};
-use super::message::{Length, ParsedHead, Then};
+use super::message::{Length, Outline, Then};
 
 const ID_BYTES: usize = 4;
+/// Short heads, up to a quarter of this, share pieces of memory of this length: who keeps one for long keeps no more than
+/// that with it, which is about what the map of its fields takes.
+const PIECE_BYTES: usize = 1024;
 
-/// A frame whose message was wholly read.
+/// A frame. Its head, if the message is not refused, is to be had with [`FrameReader::take_head`].
 #[derive(Debug)]
-pub(crate) struct Frame<H> {
+pub(crate) struct Frame {
     pub(crate) id: u32,
-    /// The head, or why the message is refused.
-    pub(crate) head: Result<H, MessageError>,
+    /// Why the message is refused, if it is.
+    pub(crate) refused: Option<MessageError>,
     /// Bytes of the head.
     pub(crate) head_bytes: usize,
     /// Empty where the message is refused.
     pub(crate) body: Bytes,
     /// A HEAD request, refused or not.
     pub(crate) is_head: bool,
+    /// A response whose sender has shown that it keeps R-head-response.
+    pub(crate) keeps_head_rule: bool,
     /// Nothing after this frame can be read (R-read-head-response).
     pub(crate) is_last: bool,
 }
 
+impl Frame {
+    /// Refuses the message, unless it is already.
+    fn refuse(&mut self, error: MessageError) {
+        self.refused.get_or_insert(error);
+    }
+}
+
 pub(crate) struct FrameReader<H> {
-    state: State<H>,
+    state: State,
+    /// What is free of the piece of memory for short heads.
+    piece: BytesMut,
+    /// The head of the current message. It is long, and lies here until the frame is complete.
+    head: H,
     /// Number of the current frame, from 1.
     frame: u64,
     /// Where the current frame began in the stream.
@@ -46,7 +62,7 @@ pub(crate) struct FrameReader<H> {
     sheds: bool,
 }
 
-enum State<H> {
+enum State {
     Id,
     /// `scanned` bytes of the buffer hold no end of the head; 0 if its start line has not begun.
     Head {
@@ -54,11 +70,11 @@ enum State<H> {
         scanned: usize,
     },
     Body {
-        message: Message<H>,
+        frame: Frame,
         left: u64,
     },
     Chunks {
-        message: Message<H>,
+        frame: Frame,
         body: BytesMut,
         part: Part,
     },
@@ -66,15 +82,6 @@ enum State<H> {
     Stopped {
         id: Option<u32>,
     },
-}
-
-/// A message whose head was read.
-struct Message<H> {
-    id: u32,
-    head: Result<H, MessageError>,
-    head_bytes: usize,
-    is_head: bool,
-    is_last: bool,
 }
 
 /// What of a chunked body comes next.
@@ -86,9 +93,10 @@ enum Part {
     LastLineEnd,
 }
 
-impl<H> FrameReader<H> {
+impl<H: Default> FrameReader<H> {
     pub(crate) fn new() -> Self {
-        Self { state: State::Id, frame: 1, begin: 0, offset: 0, used: 0, sheds: false }
+        let (state, head) = (State::Id, H::default());
+        Self { state, piece: BytesMut::new(), head, frame: 1, begin: 0, offset: 0, used: 0, sheds: false }
     }
 
     /// Refuses bodies that are not here yet, or does so no longer.
@@ -101,13 +109,14 @@ impl<H> FrameReader<H> {
         if let State::Chunks { body, .. } = &self.state { body.capacity() } else { 0 }
     }
 
-    /// Takes the next frame from `plain`, or as much of it as is there.
+    /// Takes the next frame from `plain`, or as much of it as is there. `parse` is given a frame's id, a head, and what to
+    /// make of that.
     pub(crate) fn next(
         &mut self,
         plain: &mut BytesMut,
         limits: &Limits,
-        parse: impl Fn(u32, &Bytes) -> Result<ParsedHead<H>, ErrorKind>,
-    ) -> Result<Option<Frame<H>>, ErrorKind> {
+        parse: impl Fn(u32, &Bytes, &mut H) -> Result<Outline, ErrorKind>,
+    ) -> Result<Option<Frame>, ErrorKind> {
         let next = self.try_next(plain, limits, parse);
         if next.is_err() {
             self.state = State::Stopped { id: self.id() };
@@ -119,8 +128,8 @@ impl<H> FrameReader<H> {
         &mut self,
         plain: &mut BytesMut,
         limits: &Limits,
-        parse: impl Fn(u32, &Bytes) -> Result<ParsedHead<H>, ErrorKind>,
-    ) -> Result<Option<Frame<H>>, ErrorKind> {
+        parse: impl Fn(u32, &Bytes, &mut H) -> Result<Outline, ErrorKind>,
+    ) -> Result<Option<Frame>, ErrorKind> {
         loop {
             match self.state {
                 State::Id => {
@@ -131,37 +140,34 @@ impl<H> FrameReader<H> {
                     self.state = State::Head { id, scanned: 0 };
                 }
                 State::Head { id, scanned } => {
-                    let Some(bytes) = self.head(plain, id, scanned, limits)? else { return Ok(None) };
-                    let ParsedHead { mut head, length, is_head, then } = parse(id, &bytes)?;
-                    if then == Then::NextHead {
+                    let Some(bytes) = self.head_bytes(plain, id, scanned, limits)? else { return Ok(None) };
+                    let outline = parse(id, &bytes, &mut self.head)?;
+                    if outline.then == Then::NextHead {
                         self.state = State::Head { id, scanned: 0 };
                         continue;
                     }
-                    let (head_bytes, is_last) = (bytes.len(), then == Then::Ambiguous);
-                    let mut left = match length {
+                    let mut frame = Frame {
+                        id,
+                        refused: outline.refused,
+                        head_bytes: bytes.len(),
+                        body: Bytes::new(),
+                        is_head: outline.is_head,
+                        keeps_head_rule: outline.keeps_head_rule,
+                        is_last: outline.then == Then::Ambiguous,
+                    };
+                    let left = match outline.length {
                         Length::Chunked => {
-                            let message = Message { id, head, head_bytes, is_head, is_last };
-                            self.state = State::Chunks { message, body: BytesMut::new(), part: Part::Size };
+                            self.state = State::Chunks { frame, body: BytesMut::new(), part: Part::Size };
                             continue;
                         }
                         Length::Unstated => 0,
                         Length::Fixed(length) => length,
                     };
                     self.afford(left, limits)?;
-                    if left > limits.body_bytes as u64 && head.is_ok() {
-                        head = Err(MessageError::BodyTooLarge);
+                    if left > limits.body_bytes as u64 {
+                        frame.refuse(MessageError::BodyTooLarge);
                     }
-                    if self.sheds && left > plain.len() as u64 && head.is_ok() {
-                        head = Err(MessageError::Overload);
-                    }
-                    // Most messages have come as a whole, and need not be kept here.
-                    if let Some(body) = self.body(plain, head.is_ok(), &mut left) {
-                        self.end(id, is_last);
-                        return Ok(Some(Frame { id, head, head_bytes, body, is_head, is_last }));
-                    }
-                    let message = Message { id, head, head_bytes, is_head, is_last };
-                    self.state = State::Body { message, left };
-                    return Ok(None);
+                    return Ok(self.body(frame, plain, left));
                 }
                 State::Body { .. } | State::Chunks { .. } => {
                     let stopped = State::Stopped { id: self.id() };
@@ -174,42 +180,51 @@ impl<H> FrameReader<H> {
     }
 
     /// Goes on with a message whose head was read before, or whose body comes in chunks.
-    fn rest(&mut self, state: State<H>, plain: &mut BytesMut, limits: &Limits) -> Result<Option<Frame<H>>, ErrorKind> {
+    fn rest(&mut self, state: State, plain: &mut BytesMut, limits: &Limits) -> Result<Option<Frame>, ErrorKind> {
         match state {
-            State::Body { mut message, mut left } => {
-                if self.sheds && left > plain.len() as u64 && message.head.is_ok() {
-                    message.head = Err(MessageError::Overload);
+            State::Body { frame, left } => return Ok(self.body(frame, plain, left)),
+            State::Chunks { mut frame, mut body, mut part } => {
+                if self.chunks(plain, &mut frame, &mut body, &mut part, limits)? {
+                    return Ok(Some(self.finish(frame, body.freeze())));
                 }
-                if let Some(body) = self.body(plain, message.head.is_ok(), &mut left) {
-                    return Ok(Some(self.finish(message, body)));
-                }
-                self.state = State::Body { message, left };
-            }
-            State::Chunks { mut message, mut body, mut part } => {
-                if self.chunks(plain, &mut message, &mut body, &mut part, limits)? {
-                    return Ok(Some(self.finish(message, body.freeze())));
-                }
-                self.state = State::Chunks { message, body, part };
+                self.state = State::Chunks { frame, body, part };
             }
             other => self.state = other,
         }
         Ok(None)
     }
 
-    /// Takes the `left` bytes of a body; `None` while they are not there. A refused message's body is dropped as it comes; any
-    /// other waits until it is whole.
-    fn body(&mut self, plain: &mut BytesMut, is_wanted: bool, left: &mut u64) -> Option<Bytes> {
-        let here = (*left).min(plain.len() as u64);
-        if is_wanted {
-            if here < *left {
-                make_room(plain, *left);
-                return None;
-            }
-            return Some(self.take(plain, here as usize));
+    /// Takes the `left` bytes of a frame's body; `None` while they are not there. A refused message's body is dropped as it
+    /// comes; any other waits until it is whole.
+    fn body(&mut self, mut frame: Frame, plain: &mut BytesMut, mut left: u64) -> Option<Frame> {
+        let here = left.min(plain.len() as u64);
+        if self.sheds && here < left {
+            frame.refuse(MessageError::Overload);
         }
-        self.pass(plain, here as usize);
-        *left -= here;
-        (*left == 0).then(Bytes::new)
+        if frame.refused.is_some() {
+            self.pass(plain, here as usize);
+            left -= here;
+            if left == 0 {
+                return Some(self.finish(frame, Bytes::new()));
+            }
+        } else if here == left {
+            let body = self.take(plain, here as usize);
+            return Some(self.finish(frame, body));
+        } else {
+            make_room(plain, left);
+        }
+        self.state = State::Body { frame, left };
+        None
+    }
+
+    /// The head of the frame that was read last, which has no body. Of no use if the message is refused.
+    pub(crate) fn head_mut(&mut self) -> &mut H {
+        &mut self.head
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn take_head(&mut self) -> H {
+        std::mem::take(&mut self.head)
     }
 
     /// Whether the stream, with `plain` still to be taken, stands inside a frame.
@@ -227,7 +242,7 @@ impl<H> FrameReader<H> {
         match &self.state {
             State::Id => None,
             State::Head { id, .. } => Some(*id),
-            State::Body { message, .. } | State::Chunks { message, .. } => Some(message.id),
+            State::Body { frame, .. } | State::Chunks { frame, .. } => Some(frame.id),
             State::Stopped { id } => *id,
         }
     }
@@ -246,6 +261,20 @@ impl<H> FrameReader<H> {
         bytes.truncate(n);
         self.count(n);
         bytes.freeze()
+    }
+
+    /// The same for a head, which is to be shared by the values of its fields: short ones lie close together, so that they
+    /// need no memory of their own to count who shares them.
+    fn take_head_bytes(&mut self, plain: &mut BytesMut, n: usize) -> Bytes {
+        if n > PIECE_BYTES / 4 {
+            return self.take(plain, n);
+        }
+        if self.piece.capacity() < n {
+            self.piece = BytesMut::with_capacity(PIECE_BYTES);
+        }
+        self.piece.extend_from_slice(&plain[..n]);
+        self.pass(plain, n);
+        self.piece.split().freeze()
     }
 
     /// Passes over `n` bytes.
@@ -282,26 +311,23 @@ impl<H> FrameReader<H> {
         Ok(())
     }
 
-    fn finish(&mut self, message: Message<H>, body: Bytes) -> Frame<H> {
-        let Message { id, head, head_bytes, is_head, is_last } = message;
-        self.end(id, is_last);
-        let body = if head.is_ok() { body } else { Bytes::new() };
-        Frame { id, head, head_bytes, body, is_head, is_last }
-    }
-
     /// The current frame is complete.
-    fn end(&mut self, id: u32, is_last: bool) {
-        if is_last {
-            self.state = State::Stopped { id: Some(id) };
+    fn finish(&mut self, mut frame: Frame, body: Bytes) -> Frame {
+        if frame.is_last {
+            self.state = State::Stopped { id: Some(frame.id) };
         } else {
             self.frame += 1;
             self.begin = self.offset;
             self.state = State::Id;
         }
+        if frame.refused.is_none() {
+            frame.body = body;
+        }
+        frame
     }
 
     /// Takes a head from `plain`, or notes how far there is none.
-    fn head(
+    fn head_bytes(
         &mut self,
         plain: &mut BytesMut,
         id: u32,
@@ -320,7 +346,7 @@ impl<H> FrameReader<H> {
         };
         self.check_head(end.unwrap_or(plain.len()), end.is_none(), limits)?;
         match end {
-            Some(end) => Ok(Some(self.take(plain, end))),
+            Some(end) => Ok(Some(self.take_head_bytes(plain, end))),
             None => {
                 self.state = State::Head { id, scanned };
                 Ok(None)
@@ -332,7 +358,7 @@ impl<H> FrameReader<H> {
     fn chunks(
         &mut self,
         plain: &mut BytesMut,
-        message: &mut Message<H>,
+        frame: &mut Frame,
         body: &mut BytesMut,
         part: &mut Part,
         limits: &Limits,
@@ -346,8 +372,8 @@ impl<H> FrameReader<H> {
                     }
                     self.pass(plain, line);
                     self.afford(size, limits)?;
-                    if body.len() as u64 + size > limits.body_bytes as u64 && message.head.is_ok() {
-                        message.head = Err(MessageError::BodyTooLarge);
+                    if body.len() as u64 + size > limits.body_bytes as u64 {
+                        frame.refuse(MessageError::BodyTooLarge);
                         *body = BytesMut::new();
                     }
                     if size == 0 { Part::LastLineEnd } else { Part::Data { left: size } }
@@ -358,11 +384,11 @@ impl<H> FrameReader<H> {
                     if here == 0 {
                         return Ok(false);
                     }
-                    if self.sheds && message.head.is_ok() {
-                        message.head = Err(MessageError::Overload);
+                    if self.sheds {
+                        frame.refuse(MessageError::Overload);
                         *body = BytesMut::new();
                     }
-                    if message.head.is_ok() {
+                    if frame.refused.is_none() {
                         body.extend_from_slice(&plain[..here as usize]);
                     }
                     self.pass(plain, here as usize);
@@ -401,10 +427,10 @@ impl<H> FrameReader<H> {
     }
 }
 
-/// Makes room in `plain` for the next step: it doubles towards the `want` bytes that were announced, since a peer can
+/// Makes room in `plain` for the next step of a long body: it doubles towards the `want` bytes that were announced, since a peer can
 /// announce what never comes, and goes no further than these and a step behind them.
 fn make_room(plain: &mut BytesMut, want: u64) {
-    if plain.capacity() - plain.len() >= STEP_BYTES {
+    if want <= STEP_BYTES as u64 || plain.capacity() - plain.len() >= STEP_BYTES {
         return;
     }
     let missing = usize::try_from(want).unwrap_or(usize::MAX).saturating_sub(plain.len());

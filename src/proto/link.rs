@@ -14,7 +14,7 @@ use super::config::{Compression, Config, Limits, Stats};
 use super::error::{ConnectionError, ErrorKind, Place};
 use super::frame::{Frame, FrameReader};
 use super::hello::{HELLO_BYTES, Hello, check_start};
-use super::message::ParsedHead;
+use super::message::Outline;
 
 /// Input waits while this many events wait to be polled, so that a caller that polls late bounds its memory.
 const MAX_EVENTS: usize = 256;
@@ -25,8 +25,8 @@ const TRIAL: Duration = Duration::from_millis(250);
 pub(super) trait Role: Sized {
     /// Whether the role can finish its work when nothing more can be read: a server can still answer.
     const ANSWERS: bool;
-    /// The head of the messages that this role receives.
-    type Head;
+    /// The messages that this role receives.
+    type Message: Default;
     /// What this role tells its caller.
     type Event;
 
@@ -39,9 +39,9 @@ pub(super) trait Role: Sized {
     /// Judges the peer's hello; returns whether TLS comes next.
     fn accept_hello(link: &mut Link<Self>, hello: Hello) -> Result<bool, ErrorKind>;
     /// Parses the head of the message with this id.
-    fn parse(&self, id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<Self::Head>, ErrorKind>;
-    /// A frame has arrived.
-    fn receive(link: &mut Link<Self>, frame: Frame<Self::Head>);
+    fn parse(&self, id: u32, head: &Bytes, limits: &Limits, message: &mut Self::Message) -> Result<Outline, ErrorKind>;
+    /// A frame has arrived; the reader has its head.
+    fn receive(link: &mut Link<Self>, frame: Frame);
     /// Requests whose outcome is still open: a closing link waits for them.
     fn unfinished(&self) -> usize;
     /// Whether the role takes no further frames for now.
@@ -122,7 +122,7 @@ pub(super) struct Link<R: Role> {
     plain: BytesMut,
     /// An error of the decoder that stands behind what is in `plain`.
     damage: Option<ErrorKind>,
-    reader: FrameReader<R::Head>,
+    pub(super) reader: FrameReader<R::Message>,
     /// There may be more in what was taken: it waits until the caller has kept up.
     is_behind: bool,
     /// Frames that wait to be compressed and transmitted.
@@ -548,7 +548,7 @@ impl<R: Role> Link<R> {
         self.is_behind = true;
         while self.can_pump(most_events) {
             let (role, limits) = (&self.role, &self.config.limits);
-            match self.reader.next(&mut self.plain, limits, |id, head| role.parse(id, head, limits)) {
+            match self.reader.next(&mut self.plain, limits, |id, head, message| role.parse(id, head, limits, message)) {
                 Ok(Some(frame)) => {
                     self.stats.frames_in += 1;
                     let is_last = frame.is_last;

@@ -11,7 +11,7 @@ use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
 use super::hello::Hello;
 use super::link::{Link, Role, Timer};
-use super::message::{ParsedHead, parse_request, write_goodbye, write_response};
+use super::message::{Outline, parse_request, write_goodbye, write_response};
 
 /// The right, and the duty, to answer one request, once: it is consumed by
 /// [`send_response`](ServerConnection::send_response) or [`discard`](ServerConnection::discard).
@@ -335,7 +335,7 @@ impl Server {
 
 impl Role for Server {
     const ANSWERS: bool = true;
-    type Head = Request<Bytes>;
+    type Message = Request<Bytes>;
     type Event = ServerEvent;
 
     fn connected(compression: Compression) -> ServerEvent {
@@ -368,25 +368,33 @@ impl Role for Server {
         verdict
     }
 
-    fn parse(&self, _id: u32, head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
-        parse_request(head, limits)
+    fn parse(
+        &self,
+        _id: u32,
+        head: &Bytes,
+        limits: &Limits,
+        request: &mut Request<Bytes>,
+    ) -> Result<Outline, ErrorKind> {
+        parse_request(head, limits, request)
     }
 
-    fn receive(link: &mut Link<Self>, frame: Frame<Request<Bytes>>) {
-        let Frame { id, head, head_bytes, body, is_head: to_head, .. } = frame;
-        let event = match head {
-            Ok(mut request) => {
+    fn receive(link: &mut Link<Self>, frame: Frame) {
+        let Frame { id, refused, head_bytes, body, is_head: to_head, .. } = frame;
+        let event = match refused {
+            None => {
+                let request = link.reader.head_mut();
                 *request.body_mut() = body;
+                let held = head_bytes + request.body().len() + request.headers().len() * Limits::FIELD_BYTES;
+                let request = link.reader.take_head();
                 if id == 0 {
                     ServerEvent::Oneway { request }
                 } else {
-                    let held = head_bytes + request.body().len() + request.headers().len() * Limits::FIELD_BYTES;
                     link.role.pending += 1;
                     link.role.held += held;
                     ServerEvent::Request { token: ResponseToken { id, to_head, held }, request }
                 }
             }
-            Err(error) => {
+            Some(error) => {
                 if id != 0 {
                     Self::refuse(link, id, to_head, &error);
                 }

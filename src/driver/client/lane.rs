@@ -146,7 +146,7 @@ impl Lane {
             for command in self.commands.drain(..) {
                 match command {
                     // Given up where it came from.
-                    Command::Send(job) if job.reply.is_canceled() => {}
+                    Command::Send(job) if job.reply.is_given_up() => {}
                     Command::Send(job) => self.queue.push(job),
                     Command::Cancel(ticket) if self.queue.give_up(ticket) => {}
                     Command::Cancel(ticket) => cancel(ticket),
@@ -206,10 +206,10 @@ impl Lane {
 
     /// Gives a job to another lane; false if that takes none.
     fn move_one(&mut self, job: Box<Job>, number: usize) -> bool {
-        job.place.move_to(number);
+        job.reply.move_to(number);
         let Err(Command::Send(job)) = self.common.lanes[number].mailbox.send(Command::Send(job)) else { return true };
         // The client closes, and that lane has ended.
-        job.place.move_to(self.number);
+        job.reply.move_to(self.number);
         self.queue.put_back(job);
         false
     }

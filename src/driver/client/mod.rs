@@ -3,6 +3,7 @@
 
 mod lane;
 mod queue;
+mod reply;
 mod session;
 #[cfg(all(test, feature = "smol"))]
 mod simulation;
@@ -12,17 +13,17 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_channel::oneshot;
 use http::{Method, Request, Response};
 
 use lane::{Condition, NoZstd};
 pub(super) use lane::{Lane, Step};
 pub(super) use queue::dial_panicked;
 use queue::{Command, Job};
+use reply::{Reply, Waiting};
 
 use super::crowd::Crowd;
 use super::error::ClientError;
@@ -95,40 +96,6 @@ impl Common {
     }
 }
 
-/// A request's place in a lane, of whose load it is one.
-struct Place {
-    common: Arc<Common>,
-    /// The number of the lane. Its caller knows it, too.
-    lane: Arc<AtomicUsize>,
-}
-
-impl Place {
-    fn new(common: Arc<Common>, lane: usize) -> Self {
-        common.lanes[lane].load.fetch_add(1, Ordering::Relaxed);
-        Self { common, lane: Arc::new(AtomicUsize::new(lane)) }
-    }
-
-    /// One for a job that is in no lane.
-    #[cfg(test)]
-    fn nowhere() -> Self {
-        let callers = Callers::new(String::new(), ClientOptions::default(), |_| Ok(()));
-        Self::new(callers.common.clone(), 0)
-    }
-
-    fn move_to(&self, lane: usize) {
-        let before = self.lane.swap(lane, Ordering::AcqRel);
-        self.common.lanes[before].load.fetch_sub(1, Ordering::Relaxed);
-        self.common.lanes[lane].load.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let lane = self.lane.load(Ordering::Relaxed);
-        self.common.lanes[lane].load.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl fmt::Debug for Callers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
@@ -165,11 +132,10 @@ impl Callers {
         let number = *lane.as_ref().unwrap_or(&0);
         let deadline = deadline.resolve(Instant::now(), self.common.options.timeout);
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let place = Place::new(self.common.clone(), number);
-        let (reply, response) = oneshot::channel();
+        let (reply, waiting) = Reply::new(self.common.clone(), number);
         self.pending.fetch_add(1, Ordering::Relaxed);
-        let outcome = Outcome { callers: self.clone(), lane: place.lane.clone(), ticket, response, is_known: false };
-        let job = Box::new(Job { ticket, request, is_oneway, deadline, reply, place, tries: 0, earlier: None });
+        let outcome = Outcome { callers: self.clone(), ticket, waiting, is_known: false };
+        let job = Box::new(Job { ticket, request, is_oneway, deadline, reply, tries: 0, earlier: None });
         if self.closed.load(Ordering::Acquire) {
             job.end(Err(ClientError::Closed));
         } else if let Err(error) = lane {
@@ -262,10 +228,8 @@ impl Drop for Callers {
 /// The outcome of a request, to come. Dropping it before gives the request up.
 pub(super) struct Outcome {
     callers: Arc<Callers>,
-    /// The number of the lane that the request is in.
-    lane: Arc<AtomicUsize>,
     ticket: u64,
-    response: oneshot::Receiver<Result<Response<Bytes>, ClientError>>,
+    waiting: Waiting,
     is_known: bool,
 }
 
@@ -279,9 +243,9 @@ impl Future for Outcome {
     type Output = Result<Response<Bytes>, ClientError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = ready!(Pin::new(&mut self.response).poll(context));
-        self.is_known = true;
-        Poll::Ready(outcome.unwrap_or_else(|_| Err(ClientError::lost())))
+        let outcome = self.waiting.poll(context);
+        self.is_known |= outcome.is_ready();
+        outcome
     }
 }
 
@@ -301,12 +265,8 @@ impl Timed for Outcome {
 impl Drop for Outcome {
     fn drop(&mut self) {
         self.callers.pending.fetch_sub(1, Ordering::Relaxed);
-        if self.is_known || !matches!(self.response.try_recv(), Ok(None)) {
-            return;
+        if let Some(lane) = self.waiting.give_up().filter(|_| !self.is_known) {
+            let _ = self.callers.common.lanes[lane].mailbox.send(Command::Cancel(self.ticket));
         }
-        // In this order, and with a write for a read: if the request moves after that, its new lane sees the first.
-        self.response.close();
-        let lane = self.lane.fetch_add(0, Ordering::AcqRel);
-        let _ = self.callers.common.lanes[lane].mailbox.send(Command::Cancel(self.ticket));
     }
 }

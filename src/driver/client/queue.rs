@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_channel::oneshot;
 use http::{Request, Response};
 
 use super::super::error::ClientError;
 use super::super::options::Overflow;
-use super::Place;
+use super::reply::Reply;
 use crate::proto::SendError;
 
 /// How late a job in the queue may learn that its deadline has passed.
@@ -32,9 +31,7 @@ pub(super) struct Job {
     /// It wants no response; an empty one says that it is on its way.
     pub(super) is_oneway: bool,
     pub(super) deadline: Option<Instant>,
-    pub(super) reply: oneshot::Sender<Result<Response<Bytes>, ClientError>>,
-    /// The lane that it is in, and one of whose load it is.
-    pub(super) place: Place,
+    pub(super) reply: Reply,
     /// How often a connection has not delivered it.
     pub(super) tries: u32,
     /// How the last link ended that may have delivered it, if one has.
@@ -43,15 +40,12 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn end(self: Box<Self>, outcome: Result<Response<Bytes>, ClientError>) {
-        let Self { earlier, reply, place, .. } = *self;
-        // Before its caller can ask for more.
-        drop(place);
+        let Self { earlier, reply, .. } = *self;
         let outcome = outcome.map_err(|error| match earlier {
             Some(earlier) => error.after(earlier),
             None => error,
         });
-        // A caller that has gone wants no outcome.
-        let _ = reply.send(outcome);
+        reply.send(outcome);
     }
 }
 
@@ -82,7 +76,7 @@ impl Queue {
     /// Takes a job in that was here before: it has its place, also above the limit. One that was given up meanwhile has
     /// none: nobody would tell this queue.
     pub(super) fn put_back(&mut self, job: Box<Job>) {
-        if !job.reply.is_canceled() {
+        if !job.reply.is_given_up() {
             self.insert(job);
         }
     }
@@ -161,15 +155,20 @@ pub(super) fn cannot_connect(addr: &str, error: std::io::Error) -> ClientError {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test takes one real time as the base of its virtual ones")]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::super::reply::Waiting;
     use super::*;
 
-    type Reply = oneshot::Receiver<Result<Response<Bytes>, ClientError>>;
+    fn job(ticket: u64, deadline: Option<Instant>) -> (Box<Job>, Waiting) {
+        let (reply, waiting) = Reply::nowhere();
+        let request = Request::default();
+        let job = Job { ticket, request, is_oneway: false, deadline, reply, tries: 0, earlier: None };
+        (Box::new(job), waiting)
+    }
 
-    fn job(ticket: u64, deadline: Option<Instant>) -> (Box<Job>, Reply) {
-        let (reply, outcome) = oneshot::channel();
-        let (request, place) = (Request::default(), Place::nowhere());
-        let job = Job { ticket, request, is_oneway: false, deadline, reply, place, tries: 0, earlier: None };
-        (Box::new(job), outcome)
+    fn outcome(waiting: &Waiting) -> Poll<Result<Response<Bytes>, ClientError>> {
+        waiting.poll(&mut Context::from_waker(Waker::noop()))
     }
 
     fn tickets(queue: &mut Queue) -> Vec<u64> {
@@ -179,13 +178,13 @@ mod tests {
     #[test]
     fn jobs_leave_in_the_order_in_which_their_callers_came() {
         let mut queue = Queue::new(4, Overflow::Newest);
-        let (jobs, mut replies): (Vec<_>, Vec<_>) = [1, 3, 2, 4].map(|ticket| job(ticket, None)).into_iter().unzip();
+        let (jobs, waiting): (Vec<_>, Vec<_>) = [1, 3, 2, 4].map(|ticket| job(ticket, None)).into_iter().unzip();
         jobs.into_iter().for_each(|job| queue.push(job));
         let (first, second) = (queue.pop().unwrap(), queue.pop().unwrap());
         queue.push(job(5, None).0);
         queue.put_back(first);
         // Given up while it was elsewhere.
-        drop(replies.swap_remove(2));
+        assert!(waiting[2].give_up().is_some());
         queue.put_back(second);
         assert!(queue.give_up(3) && !queue.give_up(3));
         assert_eq!(tickets(&mut queue), [1, 4, 5]);
@@ -201,9 +200,9 @@ mod tests {
                 queue.push(job);
                 replies.push(reply);
             }
-            for (ticket, mut reply) in replies.into_iter().enumerate() {
-                let outcome = reply.try_recv().unwrap();
-                let has_lost = matches!(outcome, Some(Err(ClientError::Send(SendError::PendingOverflow(2)))));
+            for (ticket, waiting) in replies.into_iter().enumerate() {
+                let outcome = outcome(&waiting);
+                let has_lost = matches!(outcome, Poll::Ready(Err(ClientError::Send(SendError::PendingOverflow(2)))));
                 assert_eq!(has_lost, ticket == loser, "{overflow:?}: {outcome:?}");
             }
         }
@@ -225,8 +224,9 @@ mod tests {
             queue.expire(now);
         }
         assert_eq!(tickets(&mut queue), [1, 3, 5, 7, 9]);
-        for (ticket, mut reply) in replies.into_iter().enumerate() {
-            let is_late = matches!(reply.try_recv(), Ok(Some(Err(ClientError::Timeout { maybe_delivered: false }))));
+        for (ticket, waiting) in replies.into_iter().enumerate() {
+            let is_late =
+                matches!(outcome(&waiting), Poll::Ready(Err(ClientError::Timeout { maybe_delivered: false })));
             assert_eq!(is_late, ticket % 2 == 0);
         }
     }

@@ -298,10 +298,10 @@ impl Endpoint for Session<'_> {
 
     fn deliver_events(&mut self, now: Instant, channel: &mut Channel) -> io::Result<bool> {
         let mut any = false;
+        // Before the events, so that whoever acts on one sees figures that include it.
+        self.count();
         while let Some(event) = self.connection.poll_event() {
             any = true;
-            // Before the event, so that whoever acts on it sees figures that include it.
-            self.count();
             match event {
                 ClientEvent::Connected { compression } => {
                     self.connected_at = Some(now);
@@ -328,7 +328,6 @@ impl Endpoint for Session<'_> {
                 ClientEvent::Closed { error } => self.end = Some(error),
             }
         }
-        self.count();
         Ok(any)
     }
 

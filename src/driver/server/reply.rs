@@ -36,7 +36,7 @@ pub(in super::super) struct Reply {
     call: Call,
     mailbox: Arc<Mailbox<Command>>,
     shared: Arc<Shared>,
-    response: Option<Response<Bytes>>,
+    is_sent: bool,
 }
 
 impl Reply {
@@ -46,19 +46,16 @@ impl Reply {
             shared.running.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Self { call, mailbox: mailbox.clone(), shared: shared.clone(), response: None })
+        Some(Self { call, mailbox: mailbox.clone(), shared: shared.clone(), is_sent: false })
     }
 
     /// The handler has ended with this.
     pub(in super::super) fn send(mut self, response: Response<Bytes>) {
-        self.response = Some(response);
+        self.end(response);
     }
-}
 
-impl Drop for Reply {
-    fn drop(&mut self) {
-        let panicked = || text(StatusCode::INTERNAL_SERVER_ERROR, "handler panicked\n");
-        let response = self.response.take().unwrap_or_else(panicked);
+    fn end(&mut self, response: Response<Bytes>) {
+        self.is_sent = true;
         self.shared.running.fetch_sub(1, Ordering::Relaxed);
         let charge = self.shared.options.memory.as_ref().map(|memory| {
             let mut charge = memory.account();
@@ -67,5 +64,13 @@ impl Drop for Reply {
         });
         // A link that has ended needs none.
         let _ = self.mailbox.send(Command::Ended(self.call, response, charge));
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            self.end(text(StatusCode::INTERNAL_SERVER_ERROR, "handler panicked\n"));
+        }
     }
 }

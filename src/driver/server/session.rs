@@ -82,20 +82,28 @@ impl Session {
         if token.is_none() {
             self.oneway_bytes += weight(request.headers(), request.body());
         }
-        self.line.push_back((token, request));
-        self.advance(now);
+        if self.line.is_empty() && self.is_free() {
+            self.handle(now, token, request);
+        } else {
+            self.line.push_back((token, request));
+            self.advance(now);
+        }
     }
 
-    /// Starts handlers of what waits for its turn. With [`pipeline`](super::ServerOptions::pipeline) one at a time; and
-    /// none while more responses wait than should: whoever asks for more has to read what there is.
+    /// Starts handlers of what waits for its turn.
     fn advance(&mut self, now: Instant) {
-        let (pipeline, limit) = (self.place.shared.options.pipeline, self.place.shared.options.waiting_bytes);
-        while (!pipeline || self.running.is_empty())
-            && !self.waiting.is_full(limit)
+        while self.is_free()
             && let Some((token, request)) = self.line.pop_front()
         {
             self.handle(now, token, request);
         }
+    }
+
+    /// Whether one more handler may be started. With [`pipeline`](super::ServerOptions::pipeline) one at a time; and none
+    /// while more responses wait than should: whoever asks for more has to read what there is.
+    fn is_free(&self) -> bool {
+        let options = &self.place.shared.options;
+        (!options.pipeline || self.running.is_empty()) && !self.waiting.is_full(options.waiting_bytes)
     }
 
     /// Starts the handler of a request, unless too many run.
@@ -169,8 +177,8 @@ impl Session {
     }
 
     fn respond(&mut self, now: Instant, token: ResponseToken, response: Response<Bytes>) {
-        self.waiting.push(now, self.place.shared.options.waiting_bytes, token, response);
-        self.waiting.send(now, &mut self.connection);
+        let limit = self.place.shared.options.waiting_bytes;
+        self.waiting.respond(now, &mut self.connection, limit, token, response);
     }
 
     fn announce(&mut self, compression: Compression) {
@@ -266,10 +274,10 @@ impl Endpoint for Session {
 
     fn deliver_events(&mut self, now: Instant, channel: &mut Channel) -> io::Result<bool> {
         let mut any = false;
+        // Before the events, so that whoever acts on one sees figures that include it.
+        self.count();
         while let Some(event) = self.connection.poll_event() {
             any = true;
-            // Before the event, so that whoever acts on it sees figures that include it.
-            self.count();
             match event {
                 ServerEvent::Request { token, request } => self.receive(now, Some(token), request),
                 ServerEvent::Oneway { request } => self.receive(now, None, request),
@@ -282,7 +290,6 @@ impl Endpoint for Session {
                 ServerEvent::Closed { error } => self.end = Some(error),
             }
         }
-        self.count();
         Ok(any)
     }
 

@@ -41,9 +41,29 @@ impl Waiting {
         self.bytes
     }
 
-    /// Takes a response. If more than `limit` bytes would wait, for a peer that does not read, a short one takes its
+    /// Hands a response to the connection, or keeps it until that has room and it is its turn.
+    pub(super) fn respond(
+        &mut self,
+        now: Instant,
+        connection: &mut ServerConnection,
+        limit: usize,
+        token: ResponseToken,
+        response: Response<Bytes>,
+    ) {
+        self.send(now, connection);
+        if !self.responses.is_empty() {
+            return self.push(now, limit, token, response);
+        }
+        match connection.send_response(now, token, &response) {
+            Err(ResponseRejected { token, error: SendError::OutputFull(_) }) => self.push(now, limit, token, response),
+            Err(rejected) => send_reason(now, connection, rejected),
+            Ok(()) => {}
+        }
+    }
+
+    /// Keeps a response. If more than `limit` bytes would wait, for a peer that does not read, a short one takes its
     /// place. Who reads gets all that was in handlers when the limit was reached.
-    pub(super) fn push(&mut self, now: Instant, limit: usize, token: ResponseToken, mut response: Response<Bytes>) {
+    fn push(&mut self, now: Instant, limit: usize, token: ResponseToken, mut response: Response<Bytes>) {
         let mut weight = weight(response.headers(), response.body());
         let is_read = self.taken_at.is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
         if !self.responses.is_empty() && self.bytes.saturating_add(weight) > limit && !is_read {

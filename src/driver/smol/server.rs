@@ -100,14 +100,9 @@ impl Server {
             let Some(executor) = executor.upgrade() else { return };
             let handler = handler.clone();
             // In a box before it is handed on: what a handler holds can be large, and is moved several times until it runs.
-            let run = Box::pin(async move {
-                let response = AssertUnwindSafe(async { handler(request, peer).await }).catch_unwind().await;
-                // Without a response, the reply says that the handler has panicked.
-                if let Ok(response) = response {
-                    reply.send(response);
-                }
-            });
-            executor.spawn(run).detach();
+            // A reply that is dropped says that the handler has panicked.
+            let run = Box::pin(async move { reply.send(handler(request, peer).await) });
+            executor.spawn(AssertUnwindSafe(run).catch_unwind()).detach();
         })
     }
 

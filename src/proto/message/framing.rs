@@ -45,11 +45,6 @@ impl<'a> FramingFields<'a> {
         self.coding = trim_spaces(value);
     }
 
-    /// Whether there was a Transfer-Encoding.
-    pub(crate) fn has_coding(&self) -> bool {
-        self.codings > 0
-    }
-
     /// The one reading of the fields seen, or the first error in the order of R-read-judge-order. `bodiless`: the
     /// message is a request that must not have a body.
     pub(crate) fn resolve(&self, http11: bool, bodiless: bool) -> Result<Length, ErrorKind> {

@@ -5,7 +5,7 @@ mod read;
 mod write;
 
 pub(crate) use framing::Length;
-pub(crate) use read::{ParsedHead, ResponseHead, Then, parse_request, parse_response};
+pub(crate) use read::{Outline, Then, parse_request, parse_response};
 pub(crate) use write::{write_goodbye, write_request, write_response};
 
 /// The field that carries, in a response to HEAD, the Content-Length that a GET would have had (R-head-response).

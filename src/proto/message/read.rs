@@ -5,24 +5,26 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use memchr::memchr;
 
 use super::framing::{FramingFields, Length, decimal, plain_decimal};
 use super::{HEAD_LENGTH_FIELD, HEAD_LENGTH_UNKNOWN};
 use crate::proto::config::Limits;
 use crate::proto::error::{ErrorKind, MessageError};
 
-/// A head whose message's end is known.
+/// What a head says of its message, whose end is known. The head itself is made where its caller wants it: it is long to be
+/// handed from one to the other.
 #[derive(Debug)]
-pub(crate) struct ParsedHead<H> {
-    /// The head, with an empty body, or why the message is refused once it has been passed over.
-    pub(crate) head: Result<H, MessageError>,
+pub(crate) struct Outline {
+    /// Why the message is refused once it has been passed over, if it is. What was made of the head is of no use then.
+    pub(crate) refused: Option<MessageError>,
     /// What delimits the body: here `Unstated` means that there is none.
     pub(crate) length: Length,
     /// A request to which a response must not have a body, though the request be refused.
     pub(crate) is_head: bool,
+    /// A response whose sender has shown that it keeps R-head-response.
+    pub(crate) keeps_head_rule: bool,
     pub(crate) then: Then,
 }
 
@@ -38,7 +40,7 @@ pub(crate) enum Then {
 }
 
 /// Parses the head of a request, from its start line to its empty line.
-pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
+pub(crate) fn parse_request(head: &Bytes, limits: &Limits, request: &mut Request<Bytes>) -> Result<Outline, ErrorKind> {
     let mut room = [const { MaybeUninit::uninit() }; Limits::MAX_HEADER_COUNT];
     let room = &mut room[..limits.header_count.min(Limits::MAX_HEADER_COUNT)];
     let mut parsed = httparse::Request::new(&mut []);
@@ -47,19 +49,34 @@ pub(crate) fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedHead<
     };
     let http11 = parsed.version == Some(1);
     let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
-    let special = Special::find(head, parsed.headers);
-    let length = special.framing.resolve(http11, is_bodiless(method.as_bytes()))?;
-    let request = request(head, method, target, http11, parsed.headers, &special, length);
-    Ok(request_head(request, length, method.as_bytes()))
+    let mut fields = Fields::default();
+    *request.headers_mut() = fields.read(head, parsed.headers);
+    let bodiless = is_bodiless(method.as_bytes());
+    let length = fields.framing.resolve(http11, bodiless)?;
+    if bodiless && matches!(length, Length::Fixed(_)) {
+        request.headers_mut().remove(CONTENT_LENGTH);
+    }
+    *request.version_mut() = version(http11);
+    let refused = match start_request(head, method, target, request) {
+        Err(error) => Some(error),
+        Ok(()) => (fields.is_refused || fields.hosts > 1).then_some(MessageError::Field),
+    };
+    Ok(request_outline(refused, length, method.as_bytes()))
 }
 
-fn request_head(
-    head: Result<Request<Bytes>, MessageError>,
-    length: Length,
-    method: &[u8],
-) -> ParsedHead<Request<Bytes>> {
+/// Reads method and target.
+fn start_request(head: &Bytes, method: &str, target: &str, request: &mut Request<Bytes>) -> Result<(), MessageError> {
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| MessageError::Method)?;
+    if request.method() == Method::CONNECT {
+        return Err(MessageError::MethodConnect);
+    }
+    *request.uri_mut() = uri(head, target)?;
+    Ok(())
+}
+
+fn request_outline(refused: Option<MessageError>, length: Length, method: &[u8]) -> Outline {
     let length = if is_bodiless(method) { Length::Unstated } else { length };
-    ParsedHead { head, length, is_head: method == b"HEAD", then: Then::NextFrame }
+    Outline { refused, length, is_head: method == b"HEAD", keeps_head_rule: false, then: Then::NextFrame }
 }
 
 /// Methods whose requests have no body, compared byte for byte.
@@ -67,19 +84,13 @@ fn is_bodiless(method: &[u8]) -> bool {
     method == b"GET" || method == b"HEAD"
 }
 
-/// The head of a response, and whether its sender has shown that it keeps R-head-response.
-#[derive(Debug)]
-pub(crate) struct ResponseHead {
-    pub(crate) response: Response<Bytes>,
-    pub(crate) keeps_head_rule: bool,
-}
-
 /// Parses the head of a response. `to_head`: the request was a HEAD.
 pub(crate) fn parse_response(
     head: &Bytes,
     to_head: bool,
     limits: &Limits,
-) -> Result<ParsedHead<ResponseHead>, ErrorKind> {
+    response: &mut Response<Bytes>,
+) -> Result<Outline, ErrorKind> {
     let mut room = [const { MaybeUninit::uninit() }; Limits::MAX_HEADER_COUNT];
     let room = &mut room[..limits.header_count.min(Limits::MAX_HEADER_COUNT)];
     let mut parsed = httparse::Response::new(&mut []);
@@ -90,22 +101,31 @@ pub(crate) fn parse_response(
     };
     let http11 = parsed.version == Some(1);
     let code = parsed.code.unwrap_or_default();
-    let special = Special::find(head, parsed.headers);
-    let stated = special.framing.resolve(http11, false)?;
-    let response = response(head, code, http11, parsed.headers).map(|mut response| {
-        let keeps_head_rule = tell_length(response.headers_mut(), &special, code, stated, to_head);
-        ResponseHead { response, keeps_head_rule }
-    });
-    response_head(response, code, stated, to_head)
+    let mut fields = Fields::default();
+    *response.headers_mut() = fields.read(head, parsed.headers);
+    let stated = fields.framing.resolve(http11, false)?;
+    let keeps_head_rule = fields.tell_length(response.headers_mut(), code, stated, to_head);
+    *response.version_mut() = version(http11);
+    let refused = match StatusCode::from_u16(code) {
+        Err(_) => Some(MessageError::Status),
+        Ok(_) if fields.is_refused => Some(MessageError::Field),
+        Ok(_) if matches!(code, 101..=199) => Some(MessageError::InterimResponse),
+        Ok(status) => {
+            *response.status_mut() = status;
+            None
+        }
+    };
+    response_outline(refused, code, stated, to_head, keeps_head_rule)
 }
 
 /// Decides what delimits a response and what follows it (spec/05-messages.md, 5.4).
-fn response_head(
-    head: Result<ResponseHead, MessageError>,
+fn response_outline(
+    refused: Option<MessageError>,
     code: u16,
     stated: Length,
     to_head: bool,
-) -> Result<ParsedHead<ResponseHead>, ErrorKind> {
+    keeps_head_rule: bool,
+) -> Result<Outline, ErrorKind> {
     let (length, then) = match (code, stated) {
         (100, _) => (Length::Unstated, Then::NextHead),
         (101..=199 | 204 | 304, _) => (Length::Unstated, Then::NextFrame),
@@ -114,112 +134,84 @@ fn response_head(
         (_, Length::Unstated) => return Err(ErrorKind::LengthRequired),
         (_, stated) => (stated, Then::NextFrame),
     };
-    let head = match code {
-        101..=199 => head.and(Err(MessageError::InterimResponse)),
-        _ => head,
-    };
-    Ok(ParsedHead { head, length, is_head: false, then })
+    Ok(Outline { refused, length, is_head: false, keeps_head_rule, then })
 }
 
-/// Leaves in the head the length that its reader should see: of the body that came or, where none may come, of the
-/// one that a GET would have had. Returns whether a response to HEAD carried that (R-head-response).
-fn tell_length(headers: &mut HeaderMap, special: &Special<'_>, code: u16, stated: Length, to_head: bool) -> bool {
-    if code == 204 {
-        headers.remove(CONTENT_LENGTH);
-    }
-    // One that came twice tells nothing.
-    let told = if special.head_lengths == 1 { headers.remove(HEAD_LENGTH_FIELD) } else { None };
-    special.remove_from(headers);
-    // In 204 and 304 the rule has no place, and with a length of its own a response does not keep it.
-    match told {
-        Some(told) if to_head && stated == Length::Fixed(0) && !matches!(code, 204 | 304) => {
-            if told.as_bytes().eq_ignore_ascii_case(HEAD_LENGTH_UNKNOWN.as_bytes()) {
-                headers.remove(CONTENT_LENGTH);
-                true
-            } else if plain_decimal(told.as_bytes()).is_some() {
-                headers.insert(CONTENT_LENGTH, told);
-                true
-            } else {
-                false
-            }
-        }
-        _ => false,
-    }
-}
-
-/// The fields that mean something here, of a head that `httparse` took, which has no malformed line. They are looked for
-/// once: a map is slow to search for what most heads have not.
+/// What the fields of a head say that mean something here.
 #[derive(Default)]
-struct Special<'a> {
+struct Fields<'a> {
     framing: FramingFields<'a>,
     hosts: usize,
     head_lengths: usize,
+    head_length: &'a [u8],
+    /// Some cannot be kept.
+    is_refused: bool,
 }
 
-impl<'a> Special<'a> {
-    fn find(head: &'a [u8], fields: &[httparse::Header<'a>]) -> Self {
-        let mut special = Self::default();
+impl<'a> Fields<'a> {
+    /// Reads the fields of a head that `httparse` took, which has no malformed line. Returns all but those that concern
+    /// this hop alone, as a map whose values share the head's memory.
+    fn read(&mut self, head: &'a Bytes, fields: &[httparse::Header<'a>]) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(fields.len());
         for field in fields {
-            let name = field.name;
-            if name.eq_ignore_ascii_case("host") {
-                special.hosts += 1;
-            } else if name.eq_ignore_ascii_case("content-length") {
-                special.framing.see_length(whole_value(head, name));
-            } else if name.eq_ignore_ascii_case("transfer-encoding") {
-                special.framing.see_coding(whole_value(head, name));
-            } else if name.eq_ignore_ascii_case(HEAD_LENGTH_FIELD) {
-                special.head_lengths += 1;
+            // As it stands here it is as a rule, and quick to compare.
+            let is = |name: &str| field.name == name || field.name.eq_ignore_ascii_case(name);
+            let name = if is("host") {
+                self.hosts += 1;
+                Ok(HOST)
+            } else if is("content-length") {
+                self.framing.see_length(whole_value(head, field));
+                Ok(CONTENT_LENGTH)
+            } else if is("transfer-encoding") {
+                self.framing.see_coding(whole_value(head, field));
+                continue;
+            } else if is(HEAD_LENGTH_FIELD) {
+                self.head_lengths += 1;
+                self.head_length = field.value;
+                continue;
+            } else {
+                HeaderName::from_bytes(field.name.as_bytes())
+            };
+            let value = match field.value {
+                [] => Ok(HeaderValue::from_static("")),
+                value => HeaderValue::from_maybe_shared(head.slice_ref(value)),
+            };
+            match (name, value) {
+                (Ok(name), Ok(value)) => drop(map.append(name, value)),
+                _ => self.is_refused = true,
             }
         }
-        special
+        map
     }
 
-    /// Takes out of the map what concerns this hop alone.
-    fn remove_from(&self, headers: &mut HeaderMap) {
-        if self.head_lengths > 0 {
-            headers.remove(HEAD_LENGTH_FIELD);
+    /// Leaves in a response the length that its reader should see: of the body that came or, where none may come, of the
+    /// one that a GET would have had. Returns whether a response to HEAD carried that (R-head-response).
+    fn tell_length(&self, headers: &mut HeaderMap, code: u16, stated: Length, to_head: bool) -> bool {
+        if code == 204 {
+            headers.remove(CONTENT_LENGTH);
         }
-        if self.framing.has_coding() {
-            headers.remove(TRANSFER_ENCODING);
+        // One that came twice tells nothing. In 204 and 304 the rule has no place, and with a length of its own a response
+        // does not keep it.
+        let is_told = self.head_lengths == 1 && to_head && stated == Length::Fixed(0);
+        if !is_told || matches!(code, 204 | 304) {
+            return false;
         }
+        if self.head_length.eq_ignore_ascii_case(HEAD_LENGTH_UNKNOWN.as_bytes()) {
+            headers.remove(CONTENT_LENGTH);
+            return true;
+        }
+        let Some(length) = plain_decimal(self.head_length) else { return false };
+        headers.insert(CONTENT_LENGTH, length.into());
+        true
     }
 }
 
 /// All that stands between a field's colon and its line end: the parser takes off tabs, which count in a framing field.
-fn whole_value<'a>(head: &'a [u8], name: &'a str) -> &'a [u8] {
-    let after_name = name.as_ptr() as usize - head.as_ptr() as usize + name.len();
-    let rest = &head[after_name + 1..];
-    let line = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
-    line.strip_suffix(b"\r").unwrap_or(line)
-}
-
-fn request(
-    head: &Bytes,
-    method: &str,
-    target: &str,
-    http11: bool,
-    fields: &[httparse::Header<'_>],
-    special: &Special<'_>,
-    length: Length,
-) -> Result<Request<Bytes>, MessageError> {
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| MessageError::Method)?;
-    if method == Method::CONNECT {
-        return Err(MessageError::MethodConnect);
-    }
-    let mut request = Request::new(Bytes::new());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri(head, target)?;
-    *request.version_mut() = version(http11);
-    let mut headers = header_map(head, fields)?;
-    if special.hosts > 1 {
-        return Err(MessageError::Field);
-    }
-    special.remove_from(&mut headers);
-    if matches!(length, Length::Fixed(_)) && is_bodiless(request.method().as_str().as_bytes()) {
-        headers.remove(CONTENT_LENGTH);
-    }
-    *request.headers_mut() = headers;
-    Ok(request)
+fn whole_value<'a>(head: &'a [u8], field: &httparse::Header<'a>) -> &'a [u8] {
+    let begin = field.name.as_ptr() as usize - head.as_ptr() as usize + field.name.len() + 1;
+    let rest = &head[begin..];
+    let line_end = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
+    &rest[..line_end]
 }
 
 /// The target as a URI. The bytes that a [`Uri`] does not take, though HTTP does, are percent-encoded (R-read-target).
@@ -239,40 +231,12 @@ fn uri(head: &Bytes, target: &str) -> Result<Uri, MessageError> {
     Uri::from_maybe_shared(target).map_err(|_| MessageError::Target)
 }
 
-fn response(
-    head: &Bytes,
-    code: u16,
-    http11: bool,
-    fields: &[httparse::Header<'_>],
-) -> Result<Response<Bytes>, MessageError> {
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = StatusCode::from_u16(code).map_err(|_| MessageError::Status)?;
-    *response.version_mut() = version(http11);
-    *response.headers_mut() = header_map(head, fields)?;
-    Ok(response)
-}
-
 fn version(http11: bool) -> Version {
     if http11 { Version::HTTP_11 } else { Version::HTTP_10 }
 }
 
-/// The fields as a map whose values share the head's memory.
-fn header_map(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, MessageError> {
-    let mut map = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MessageError::Field)?;
-        let value = if field.value.is_empty() {
-            HeaderValue::from_static("")
-        } else {
-            HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| MessageError::Field)?
-        };
-        map.append(name, value);
-    }
-    Ok(map)
-}
-
 /// The second look at a request that `httparse` did not take.
-fn refuse_request(head: &[u8], limits: &Limits) -> Result<ParsedHead<Request<Bytes>>, ErrorKind> {
+fn refuse_request(head: &[u8], limits: &Limits) -> Result<Outline, ErrorKind> {
     let (line, fields) = split_start_line(head);
     let method_end = line.iter().position(|b| *b == b' ').ok_or(ErrorKind::StartLine)?;
     let target_end = line.iter().rposition(|b| *b == b' ').ok_or(ErrorKind::StartLine)?;
@@ -291,11 +255,11 @@ fn refuse_request(head: &[u8], limits: &Limits) -> Result<ParsedHead<Request<Byt
         _ if scan.hosts > 1 => MessageError::Field,
         _ => scan.reason(limits),
     };
-    Ok(request_head(Err(reason), length, method))
+    Ok(request_outline(Some(reason), length, method))
 }
 
 /// The second look at a response that `httparse` did not take.
-fn refuse_response(head: &[u8], to_head: bool, limits: &Limits) -> Result<ParsedHead<ResponseHead>, ErrorKind> {
+fn refuse_response(head: &[u8], to_head: bool, limits: &Limits) -> Result<Outline, ErrorKind> {
     let (line, fields) = split_start_line(head);
     let minor = line.get(..8).and_then(http_minor).ok_or(ErrorKind::StartLine)?;
     let (code, reason) = match line.get(8..) {
@@ -311,7 +275,7 @@ fn refuse_response(head: &[u8], to_head: bool, limits: &Limits) -> Result<Parsed
         _ if code < 100 || !reason.iter().copied().all(is_value) => MessageError::Status,
         _ => scan.reason(limits),
     };
-    response_head(Err(reason), code, stated, to_head)
+    response_outline(Some(reason), code, stated, to_head, false)
 }
 
 /// The field lines of a head, looked at one by one.

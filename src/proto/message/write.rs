@@ -131,7 +131,8 @@ fn write_frame(
 fn host(request: &Request<Bytes>) -> Result<&[u8], SendError> {
     if let Some(authority) = request.uri().authority() {
         let authority = authority.as_str();
-        return Ok(authority.rsplit_once('@').map_or(authority, |(_, host)| host).as_bytes());
+        let user_end = authority.bytes().rposition(|b| b == b'@').map_or(0, |at| at + 1);
+        return Ok(&authority.as_bytes()[user_end..]);
     }
     let mut fields = request.headers().get_all(HOST).iter();
     match (fields.next(), fields.next()) {
