@@ -47,7 +47,7 @@ enum Step {
     Discard {
         which: u8,
     },
-    /// So many bytes arrive at the server or the client.
+    /// So many bytes arrive at the server or the client, counted round the number of those that are under way.
     Carry {
         up: bool,
         bytes: u16,
@@ -71,6 +71,11 @@ enum Step {
         millis: u16,
     },
     Goodbye,
+    /// Has no memory for bodies that are not there yet, or has.
+    Shed {
+        client: bool,
+        shed: bool,
+    },
     Eof {
         up: bool,
     },
@@ -89,6 +94,8 @@ struct Asked {
     undelivered: bool,
     seen: bool,
     discarded: bool,
+    /// The server had no memory for it.
+    refused: bool,
     body: Vec<u8>,
 }
 
@@ -111,6 +118,8 @@ struct World {
     heeded: bool,
     /// Nothing has happened by which a request could lose its answer.
     calm: bool,
+    /// Client and server have ever been without memory.
+    shed: (bool, bool),
 }
 
 /// How long a close may take unless told otherwise.
@@ -179,6 +188,7 @@ impl World {
             said: false,
             heeded: false,
             calm: setup.idle.is_none(),
+            shed: (false, false),
         }
     }
 
@@ -208,7 +218,11 @@ impl World {
                     self.server.discard(token);
                 }
             }
-            Step::Carry { up, bytes } => drop(self.carry(up, bytes.into())),
+            Step::Carry { up, bytes } => {
+                // Mostly not all.
+                let there = if up { self.up.len() } else { self.down.len() };
+                self.carry(up, usize::from(bytes) % (there + 1));
+            }
             Step::CarryAll => self.carry_all(),
             Step::Advance { millis } => self.advance(Duration::from_millis(millis.into())),
             Step::Flush { client: true } => self.client.flush(),
@@ -220,6 +234,14 @@ impl World {
                 self.close(client, Some(self.now + Duration::from_millis(millis.into())));
             }
             Step::Goodbye => self.say_goodbye(),
+            Step::Shed { client: true, shed } => {
+                self.shed.0 |= shed;
+                self.client.shed(shed);
+            }
+            Step::Shed { client: false, shed } => {
+                self.shed.1 |= shed;
+                self.server.shed(shed);
+            }
             Step::Eof { up } => self.end_of_file(up),
             Step::Fail { client: true } => self.client.handle_transport_error(self.now),
             Step::Fail { client: false } => self.server.handle_transport_error(self.now),
@@ -248,6 +270,7 @@ impl World {
                     undelivered: false,
                     seen: false,
                     discarded: false,
+                    refused: false,
                     body,
                 };
                 self.asked.insert(number, asked);
@@ -263,9 +286,17 @@ impl World {
         let (number, body, request) = self.request("POST", length);
         if self.client.send_oneway(self.now, &request).is_ok() {
             assert!(!self.heeded, "nothing is sent after a goodbye");
-            let (head, id, open) = (false, None, false);
-            self.asked
-                .insert(number, Asked { head, id, open, undelivered: false, seen: false, discarded: false, body });
+            let asked = Asked {
+                head: false,
+                id: None,
+                open: false,
+                undelivered: false,
+                seen: false,
+                discarded: false,
+                refused: false,
+                body,
+            };
+            self.asked.insert(number, asked);
         }
     }
 
@@ -414,6 +445,10 @@ impl World {
                 let asked = self.asked.get_mut(&number).expect("it was asked");
                 assert!(asked.open && asked.seen && !asked.discarded);
                 asked.open = false;
+                if asked.refused {
+                    assert_eq!(response.status(), 503, "there was no memory");
+                    return;
+                }
                 assert_eq!(response.headers()["x-number"], number.to_string(), "an answer is to its question");
                 let got = response.body();
                 assert!(!asked.head || got.is_empty());
@@ -423,6 +458,10 @@ impl World {
                 let number = self.open.remove(&id).expect("a failure is of what has no outcome");
                 let asked = self.asked.get_mut(&number).expect("it was asked");
                 asked.open = false;
+                if let RequestError::Refused(error) = &error {
+                    assert!(self.shed.0 && error.code() == "overload" && asked.seen, "{error}");
+                    return;
+                }
                 let maybe_delivered = match error {
                     RequestError::Timeout { maybe_delivered } => maybe_delivered,
                     RequestError::Link { maybe_delivered, .. } => maybe_delivered,
@@ -457,6 +496,20 @@ impl World {
         number
     }
 
+    /// A request with this id was refused: of all that have had the id the one that was sent last.
+    fn refused(&mut self, id: u32) {
+        if id == 0 {
+            // Which of the oneways nobody is told.
+            self.calm = false;
+            return;
+        }
+        let mut with_id = self.asked.values_mut().filter(|asked| asked.id.map(RequestId::get) == Some(id));
+        let asked = with_id.next_back().expect("what comes was sent");
+        assert!(!std::mem::replace(&mut asked.seen, true), "a request runs once, or is refused");
+        assert!(!asked.undelivered, "what was not delivered does not come");
+        asked.refused = true;
+    }
+
     fn at_server(&mut self, event: ServerEvent) {
         assert!(!self.closed.1, "no event follows `Closed`: {event:?}");
         match event {
@@ -469,7 +522,10 @@ impl World {
                 let number = self.seen(&request);
                 assert!(self.asked[&number].id.is_none());
             }
-            ServerEvent::Refused { error, .. } => panic!("{error} of what a client sent"),
+            ServerEvent::Refused { id, error } => {
+                assert!(self.shed.1 && error.code() == "overload", "{error} of what a client sent");
+                self.refused(id);
+            }
             ServerEvent::StartTls => self.server.handle_tls_established(self.now),
             ServerEvent::Closed { error } => {
                 self.closed.1 = true;
