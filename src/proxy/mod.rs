@@ -328,7 +328,7 @@ async fn serve_links(
     };
     let stopped = async {
         shutdown.await;
-        server.shutdown(Instant::now() + drain).await;
+        server.shutdown_with_alarm::<Timer>(Instant::now() + drain).await;
         Ok(())
     };
     // An orderly end of `serve` is the beginning of draining, and that is what to wait for.

@@ -138,3 +138,36 @@ fn requests_that_wait_to_be_accepted_are_answered() {
         assert!(child.wait().unwrap().success());
     }
 }
+
+#[test]
+fn without_file_descriptors_it_ends_in_order() {
+    // It never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = silent.local_addr().unwrap();
+    for kinds in [["--in-type=http", "--out-type=teleport"], ["--in-type=teleport", "--out-type=http"]] {
+        let mut child = Command::new("sh")
+            .args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\""])
+            .arg(env!("CARGO_BIN_EXE_httptp"))
+            .args([
+                "--in=127.0.0.1:0",
+                &format!("--out={upstream}"),
+                "--expvar-addr=",
+                "--drain-timeout=1s",
+                "--threads=2",
+            ])
+            .args(kinds)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let addr =
+            log.find_map(|line| Some(line.split_once("listening on ")?.1.split(' ').next()?.to_owned())).unwrap();
+        let callers: Vec<_> = (0..2 * CALLERS).map(|_| TcpStream::connect(&addr).unwrap()).collect();
+        let _ = (&callers[0]).write_all(GET);
+        log.find(|line| line.contains("out of file descriptors?")).unwrap();
+        signal(&child, "-TERM");
+        let rest: Vec<_> = log.collect();
+        assert!(child.wait().unwrap().success(), "{rest:#?}");
+        drop(callers);
+    }
+}

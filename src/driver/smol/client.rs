@@ -120,7 +120,12 @@ impl Client {
     /// Closes in order: no new requests; returns when those in flight have ended, at `deadline` at the latest: it counts
     /// instead of the [`drain_timeout`](ClientOptions::drain_timeout), and what is still in flight then fails.
     pub async fn close(&self, deadline: Instant) {
-        wait::<Timer, _>(Until::new(deadline, pin!(self.callers.close(deadline)))).await;
+        self.close_with_alarm::<Timer>(deadline).await;
+    }
+
+    /// As [`close`](Self::close), with a timer of another kind.
+    pub(crate) async fn close_with_alarm<A: Alarm>(&self, deadline: Instant) {
+        wait::<A, _>(Until::new(deadline, pin!(self.callers.close(deadline)))).await;
     }
 }
 

@@ -132,6 +132,11 @@ impl Server {
     /// link closes. Returns when all have, at `deadline` at the latest: it counts instead of the
     /// [`drain_timeout`](ServerOptions::drain_timeout), and links that are still up then are cut.
     pub async fn shutdown(&self, deadline: Instant) {
-        wait::<Timer, _>(Until::new(deadline, pin!(self.shared.shut_down(deadline)))).await;
+        self.shutdown_with_alarm::<Timer>(deadline).await;
+    }
+
+    /// As [`shutdown`](Self::shutdown), with a timer of another kind.
+    pub(crate) async fn shutdown_with_alarm<A: Alarm>(&self, deadline: Instant) {
+        wait::<A, _>(Until::new(deadline, pin!(self.shared.shut_down(deadline)))).await;
     }
 }

@@ -11,6 +11,7 @@ use smol::Executor;
 use super::super::config::{ProxyConfig, Retry};
 use super::super::dial::Dialer;
 use super::super::fields;
+use super::super::reactor::Timer;
 use super::super::recompress::{Peer, Recompressor};
 use crate::driver::ClientError;
 use crate::driver::smol::Client;
@@ -139,7 +140,7 @@ impl Links {
     /// Ends them in order, at the latest at `deadline`.
     pub(super) async fn close(&self, deadline: Instant) {
         for link in &self.links {
-            link.client.close(deadline).await;
+            link.client.close_with_alarm::<Timer>(deadline).await;
         }
     }
 
