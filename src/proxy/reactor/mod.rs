@@ -9,11 +9,16 @@ mod attend;
 mod fine;
 mod timer;
 
+/// `fuzz/tests/loom.rs` compiles `attend` with others in place of these.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, Mutex as TryMutex, MutexGuard, MutexGuard as TryMutexGuard};
+}
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,8 +26,7 @@ use std::time::{Duration, Instant};
 use mio::event::{Event, Source};
 use mio::{Events, Interest, Registry, Token};
 
-use attend::Parker;
-pub(crate) use attend::block_on;
+use attend::{Attendance, lock};
 use fine::FineClock;
 pub(crate) use timer::Timer;
 use timer::Timers;
@@ -34,23 +38,18 @@ const WAKE: Token = Token(usize::MAX);
 /// What ends a wait in time, and is no socket either.
 const TIME: Token = Token(usize::MAX - 1);
 
-static REACTOR: OnceLock<Reactor> = OnceLock::new();
+static REACTOR: OnceLock<Attendance<Reactor>> = OnceLock::new();
 
 /// All that is waited for.
 #[derive(Debug)]
 struct Reactor {
-    /// Held by who waits for events.
-    turn: Mutex<Turn>,
     registry: Registry,
     waker: mio::Waker,
     sockets: Mutex<Sockets>,
     timers: Mutex<Timers>,
-    /// Who is in [`block_on`].
-    attendants: Mutex<Vec<Arc<Parker>>>,
-    /// The last one has left.
-    is_alone: Condvar,
 }
 
+/// What the one who waits waits with.
 #[derive(Debug)]
 struct Turn {
     poll: mio::Poll,
@@ -73,64 +72,56 @@ struct Sockets {
 ///
 /// The system gives no queue of events, mostly since there are no more file descriptors, or no thread.
 pub(crate) fn start() -> io::Result<()> {
-    if REACTOR.get().is_none() && REACTOR.set(Reactor::new()?).is_ok() {
-        thread::Builder::new().name("reactor".into()).spawn(|| Reactor::get().stand_in())?;
+    if REACTOR.get().is_none() && REACTOR.set(Reactor::attended()?).is_ok() {
+        thread::Builder::new().name("reactor".into()).spawn(|| {
+            loop {
+                attendance().stand_in();
+            }
+        })?;
     }
     Ok(())
 }
 
-impl Reactor {
-    /// The one that there is.
-    ///
-    /// # Panics
-    ///
-    /// As [`start`] fails, if that was not called before.
-    fn get() -> &'static Self {
-        loop {
-            match REACTOR.get() {
-                Some(reactor) => return reactor,
-                None => start().expect("sockets and timers have nothing to wait in"),
-            }
+/// Runs a future on this thread, to its end. Meanwhile this thread waits for sockets and timers, its own and others', unless
+/// another one does.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    attendance().block_on(future)
+}
+
+/// The one that there is.
+///
+/// # Panics
+///
+/// As [`start`] fails, if that was not called before.
+fn attendance() -> &'static Attendance<Reactor> {
+    loop {
+        match REACTOR.get() {
+            Some(reactor) => return reactor,
+            None => start().expect("sockets and timers have nothing to wait in"),
         }
     }
+}
 
-    fn new() -> io::Result<Self> {
+impl Reactor {
+    /// The one that there is, or else a panic as of [`attendance`].
+    fn get() -> &'static Self {
+        &attendance().events
+    }
+
+    fn attended() -> io::Result<Attendance<Self>> {
         let poll = mio::Poll::new()?;
         let (registry, waker) = (poll.registry().try_clone()?, mio::Waker::new(poll.registry(), WAKE)?);
         let (events, clock) = (Events::with_capacity(EVENTS), FineClock::new(&registry, TIME)?);
-        Ok(Self {
-            turn: Mutex::new(Turn { poll, events, clock, wakers: Vec::new() }),
-            registry,
-            waker,
-            sockets: Mutex::default(),
-            timers: Mutex::default(),
-            attendants: Mutex::default(),
-            is_alone: Condvar::new(),
-        })
+        let reactor = Self { registry, waker, sockets: Mutex::default(), timers: Mutex::default() };
+        Ok(Attendance::new(reactor, Turn { poll, events, clock, wakers: Vec::new() }))
     }
+}
 
-    /// Waits for events whenever nobody is in [`block_on`].
-    fn stand_in(&self) {
-        loop {
-            let alone = self.is_alone.wait_while(lock(&self.attendants), |attendants| !attendants.is_empty());
-            drop(alone.unwrap_or_else(PoisonError::into_inner));
-            self.take_turn(&mut lock(&self.turn), None, || ());
-            // Who has come meanwhile could not wait for events, and now can.
-            lock(&self.attendants).iter().for_each(Parker::wake);
-        }
-    }
+impl attend::Events for Reactor {
+    type Turn = Turn;
 
-    fn try_turn(&self) -> Option<MutexGuard<'_, Turn>> {
-        match self.turn.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    /// Waits for events, `limit` at most, and wakes all whom they or the time concern. `then` is called when the wait is over,
-    /// before that.
-    fn take_turn(&self, turn: &mut Turn, limit: Option<Duration>, then: impl FnOnce()) {
+    /// Timers end, too.
+    fn wait(&self, turn: &mut Turn, limit: Option<Duration>, then: impl FnOnce()) {
         let now = Instant::now();
         let wait = lock(&self.timers).begin_wait(now, limit);
         turn.clock.set(now, wait);
@@ -150,16 +141,10 @@ impl Reactor {
         turn.wakers.drain(..).for_each(Waker::wake);
     }
 
-    /// Has the one who waits for events look again.
     fn interrupt(&self) {
         // It fails only for want of what it has had since it was made.
         let _ = self.waker.wake();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here is left half changed by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One of the two ways of a socket.

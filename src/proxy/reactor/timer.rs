@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::{Reactor, lock};
+use super::Reactor;
+use super::attend::{Events, lock};
 use crate::driver::smol::Alarm;
 
 /// The longest wait at a time.
