@@ -17,8 +17,10 @@ use super::metrics::Counted;
 use super::reactor::{Timer, Watched, Way};
 use crate::driver::set_up;
 
-/// The pause before a unix socket is tried again whose listener has too much to do.
+/// The pauses before a unix socket is tried again whose listener has too much to do: the first one, each longer than the one
+/// before it, up to the longest. Nothing tells when there is room, and many may wait for it.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_FULL_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection as the system gives it. `poll_close` ends the sending side only.
 #[derive(Debug)]
@@ -83,10 +85,14 @@ impl Socket {
 
     /// Connects to the unix socket of that path.
     pub(crate) async fn connect_unix(path: &Path) -> io::Result<Self> {
+        let mut pause = FULL_PAUSE;
         loop {
             match UnixStream::connect(path) {
                 Ok(stream) => return Self::unix(stream),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Timer::after(FULL_PAUSE).await,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    Timer::after(pause).await;
+                    pause = (pause * 2).min(LONGEST_FULL_PAUSE);
+                }
                 Err(error) => return Err(error),
             }
         }
