@@ -1,4 +1,4 @@
-//! Waits that end in time: the system counts how long to wait for events in milliseconds, and a batch may wait for less.
+//! Waits that end in time: Linux counts how long to wait for events in milliseconds, and a batch may wait for less.
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::FineClock;
@@ -59,7 +59,7 @@ mod other {
 
     use mio::{Registry, Token};
 
-    /// There is none here: waits last up to a millisecond longer.
+    /// There is none here: kqueue counts in nanoseconds, and elsewhere waits last up to a millisecond longer.
     #[derive(Debug)]
     pub(in super::super) struct FineClock;
 
