@@ -313,8 +313,10 @@ def main():
         with open(scripts[name], "w") as file:
             file.write(WRK % {"bodies": corpus, "seed": 0 if name == "full" else 500})
             if name == "paced":
-                # Each connection waits so many milliseconds between two requests.
-                file.write(f"function delay() return {round(1000 * args.paced_conns / max(args.paced, 1))} end\n")
+                # So many milliseconds on average between two requests of a connection: with the same for all of them, all
+                # would speak at the same moment.
+                mean = 1000 * args.paced_conns / max(args.paced, 1)
+                file.write(f"function delay() return math.random({round(mean / 2)}, {round(mean * 3 / 2)}) end\n")
     with open(os.path.join(directory, "nginx.conf"), "w") as file:
         file.write(NGINX % {"dir": directory})
 
