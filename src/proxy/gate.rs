@@ -3,8 +3,9 @@
 //! hyper reads some heads more kindly than others do who may stand before this proxy, and does not tell: of
 //! `Content-Length` and `Transfer-Encoding` together the latter counts, two equal `Content-Length` are one, a bare LF ends
 //! a line. And what it refuses it refuses by itself, without a word. So each head is looked at on its way to hyper, which
-//! gets it whole, and without empty lines before it. In place of one that is refused it gets a request that stands for it, whose answer says why and is the
-//! last; and for the first byte that makes a body doubtful one that ends it with an error.
+//! gets it whole, and without empty lines before it. In place of one that is refused it gets a request that stands for it,
+//! whose answer says why and is the last; and for the first byte that makes a body doubtful one that ends it with an
+//! error.
 
 use bytes::Bytes;
 use memchr::memchr;
