@@ -368,10 +368,11 @@ both! {
         while begin.elapsed() < S {
             client.request(post("x"), 100 * MS).unwrap_err();
         }
-        // At 0, at once, then after 100 to 200 ms, 300 to 600 and 700 to 1,400; and once more where a link was left alone for
-        // a second, as on a machine that is busy with something else.
+        // At 0, at once, then after 100 to 200 ms, 300 to 600 and 700 to 1,400. And it begins anew where the machine was busy
+        // with something else for so long that the request had ended before its link, or that the link had lasted a second.
+        // Without pauses it would be thousands.
         let (connections, time) = (connections.load(Ordering::SeqCst), begin.elapsed());
-        let most = 2 + (time.as_millis() / 100 + 1).ilog2() as usize + time.as_secs() as usize;
+        let most = 4 * (2 + (time.as_millis() / 100 + 1).ilog2() as usize + time.as_secs() as usize);
         assert!((3..=most).contains(&connections), "{connections} in {time:?}");
     }
 
