@@ -85,6 +85,7 @@ enum Step {
 }
 
 /// A request in the model.
+#[derive(Default)]
 struct Asked {
     head: bool,
     id: Option<RequestId>,
@@ -263,16 +264,7 @@ impl World {
             Ok(id) => {
                 assert!(!self.heeded, "no request is sent after a goodbye");
                 assert!(self.open.insert(id, number).is_none(), "an id is of one request at a time");
-                let asked = Asked {
-                    head: method == "HEAD",
-                    id: Some(id),
-                    open: true,
-                    undelivered: false,
-                    seen: false,
-                    discarded: false,
-                    refused: false,
-                    body,
-                };
+                let asked = Asked { head: method == "HEAD", id: Some(id), open: true, body, ..Asked::default() };
                 self.asked.insert(number, asked);
             }
             Err(error) => {
@@ -286,17 +278,7 @@ impl World {
         let (number, body, request) = self.request("POST", length);
         if self.client.send_oneway(self.now, &request).is_ok() {
             assert!(!self.heeded, "nothing is sent after a goodbye");
-            let asked = Asked {
-                head: false,
-                id: None,
-                open: false,
-                undelivered: false,
-                seen: false,
-                discarded: false,
-                refused: false,
-                body,
-            };
-            self.asked.insert(number, asked);
+            self.asked.insert(number, Asked { body, ..Asked::default() });
         }
     }
 

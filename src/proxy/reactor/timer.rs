@@ -103,7 +103,9 @@ impl Future for Timer {
             timers.made += 1;
             (at, timers.made)
         });
-        timers.waiting.insert(key, cx.waker().clone());
+        // Polled as often as what it ends, mostly by the same task.
+        let waker = timers.waiting.entry(key).or_insert_with(|| cx.waker().clone());
+        waker.clone_from(cx.waker());
         let is_early = timers.is_early(at);
         drop(timers);
         if is_early {
