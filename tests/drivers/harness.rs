@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ pub trait Driver: Sized + 'static {
 
 pub trait Client: Clone + Send + Sync + 'static {
     fn request(&self, request: Request<Bytes>, deadline: impl Into<Deadline> + Send) -> Outcome;
-    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError>;
+    fn oneway(&self, request: Request<Bytes>, timeout: Duration) -> Result<(), ClientError>;
     /// Sends a request and gives it up after a while.
     fn give_up(&self, request: Request<Bytes>, after: Duration);
     fn pending_requests(&self) -> usize;
@@ -162,8 +162,8 @@ impl Client for tasks::Client {
         smol::block_on(tasks::Client::request(self, request, deadline))
     }
 
-    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError> {
-        smol::block_on(tasks::Client::oneway(self, request, None))
+    fn oneway(&self, request: Request<Bytes>, timeout: Duration) -> Result<(), ClientError> {
+        smol::block_on(tasks::Client::oneway(self, request, timeout))
     }
 
     fn give_up(&self, request: Request<Bytes>, after: Duration) {
@@ -279,8 +279,8 @@ impl Client for thread::Client {
         thread::Client::request(self, request, deadline)
     }
 
-    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError> {
-        thread::Client::oneway(self, request, None)
+    fn oneway(&self, request: Request<Bytes>, timeout: Duration) -> Result<(), ClientError> {
+        thread::Client::oneway(self, request, timeout)
     }
 
     fn give_up(&self, request: Request<Bytes>, after: Duration) {
@@ -430,6 +430,44 @@ pub fn raw_server(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> S
         }
     });
     addr
+}
+
+/// A peer that says this much on each connection, and hangs up as soon as the client has said hello.
+pub struct Greeter {
+    pub addr: String,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Greeter {
+    pub fn new(greeting: &[u8]) -> Self {
+        let greeting = greeting.to_vec();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        let addr = raw_server(move |_, mut stream| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(&greeting);
+            let _ = stream.read(&mut [0; 15]);
+        });
+        Self { addr, connections }
+    }
+
+    /// It is dialled by a client of [`pausing`] that always has something to send, but no faster than that allows: at 0,
+    /// at once, then after 100 to 200 ms, 300 to 600 and 700 to 1,400.
+    pub fn assert_pauses(&self, try_once: impl Fn()) {
+        let begin = Instant::now();
+        let connections = || self.connections.load(Ordering::SeqCst);
+        while begin.elapsed() < S || connections() < 3 {
+            assert!(begin.elapsed() < LONG, "{} connections", connections());
+            try_once();
+        }
+        // A link that lasts a second, as on a machine that stalls, lets them begin anew. Without pauses it would be thousands.
+        let (connections, time) = (connections(), begin.elapsed());
+        assert!(connections <= 5 * time.as_secs() as usize, "{connections} in {time:?}");
+    }
+}
+
+pub fn pausing(options: ClientOptions) -> ClientOptions {
+    options.reconnect_pause(200 * MS, 10 * S)
 }
 
 /// A relay to `to`; `pass` sees each piece on its way, with the number of its connection and whether it goes up, and may

@@ -66,7 +66,9 @@ impl<'a> Session<'a> {
 
     /// The connection is over; `transport` is what its transport failed with, if it did.
     pub(in super::super) fn finish(self, now: Instant, transport: Option<io::Error>) {
-        let Self { lane, again, broken, connected_at, was_answered, is_closing, end, .. } = self;
+        // A peer that hangs up in order, and took nothing, is no better than one that fails.
+        let nothing = !self.is_closing && self.did_nothing(now);
+        let Self { lane, again, broken, connected_at, is_closing, end, .. } = self;
         let transport = transport.map(Arc::new);
         for (job, error) in broken {
             job.end(Err(ClientError::Link { error, transport: transport.clone(), maybe_delivered: true }));
@@ -77,7 +79,7 @@ impl<'a> Session<'a> {
             None if !is_closing && !again.is_empty() => ConnectionError::nowhere(ErrorKind::Closed),
             None => {
                 again.into_iter().for_each(|job| lane.queue.put_back(job));
-                lane.note_ended(now, false);
+                lane.note_ended(now, nothing);
                 return;
             }
         };
@@ -97,7 +99,7 @@ impl<'a> Session<'a> {
         }
         match connected_at {
             None => lane.back_off(now, error),
-            Some(at) => lane.note_ended(now, !was_answered && now.saturating_duration_since(at) < PROVEN),
+            Some(_) => lane.note_ended(now, nothing),
         }
     }
 
