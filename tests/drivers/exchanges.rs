@@ -139,7 +139,7 @@ both! {
         });
         let client = D::client(&addr, ClientOptions::default());
         for body in ["one", "two"] {
-            client.oneway(post(body), LONG).unwrap();
+            client.oneway(post(body)).unwrap();
         }
         assert_eq!(client.request(post("three"), LONG).unwrap().body(), "three");
         assert_eq!(*seen.lock().unwrap(), ["one", "two", "three"]);
@@ -184,7 +184,7 @@ both! {
         // One link's are handled one by one, in order ...
         let client = D::client(&addr, ClientOptions::default());
         for n in 0..20 {
-            client.oneway(get(&format!("/{n}")), LONG).unwrap();
+            client.oneway(get(&format!("/{n}"))).unwrap();
         }
         at_once(20, |_| drop(client.request(get("/last"), LONG).unwrap()));
         assert_eq!(most.load(Ordering::SeqCst), 1);

@@ -58,7 +58,7 @@ pub trait Driver: Sized + 'static {
 
 pub trait Client: Clone + Send + Sync + 'static {
     fn request(&self, request: Request<Bytes>, deadline: impl Into<Deadline> + Send) -> Outcome;
-    fn oneway(&self, request: Request<Bytes>, timeout: Duration) -> Result<(), ClientError>;
+    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError>;
     /// Sends a request and gives it up after a while.
     fn give_up(&self, request: Request<Bytes>, after: Duration);
     fn pending_requests(&self) -> usize;
@@ -162,8 +162,8 @@ impl Client for tasks::Client {
         smol::block_on(tasks::Client::request(self, request, deadline))
     }
 
-    fn oneway(&self, request: Request<Bytes>, timeout: Duration) -> Result<(), ClientError> {
-        smol::block_on(tasks::Client::oneway(self, request, timeout))
+    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError> {
+        smol::block_on(tasks::Client::oneway(self, request, None))
     }
 
     fn give_up(&self, request: Request<Bytes>, after: Duration) {
@@ -279,8 +279,8 @@ impl Client for thread::Client {
         thread::Client::request(self, request, deadline)
     }
 
-    fn oneway(&self, request: Request<Bytes>, timeout: Duration) -> Result<(), ClientError> {
-        thread::Client::oneway(self, request, timeout)
+    fn oneway(&self, request: Request<Bytes>) -> Result<(), ClientError> {
+        thread::Client::oneway(self, request, None)
     }
 
     fn give_up(&self, request: Request<Bytes>, after: Duration) {

@@ -270,7 +270,7 @@ both! {
         at_once(40, |n| {
             let body = vec![n as u8; 1 + n * 10_000];
             if n % 4 == 0 {
-                client.oneway(post(body), LONG).unwrap();
+                client.oneway(post(body)).unwrap();
             } else {
                 assert!(client.request(post(body.clone()), LONG).unwrap().body() == &body);
             }
@@ -421,7 +421,7 @@ both! {
             ended.fetch_add(1, Ordering::SeqCst);
         });
         let client = D::client(&addr, plain());
-        client.oneway(post(vec![b'x'; 2_000]), LONG).unwrap();
+        client.oneway(post(vec![b'x'; 2_000])).unwrap();
         std::thread::sleep(500 * MS);
         assert_eq!(ends.load(Ordering::SeqCst), 0);
         // Once it reads again, it waits no longer than it should.

@@ -75,7 +75,7 @@ both! {
             Response::default()
         });
         let client = D::client(&addr, plain());
-        client.oneway(get("/held"), LONG).unwrap();
+        client.oneway(get("/held")).unwrap();
         assert_eq!(client.request(get("/held"), LONG).unwrap().status().as_u16(), 408);
         at_once(10, |n| {
             if n == 5 {
@@ -308,11 +308,11 @@ both! {
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
             hold(stream);
         });
-        let error = D::client(&addr, plain()).oneway(get("/"), LONG).unwrap_err();
+        let error = D::client(&addr, plain()).oneway(get("/")).unwrap_err();
         assert!(matches!(error, ClientError::Link { maybe_delivered: false, .. }), "{error:?}");
         assert_eq!(connections.load(Ordering::SeqCst), 1);
         let client = D::client(&raw_server(|_, stream| hold(stream)), plain().timeout(100 * MS));
-        let error = client.oneway(get("/"), LONG).unwrap_err();
+        let error = client.oneway(get("/")).unwrap_err();
         assert!(matches!(error, ClientError::Timeout { maybe_delivered: false }), "{error:?}");
     }
 }
