@@ -23,7 +23,7 @@ pub type Handler = Arc<dyn Fn(Request<Bytes>, Peer) -> Response<Bytes> + Send + 
 /// A driver.
 pub trait Driver: Sized + 'static {
     type Client: Client;
-    type Server: Server;
+    type Server: Server + std::fmt::Debug;
 
     fn client(addr: &str, options: ClientOptions) -> Self::Client;
     /// One whose dial takes so long, and then goes to `addr`.

@@ -164,11 +164,12 @@ impl Session {
         self.advance(now);
     }
 
-    /// Ends the link in order, by `deadline`: it says goodbye, goes on for a while, and then drains.
+    /// Ends the link in order, by `deadline`: it says goodbye, goes on for a while, and then drains. A hello that is on its
+    /// way is waited for as long, for its client may have requests behind it.
     fn begin_to_close(&mut self, now: Instant, deadline: Instant) {
         self.end_at = self.end_at.into_iter().chain([deadline]).min();
         let grace = self.place.shared.options.goodbye.min(deadline.saturating_duration_since(now) / 2);
-        if grace.is_zero() || self.connection.is_handshaking() {
+        if grace.is_zero() {
             self.connection.close_by(now, deadline);
             return;
         }
@@ -281,7 +282,12 @@ impl Endpoint for Session {
             match event {
                 ServerEvent::Request { token, request } => self.receive(now, Some(token), request),
                 ServerEvent::Oneway { request } => self.receive(now, None, request),
-                ServerEvent::Connected { compression } => self.announce(compression),
+                ServerEvent::Connected { compression } => {
+                    self.announce(compression);
+                    if self.close_at.is_some() {
+                        self.connection.say_goodbye(now);
+                    }
+                }
                 ServerEvent::Refused { error: MessageError::Overload, .. } => {
                     self.memory().into_iter().for_each(MemoryBudget::note_shed);
                 }
