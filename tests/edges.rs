@@ -128,6 +128,28 @@ fn ids_wrap_past_zero_and_past_all_that_are_reserved() {
 }
 
 #[test]
+fn ids_begin_anew_when_there_were_four_times_as_many_as_are_reserved() {
+    // R-id-span
+    for (reserved, span) in [(0, 256), (64, 256), (65, 512), (128, 512), (129, 1024)] {
+        let now = Instant::now();
+        let (mut client, mut server) = open(&plain(), now);
+        let send = |client: &mut ClientConnection| client.send_request(now, &get(), None).unwrap().get();
+        let unanswered: Vec<_> = (0..reserved).map(|_| send(&mut client)).collect();
+        let held = ask(&mut client, &mut server, now);
+        let mut seen = Vec::new();
+        for _ in 0..2 * span {
+            seen.push(send(&mut client));
+            let (token, _) = ask(&mut client, &mut server, now).remove(0);
+            server.send_response(now, token, &response(200, "")).unwrap();
+            assert_eq!(tell(&mut server, &mut client, now), [format!("response {} 200 \"\"", seen.last().unwrap())]);
+        }
+        let free: Vec<_> = (1..span).filter(|id| !unanswered.contains(id)).collect();
+        assert!(seen.iter().eq(free.iter().cycle().take(seen.len())), "{reserved} reserved: {seen:?}");
+        drop(held);
+    }
+}
+
+#[test]
 fn a_late_response_is_unmatched_and_frees_its_id() {
     // R-deadline, R-response-abandoned: also a late answer to HEAD, which is framed as one
     let now = Instant::now();

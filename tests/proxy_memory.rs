@@ -90,7 +90,11 @@ fn responses_for_callers_that_do_not_read_them() {
             stream
         })
         .collect();
-    proxy.wait_for(|stats| stats.requests == 40 && stats.responses + stats.refused == 40);
+    // Whoever comes when memory is full is closed before it has asked anything.
+    proxy.wait_for(|stats| {
+        let is_settled = stats.connections == stats.requests && stats.requests == stats.responses + stats.refused;
+        is_settled && stats.responses + stats.memory_shed >= 40
+    });
     assert!(proxy.stats().refused > 20, "{:?}", proxy.stats());
     // Who reads nothing is given up, and its memory comes back.
     proxy.wait_for(|stats| stats.in_flight == 0);

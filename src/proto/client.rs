@@ -31,6 +31,9 @@ impl RequestId {
     }
 }
 
+/// How many ids there are at least before they begin anew (R-id-span), and how many for each that is reserved.
+const SPAN: (u32, usize) = (256, 4);
+
 /// What a [`ClientConnection`] tells its caller.
 #[derive(Debug)]
 pub enum ClientEvent {
@@ -390,11 +393,15 @@ fn is_goodbye(response: &Response<Bytes>) -> bool {
 }
 
 impl Client {
-    /// The next id that no request holds (R-id-order, R-id-unique).
+    /// The next id that no request holds (R-id-order, R-id-unique). Small ones cost less bytes once compressed: they begin
+    /// anew when there have been many more than are reserved (R-id-span).
     fn free_id(&self) -> NonZeroU32 {
         let mut id = self.last_id;
         loop {
             id = id.wrapping_add(1);
+            if id.is_power_of_two() && id >= SPAN.0 && id as usize / SPAN.1 >= self.slots.len() {
+                id = 1;
+            }
             // There are far fewer slots than ids: the limits see to that.
             if let Some(id) = NonZeroU32::new(id).filter(|id| !self.slots.contains_key(id)) {
                 return id;
