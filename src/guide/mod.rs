@@ -8,6 +8,7 @@
 //! | [`security`] | puts a link between networks: TLS, certificates, limits, and what a link does not protect |
 //! | [`from_the_original`] | knows the Go original and looks for its options |
 //! | [`own_io`] | brings an event loop, a runtime or a transport of their own |
+//! | [`copies`] | asks what a byte goes through from one end to the other |
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -23,6 +24,9 @@ pub mod security {}
 
 #[doc = include_str!("own_io.md")]
 pub mod own_io {}
+
+#[doc = include_str!("copies.md")]
+pub mod copies {}
 
 #[doc = include_str!("from_the_original.md")]
 pub mod from_the_original {}
