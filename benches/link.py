@@ -9,7 +9,8 @@ One command, as root, on a machine with iproute2, ethtool, wrk and nginx:
 
 Measured: requests a second and latency as wrk sees them with --conns connections, and the latency again at --paced requests
 a second; bytes and packets on the link both ways, TCP/IP headers included; CPU and peak memory of each proxy. The runs take
-turns, --rounds times; the table has the medians, the file all rounds.
+turns, --rounds times; the table has the medians, the file all rounds. With --profile there is another table: in what the
+proxies spend their time.
 
 A pair of other proxies: --pair 'NAME=NEAR COMMAND::FAR COMMAND', in which {near}, {far} and {origin} stand for the addresses:
 the near proxy listens on {near} and sends to {far}, the far one listens on {far} and sends to {origin}.
@@ -196,6 +197,7 @@ def measure(link, name, commands, args, scripts, log):
             if not started or not link.wait_for(link.near, ADDRS["near"], processes):
                 return {"name": name, "errors": "a proxy did not start; see the log"}
         load(link, addr, args.conns, 1, scripts["full"])
+        profile = Profile(processes, args.directory) if args.profile and processes else None
         before, cpus = link.counters(), [cpu(process) for process in processes]
         result = {"name": name, **load(link, addr, args.conns, args.seconds, scripts["full"])}
         counted = [after - begun for begun, after in zip(before, link.counters())]
@@ -206,12 +208,62 @@ def measure(link, name, commands, args, scripts, log):
             result.update(far_cpu_us=used[0][0] / n * 1e6, near_cpu_us=used[1][0] / n * 1e6)
             result.update(kernel_cpu_us=(used[0][1] + used[1][1]) / n * 1e6)
             result.update(far_mb=peak_mb(processes[0]), near_mb=peak_mb(processes[1]))
+        if profile:
+            us = (result["far_cpu_us"], result["near_cpu_us"])
+            for shares, us in zip(profile.shares(), us):
+                for part, share in shares.items():
+                    result[f"part_{part}"] = result.get(f"part_{part}", 0) + share * us
         if args.paced:
             paced = load(link, addr, args.paced_conns, max(args.seconds // 2, 2), scripts["paced"])
             result.update(paced_rate=paced["rate"], paced_p50_ms=paced["p50_ms"], paced_p99_ms=paced["p99_ms"])
         return result
     finally:
         stop(processes[::-1])
+
+
+# What a function is part of, by the first of these that fits its name.
+PARTS = [
+    ("compression", r"zlib_rs|flate2|ZSTD|HUF_|FSE_|^snap::|compress::snappy"),
+    ("HTTP", r"hyper|httparse|http::|http_body"),
+    ("core", r"httpteleport::proto"),
+    ("drivers, proxy", r"httpteleport::(driver|proxy)|httptp"),
+    ("moving, memory", r"mem(move|cpy|set|cmp)|alloc|free|unlink_chunk"),
+    ("tasks", r"async_|event_listener|concurrent_queue|futures|core::pin|core::future|smol|catch_unwind|core::task"),
+]
+
+
+class Profile:
+    """Where processes spend their time, by perf, while it is open."""
+
+    def __init__(self, processes, directory):
+        self.files = [os.path.join(directory, f"{process.pid}.perf") for process in processes]
+        self.perfs = [
+            # What `ip netns exec` has started is the same process.
+            subprocess.Popen(["perf", "record", "-q", "-e", "cpu-clock", "-F", "1999", "-o", file, "-p", str(process.pid)],
+                             stderr=subprocess.DEVNULL)
+            for file, process in zip(self.files, processes)
+        ]
+
+    def shares(self):
+        """Of each process, the share of each part."""
+        for perf in self.perfs:
+            perf.send_signal(signal.SIGINT)
+            perf.wait()
+        return [self.share(file) for file in self.files]
+
+    @staticmethod
+    def share(file):
+        report = ["perf", "report", "-i", file, "--no-children", "--stdio", "--sort", "dso,sym", "-F", "overhead,dso,sym"]
+        lines = subprocess.run(report, capture_output=True, text=True).stdout.splitlines()
+        shares = {part: 0.0 for part in ["kernel"] + [part for part, _ in PARTS] + ["the rest"]}
+        for line in lines:
+            found = re.match(r"\s*([\d.]+)%\s+(\S+)\s+\[.\]\s+(.*)", line)
+            if found:
+                overhead, dso, symbol = found.groups()
+                fits = [part for part, pattern in PARTS if re.search(pattern, symbol)]
+                part = "kernel" if dso.startswith("[kernel") else fits[0] if fits else "the rest"
+                shares[part] += float(overhead) / 100
+        return shares
 
 
 COLUMNS = [
@@ -232,6 +284,15 @@ def median(results):
             merged[key] = statistics.median(values)
     merged["errors"] = "; ".join(sorted({result["errors"] for result in results if result.get("errors")}))
     return merged
+
+
+def table(results, columns):
+    print("\n| " + " | ".join(title for _, title, _ in columns) + " |")
+    print("|" + "---|" * len(columns))
+    for rounds in results.values():
+        merged = median(rounds)
+        cells = ("" if merged.get(key) is None else form.format(merged[key]) for key, _, form in columns)
+        print("| " + " | ".join(cells) + " |")
 
 
 def provenance():
@@ -287,11 +348,13 @@ def main():
     parser.add_argument("--delays", default="2ms", help="batch delays of our pairs, beside none (default 2ms)")
     parser.add_argument("--only", help="run only what has this in its name")
     parser.add_argument("--pair", action="append", default=[], metavar="NAME=NEAR::FAR", help="another pair of proxies")
+    parser.add_argument("--profile", action="store_true", help="also tell, by perf, in what both proxies spend their time; it takes some itself")
     parser.add_argument("--json", help="append all rounds to this file, one JSON object a line")
     args = parser.parse_args()
-    for program in ("ip", "ethtool", "wrk", "nginx"):
+    needed = {"ip": "iproute2", "ethtool": "ethtool", "wrk": "wrk", "nginx": "nginx"} | ({"perf": "linux-perf"} if args.profile else {})
+    for program, package in needed.items():
         if not shutil.which(program):
-            sys.exit(f"{program} is needed; on Debian: apt-get install iproute2 ethtool wrk nginx")
+            sys.exit(f"{program} is needed; on Debian: apt-get install {package}")
     if os.geteuid() != 0:
         sys.exit("network namespaces need root")
     if not os.path.exists(args.httptp):
@@ -306,6 +369,7 @@ def main():
     args.paced_conns = max(1, args.paced // 50)
     where = provenance()
     directory = tempfile.mkdtemp(prefix="teleport-link-")
+    args.directory = directory
     corpus = bodies(args, directory)
     scripts = {}
     for name in ("full", "paced"):
@@ -340,12 +404,11 @@ def main():
                             file.write(json.dumps({**where, **setting, "round": number + 1, **result}) + "\n")
         finally:
             stop([origin])
-    print("\n| " + " | ".join(title for _, title, _ in COLUMNS) + " |")
-    print("|" + "---|" * len(COLUMNS))
-    for rounds in results.values():
-        merged = median(rounds)
-        cells = ("" if merged.get(key) is None else form.format(merged[key]) for key, _, form in COLUMNS)
-        print("| " + " | ".join(cells) + " |")
+    table(results, COLUMNS)
+    if args.profile:
+        print("\nus of CPU a request, near and far together, by what they are spent in:")
+        parts = ["kernel"] + [part for part, _ in PARTS] + ["the rest"]
+        table(results, COLUMNS[:1] + [(f"part_{part}", part, "{:.1f}") for part in parts])
     print(f"\nlogs: {directory}", file=sys.stderr)
 
 
