@@ -345,6 +345,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default 3)")
     parser.add_argument("--conns", type=int, default=64, help="connections of wrk (default 64)")
     parser.add_argument("--paced", type=int, default=1000, help="requests a second of the paced run; 0: none (default 1000)")
+    parser.add_argument("--bursts", action="store_true", help="paced callers speak at the same moment, not by chance")
     parser.add_argument("--delays", default="2ms", help="batch delays of our pairs, beside none (default 2ms)")
     parser.add_argument("--only", help="run only what has this in its name")
     parser.add_argument("--pair", action="append", default=[], metavar="NAME=NEAR::FAR", help="another pair of proxies")
@@ -378,9 +379,10 @@ def main():
             file.write(WRK % {"bodies": corpus, "seed": 0 if name == "full" else 500})
             if name == "paced":
                 # So many milliseconds on average between two requests of a connection: with the same for all of them, all
-                # would speak at the same moment.
+                # speak at the same moment.
                 mean = 1000 * args.paced_conns / max(args.paced, 1)
-                file.write(f"function delay() return math.random({round(mean / 2)}, {round(mean * 3 / 2)}) end\n")
+                least, most = (mean, mean) if args.bursts else (mean / 2, mean * 3 / 2)
+                file.write(f"function delay() return math.random({round(least)}, {round(most)}) end\n")
     with open(os.path.join(directory, "nginx.conf"), "w") as file:
         file.write(NGINX % {"dir": directory})
 

@@ -211,7 +211,7 @@ impl Handler {
         let peer = self.open(&mut request, trusts).await;
         self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
         let recording = self.recorder.as_ref().map(|recorder| (recorder, recorder.begin(&request)));
-        let result = match self.exchange(request, deadline).await {
+        let result = match self.exchange(Box::new(request), deadline).await {
             Ok((response, upstream)) => {
                 if let Some((recorder, request)) = recording {
                     recorder.end(began.elapsed(), request, &response);
@@ -263,7 +263,7 @@ impl Handler {
 
     async fn exchange(
         &self,
-        request: Request<Bytes>,
+        request: Box<Request<Bytes>>,
         deadline: Option<Instant>,
     ) -> Result<(Response<Bytes>, Arc<Upstream>), Refusal> {
         let method = request.method().clone();

@@ -44,7 +44,7 @@ async fn ask(upstream: &Upstream, check: &HealthCheck) -> Result<(), String> {
     request.headers_mut().insert(HOST, host);
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("httptp-health-check"));
     let deadline = Instant::now() + check.interval.max(Duration::from_millis(100));
-    let response = upstream.ask(request, deadline).await.map_err(|error| error.to_string())?;
+    let response = upstream.ask(Box::new(request), deadline).await.map_err(|error| error.to_string())?;
     let status = response.status();
     if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("it answers {}", status.as_u16())) }
 }

@@ -127,7 +127,7 @@ impl Upstreams {
 
     /// Sends `request`, which is in origin-form with one `Host`, and waits for the whole response; until `limit`, if that
     /// is sooner than its own time is over.
-    pub(crate) async fn send(&self, mut request: Request<Bytes>, limit: Option<Instant>) -> Result<Sent, Failure> {
+    pub(crate) async fn send(&self, mut request: Box<Request<Bytes>>, limit: Option<Instant>) -> Result<Sent, Failure> {
         let own = self.config.outbound.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let deadline = own.into_iter().chain(limit).min();
         let may_repeat = match self.config.outbound.retry {

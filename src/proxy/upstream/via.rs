@@ -115,10 +115,11 @@ impl Upstream {
         self.ip.map_or_else(|| self.name.clone(), |ip| ip.to_string())
     }
 
-    /// Sends `request`, which is in origin-form with one `Host`, and waits for the whole response.
+    /// Sends `request`, which is in origin-form with one `Host`, and waits for the whole response. It comes in a box, since
+    /// each future on its way would else hold a place for it and move it there.
     pub(crate) async fn send(
         &self,
-        request: Request<Bytes>,
+        request: Box<Request<Bytes>>,
         deadline: Option<Instant>,
     ) -> Result<Response<Bytes>, UpstreamError> {
         self.tally.requests.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +131,7 @@ impl Upstream {
     /// The same for a request of the proxy's own.
     pub(super) async fn ask(
         &self,
-        request: Request<Bytes>,
+        request: Box<Request<Bytes>>,
         deadline: Instant,
     ) -> Result<Response<Bytes>, UpstreamError> {
         self.exchange(request, Some(deadline)).await
@@ -138,12 +139,12 @@ impl Upstream {
 
     async fn exchange(
         &self,
-        request: Request<Bytes>,
+        request: Box<Request<Bytes>>,
         deadline: Option<Instant>,
     ) -> Result<Response<Bytes>, UpstreamError> {
         match &self.via {
-            Via::Http(pool) => pool.send(request, deadline).await,
-            Via::Teleport(links) => links.send(request, deadline).await.map_err(UpstreamError::from),
+            Via::Http(pool) => pool.send(*request, deadline).await,
+            Via::Teleport(links) => links.send(*request, deadline).await.map_err(UpstreamError::from),
         }
     }
 
