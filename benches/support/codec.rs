@@ -1,6 +1,7 @@
 //! Codecs as such, without the core.
 
 use std::fmt;
+use std::io::{Cursor, Read, Write};
 
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress};
 use httpteleport::proto::Compression;
@@ -58,7 +59,8 @@ impl Codec {
         }
     }
 
-    /// Compresses and decompresses batches as one stream, flushed after each; returns the CPU seconds of each way.
+    /// Compresses and decompresses batches as one stream, flushed after each; returns the CPU seconds of each way. Snappy is
+    /// the framing format as `snap` has it, checksums included, as on a link.
     pub fn bare(self, batches: &[Vec<u8>]) -> (f64, f64) {
         match self {
             Self::None => timed(
@@ -68,29 +70,7 @@ impl Codec {
                     plain.extend_from_slice(wire);
                 },
             ),
-            Self::Snappy => {
-                let (mut encoder, mut decoder) = (snap::raw::Encoder::new(), snap::raw::Decoder::new());
-                let compress = |batch: &[u8], wire: &mut Vec<u8>| {
-                    // The format has blocks of 64 KiB at most.
-                    for block in batch.chunks(64 * 1024) {
-                        let start = wire.len() + 4;
-                        wire.resize(start + snap::raw::max_compress_len(block.len()), 0);
-                        let made = encoder.compress(block, &mut wire[start..]).expect("there is room");
-                        wire.truncate(start + made);
-                        wire[start - 4..start].copy_from_slice(&(made as u32).to_le_bytes());
-                    }
-                };
-                timed(batches, compress, |mut wire, plain| {
-                    while let Some((length, rest)) = wire.split_first_chunk() {
-                        let (block, rest) = rest.split_at(u32::from_le_bytes(*length) as usize);
-                        let made = snap::raw::decompress_len(block).expect("it was compressed");
-                        let start = plain.len();
-                        plain.resize(start + made, 0);
-                        decoder.decompress(block, &mut plain[start..]).expect("it was compressed");
-                        wire = rest;
-                    }
-                })
-            }
+            Self::Snappy => bare_snappy(batches),
             Self::Deflate(level) => {
                 let mut deflater = Compress::new(flate2::Compression::new(level.into()), false);
                 let mut inflater = Decompress::new(false);
@@ -121,6 +101,32 @@ impl Codec {
             Self::Zstd(level) => bare_zstd(batches, level),
         }
     }
+}
+
+fn bare_snappy(batches: &[Vec<u8>]) -> (f64, f64) {
+    let mut encoder = snap::write::FrameEncoder::new(Vec::new());
+    let mut decoder = snap::read::FrameDecoder::new(Cursor::new(Vec::new()));
+    let mut block = vec![0; 64 * 1024];
+    let compress = |batch: &[u8], wire: &mut Vec<u8>| {
+        wire.reserve(256 + batch.len() / 2);
+        std::mem::swap(encoder.get_mut(), wire);
+        encoder.write_all(batch).expect("a vector takes all");
+        encoder.flush().expect("a vector takes all");
+        std::mem::swap(encoder.get_mut(), wire);
+    };
+    timed(batches, compress, |wire, plain| {
+        let input = decoder.get_mut();
+        input.set_position(0);
+        input.get_mut().clear();
+        input.get_mut().extend_from_slice(wire);
+        // That its input ends is no end of the stream: the next batch goes on.
+        loop {
+            match decoder.read(&mut block).expect("it was compressed") {
+                0 => return,
+                made => plain.extend_from_slice(&block[..made]),
+            }
+        }
+    })
 }
 
 #[cfg(feature = "zstd")]
