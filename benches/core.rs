@@ -1,10 +1,12 @@
 //! What the core costs: nanoseconds, allocations and instructions of encoding, decoding, exchanging and polling.
 //!
-//! - `cargo bench -p httpteleport --bench core`: times, on this machine; with `--allocations` these, too, by valgrind.
-//! - `cargo bench -p httpteleport --bench core -- --instructions`: instructions, counted by valgrind: the same on any
-//!   machine with the same compiler, however busy it is.
-//! - `cargo bench -p httpteleport --bench core -- --check`: counts them and fails if a case has moved by more than 5 % from
-//!   `benches/instructions.txt` (`--tolerance PERCENT`). `--write` makes that file anew.
+//! `cargo bench -p httpteleport --features zstd --bench core`: times, on this machine; with `--allocations` these, too, by
+//! valgrind. After `--`:
+//!
+//! - `--instructions`: instructions, counted by valgrind: the same on any machine with the same compiler, however busy it is.
+//! - `--check`: counts them and fails if a case has moved by more than 5 % from `benches/instructions.txt` (`--tolerance
+//!   PERCENT`), or if one that stands there is not counted. `--write` makes that file anew.
+//! - `--only NAME`: the cases whose names begin so.
 
 #![allow(clippy::disallowed_methods, reason = "a bench is where the time comes from")]
 
@@ -24,6 +26,8 @@ use support::valgrind::{allocations, instructions};
 use support::{ORIGINAL_BODY, measure, provenance};
 
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
+/// What counts every case, but for its last argument.
+const WHOLE: &str = "cargo bench -p httpteleport --features zstd --bench core --";
 /// Operations that valgrind sees: it is some fifty times slower than the machine.
 const COUNTED: u64 = 2_000;
 
@@ -47,9 +51,13 @@ const CASES: &[Case] = &[
     Case { name: "exchange-10-deadlines", make: || exchange(10, Compression::None, true, 0) },
     Case { name: "exchange-10-deflate", make: || exchange(10, Compression::Deflate, false, 0) },
     Case { name: "exchange-10-snappy", make: || exchange(10, Compression::Snappy, false, 0) },
+    #[cfg(feature = "zstd")]
+    Case { name: "exchange-10-zstd", make: || exchange(10, Compression::Zstd, false, 0) },
     Case { name: "exchange-1-of-10001", make: || exchange(1, Compression::None, true, 10_000) },
     Case { name: "poll-1-pending", make: || poll(1) },
     Case { name: "poll-10000-pending", make: || poll(10_000) },
+    Case { name: "poll-server-1-pending", make: || poll_server(1) },
+    Case { name: "poll-server-10000-pending", make: || poll_server(10_000) },
 ];
 
 fn main() -> ExitCode {
@@ -59,6 +67,10 @@ fn main() -> ExitCode {
         let case = CASES.iter().find(|case| case.name == name).expect("the case exists");
         (case.make)()(args.number("times", 0));
         return ExitCode::SUCCESS;
+    }
+    if args.has("write") && (args.value("only").is_some() || !cfg!(feature = "zstd")) {
+        eprintln!("the baseline is written whole or not at all: `{WHOLE} --write`, without --only");
+        return ExitCode::FAILURE;
     }
     let chosen = |case: &&Case| args.value("only").is_none_or(|only| case.name.starts_with(only));
     if args.has("check") || args.has("write") || args.has("instructions") {
@@ -104,27 +116,40 @@ fn judge(counts: &[(&str, u64)], args: &Args) -> ExitCode {
     let line = |line: &str| line.split_once('=').and_then(|(name, n)| Some((name.to_owned(), n.parse::<u64>().ok()?)));
     let baseline: BTreeMap<String, u64> = text.lines().filter_map(line).collect();
     let mut moved = Vec::new();
-    println!("{:<24}{:>12}{:>12}{:>9}", "case", "instructions", "baseline", "change");
+    println!("{:<26}{:>12}{:>12}{:>9}", "case", "instructions", "baseline", "change");
     for (name, count) in counts {
         let before = baseline.get(*name).copied();
         let change = before.map(|before| 100.0 * (*count as f64 / before as f64 - 1.0));
         let shown = change.map_or("new".to_owned(), |change| format!("{change:+.1} %"));
-        println!("{name:<24}{count:>12}{:>12}{shown:>9}", before.map_or("-".to_owned(), |n| n.to_string()));
+        println!("{name:<26}{count:>12}{:>12}{shown:>9}", before.map_or("-".to_owned(), |n| n.to_string()));
         if change.is_none_or(|change| change.abs() > tolerance) {
             moved.push(*name);
         }
     }
+    let is_missing = |name: &&String| args.value("only").is_none() && counts.iter().all(|(counted, _)| counted != name);
+    let missing: Vec<_> = baseline.keys().filter(is_missing).map(String::as_str).collect();
     if args.has("write") {
         let lines: String = counts.iter().map(|(name, count)| format!("{name}={count}\n")).collect();
         std::fs::write(BASELINE, lines).expect("the baseline can be written");
-    } else if args.has("check") && !moved.is_empty() {
-        eprintln!(
-            "\nmoved by more than {tolerance} %: {}\nIf that is meant, or the compiler or a dependency has changed, write \
-             the baseline anew with `cargo bench -p httpteleport --bench core -- --write` and commit it with the reason. If not, find \
-             what has become slower: `valgrind --tool=callgrind` on the bench with `--case NAME --times 5000` tells.",
-            moved.join(", ")
-        );
-        return ExitCode::FAILURE;
+    } else if args.has("check") {
+        if !moved.is_empty() {
+            eprintln!(
+                "\nmoved by more than {tolerance} %: {}\nIf that is meant, or the compiler or a dependency has changed, write \
+                 the baseline anew with `{WHOLE} --write` and commit it with the reason. If not, find what has become slower: \
+                 `valgrind --tool=callgrind` on the bench with `--case NAME --times 5000` tells.",
+                moved.join(", ")
+            );
+        }
+        if !missing.is_empty() {
+            eprintln!(
+                "\nin the baseline, but not counted: {}\nCount all cases with `{WHOLE} --check`, or take from the baseline \
+                 what is no case any more.",
+                missing.join(", ")
+            );
+        }
+        if !moved.is_empty() || !missing.is_empty() {
+            return ExitCode::FAILURE;
+        }
     }
     ExitCode::SUCCESS
 }
@@ -201,7 +226,7 @@ fn exchange(batch: u64, compression: Compression, deadlines: bool, others: usize
     })
 }
 
-/// All outputs are asked for, in vain, while so many requests wait.
+/// All outputs of the client are asked for, in vain, while so many requests wait for their answers.
 fn poll(pending: usize) -> Box<dyn FnMut(u64)> {
     let mut pair = Pair::new(Compression::None, None);
     let deadline = Some(pair.now + Duration::from_secs(60));
@@ -213,6 +238,22 @@ fn poll(pending: usize) -> Box<dyn FnMut(u64)> {
             assert!(pair.client.poll_transmit(pair.now, &mut wire) == 0);
             assert!(pair.client.poll_event().is_none());
             assert!(pair.client.poll_timeout() == deadline);
+        }
+    })
+}
+
+/// The same of the server, while so many requests are with its handlers.
+fn poll_server(pending: usize) -> Box<dyn FnMut(u64)> {
+    let mut pair = Pair::new(Compression::None, None);
+    let unanswered = pair.leave(&get(), pending, None);
+    let mut wire = Vec::new();
+    Box::new(move |times| {
+        assert!(pair.server.pending_requests() == unanswered.len());
+        for _ in 0..times {
+            pair.server.handle_timeout(pair.now);
+            assert!(pair.server.poll_transmit(pair.now, &mut wire) == 0);
+            assert!(pair.server.poll_event().is_none());
+            assert!(pair.server.poll_timeout().is_none());
         }
     })
 }
