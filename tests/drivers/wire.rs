@@ -161,7 +161,8 @@ both! {
         std::thread::scope(|scope| {
             let first = scope.spawn(|| client.request(get("/"), LONG).unwrap_err());
             eventually("that it was sent again", || client.stats().wire_in == 2 * HELLO.len() as u64);
-            client.request(get("/"), 10 * MS).unwrap_err();
+            // Long enough that it is given to the link before it is over.
+            client.request(get("/"), S).unwrap_err();
             let error = first.join().unwrap();
             assert!(error.maybe_delivered() && error.to_string().contains("pending"), "{error}");
         });
