@@ -40,7 +40,7 @@ macro_rules! link_options {
             self
         }
 
-        /// How much of the time compressing may take on a link, such as 0.5: the rest of a core is for all else. The time is
+        /// How much of the time compressing may take on a link, such as 0.1: the rest of a core is for all else. The time is
         /// that of the clock, in which others may have had the core. Each link counts alone, and only what this side sends:
         /// if several share a core, divide.
         ///
