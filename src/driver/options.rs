@@ -44,11 +44,11 @@ macro_rules! link_options {
         /// that of the clock, in which others may have had the core. Each link counts alone, and only what this side sends:
         /// if several share a core, divide.
         ///
-        /// When that much of a quarter of a second is used up, the level is halved, and so on down to 1: before requests
-        /// have to queue if the load rises by and by; if it is there at once, the queue grows for less than a second. After 5 s
-        /// at less than half of the share the level rises by one, up to the one that was chosen; a step that is too much is
-        /// taken back, and tried again after twice as long, at most after 80 s. Default none, as is 1 or more: the level
-        /// stays.
+        /// When that much of a quarter of a second is used up, the level is halved, and so on down to 1. If the share is
+        /// below what compressing takes when all is busy, that is before requests have to queue for it, as long as the load
+        /// rises by and by; if it is there at once, the level is 1 in less than a second. After 5 s at less than half of
+        /// the share the level rises by one, up to the one that was chosen; a step that is too much is taken back, and
+        /// tried again after twice as long, at most after 80 s. Default none, as is 1 or more: the level stays.
         #[must_use]
         pub fn max_compress_share(mut self, share: impl Into<Option<f64>>) -> Self {
             self.max_compress_share = share.into();
