@@ -13,6 +13,8 @@
 mod harness;
 
 mod chaos;
+#[path = "drivers/counted.rs"]
+mod counted;
 #[path = "drivers/exchanges.rs"]
 mod exchanges;
 #[path = "drivers/goodbye.rs"]
@@ -27,6 +29,8 @@ mod through_chaos;
 mod tls;
 #[path = "drivers/wire.rs"]
 mod wire;
+#[path = "drivers/writes.rs"]
+mod writes;
 #[cfg(feature = "zstd")]
 #[path = "drivers/zstd.rs"]
 mod zstd;

@@ -236,7 +236,9 @@ impl<E: Endpoint> Carrier<E> {
         }
         let connection = self.endpoint.connection_mut();
         let throttle = &mut self.throttle;
-        self.channel.poll_transmit(&mut self.output, |out| throttle.watch(connection, |it| it.poll_transmit(now, out)));
+        self.channel.poll_transmit(&mut self.output, |out| {
+            throttle.watch(connection, Instant::now, |it| it.poll_transmit(now, out))
+        });
         if self.output.is_empty() && self.endpoint.is_over() && !self.has_closed_channel {
             self.has_closed_channel = true;
             self.channel.close(&mut self.output);

@@ -40,9 +40,15 @@ macro_rules! link_options {
             self
         }
 
-        /// How much of the time compressing may take on a link, such as 0.5: the rest of a core is for all else. Above it
-        /// the level falls step by step, down to 1, before requests have to queue; when that has long been less than half
-        /// as much, it rises again. Default none: the level stays.
+        /// How much of the time compressing may take on a link, such as 0.1: the rest of a core is for all else. The time is
+        /// that of the clock, in which others may have had the core. Each link counts alone, and only what this side sends:
+        /// if several share a core, divide.
+        ///
+        /// When that much of a quarter of a second is used up, the level is halved, and so on down to 1. If the share is
+        /// below what compressing takes when all is busy, that is before requests have to queue for it, as long as the load
+        /// rises by and by; if it is there at once, the level is 1 in less than a second. After 5 s at less than half of
+        /// the share the level rises by one, up to the one that was chosen; a step that is too much is taken back, and
+        /// tried again after twice as long, at most after 80 s. Default none, as is 1 or more: the level stays.
         #[must_use]
         pub fn max_compress_share(mut self, share: impl Into<Option<f64>>) -> Self {
             self.max_compress_share = share.into();

@@ -156,7 +156,8 @@ pub struct Inbound {
     pub prefer_zstd: bool,
     /// Teleport: how hard to compress, 1 to 9. Default: as is usual for the compression.
     pub level: Option<u8>,
-    /// Teleport: how much of the time compressing may take on a link, above which the level falls. Default none.
+    /// Teleport: how much of the time compressing may take on a link, each counted alone, above which the level falls.
+    /// Default none.
     pub max_compress_share: Option<f64>,
     /// Teleport: how long a response may wait for others to share its batch. Default 0.
     pub batch_delay: Duration,
@@ -262,7 +263,8 @@ pub struct Outbound {
     pub prefer_zstd: bool,
     /// Teleport: how hard to compress, 1 to 9. Default: as is usual for the compression.
     pub level: Option<u8>,
-    /// Teleport: how much of the time compressing may take on a link, above which the level falls. Default none.
+    /// Teleport: how much of the time compressing may take on a link, each counted alone, above which the level falls.
+    /// Default none.
     pub max_compress_share: Option<f64>,
     /// Teleport: how long a request may wait for others to share its batch. Default 0.
     pub batch_delay: Duration,

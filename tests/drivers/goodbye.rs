@@ -17,31 +17,56 @@ const GOODBYE: &[u8] = b"\0\0\0\0HTTP/1.1 503 Service Unavailable\r\nConnection:
 /// Servers one after the other, to which a client dials.
 struct Succession<D: Driver> {
     current: D::Server,
-    addr: Arc<Mutex<String>>,
+    place: Arc<Mutex<Place>>,
     handler: Handler,
     options: ServerOptions,
 }
 
+/// Where a server is.
+struct Place {
+    addr: String,
+    dialled: usize,
+    /// How many of those who have dialled have said hello.
+    greeted: Arc<AtomicUsize>,
+}
+
 impl<D: Driver> Succession<D> {
     fn begin(options: ServerOptions, handler: Handler) -> Self {
-        let (current, addr) = Self::start(&options, &handler);
-        Self { current, addr: Arc::new(Mutex::new(addr)), handler, options }
+        let (current, place) = Self::start(&options, &handler);
+        Self { current, place: Arc::new(Mutex::new(place)), handler, options }
     }
 
-    fn start(options: &ServerOptions, handler: &Handler) -> (D::Server, String) {
+    fn start(options: &ServerOptions, handler: &Handler) -> (D::Server, Place) {
         let handler = handler.clone();
-        D::server(options.clone(), move |request, peer| handler(request, peer))
+        let (server, addr) = D::server(options.clone(), move |request, peer| handler(request, peer));
+        let greeted = Arc::new(AtomicUsize::new(0));
+        let count = greeted.clone();
+        server.on_link_start(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        (server, Place { addr, dialled: 0, greeted })
     }
 
     fn client(&self, options: ClientOptions) -> D::Client {
-        let addr = self.addr.clone();
-        D::dialler(move || TcpStream::connect(addr.lock().unwrap().clone()), options)
+        let place = self.place.clone();
+        let dial = move || {
+            let mut place = place.lock().unwrap();
+            place.dialled += 1;
+            TcpStream::connect(&place.addr)
+        };
+        D::dialler(dial, options)
     }
 
     /// The next one listens before the last one is told to stop; returns that.
     fn replace(&mut self) -> D::Server {
-        let (next, addr) = Self::start(&self.options, &self.handler);
-        *self.addr.lock().unwrap() = addr;
+        let (next, place) = Self::start(&self.options, &self.handler);
+        let last = std::mem::replace(&mut *self.place.lock().unwrap(), place);
+        // The system resets what waits to be accepted when its listener is closed: on a machine that stalls, that is
+        // somebody. Who does not come to a hello has given up.
+        let begin = Instant::now();
+        while last.greeted.load(Ordering::SeqCst) < last.dialled && begin.elapsed() < 2 * S {
+            std::thread::sleep(MS);
+        }
         std::mem::replace(&mut self.current, next)
     }
 }

@@ -15,6 +15,8 @@ use httpteleport::proto::{Compression, ConnectionError, Stats};
 use smol::Executor;
 use socket2::{Domain, Socket, Type};
 
+use crate::counted::{Counted, Counting, Writes};
+
 /// What a test calls an answer.
 pub type Outcome = Result<Response<Bytes>, ClientError>;
 /// Answers a request; it may sleep.
@@ -48,6 +50,10 @@ pub trait Driver: Sized + 'static {
         server.serve(listener, Arc::new(handler));
         (server, addr)
     }
+
+    /// A client and a server that echoes, whose writes are counted.
+    fn counted_pair(client: (ClientOptions, &Writes), server: (ServerOptions, &Writes))
+    -> (Self::Client, Self::Server);
 
     /// A client and a server with these options, which echoes.
     fn pair(client: ClientOptions, server: ServerOptions) -> (Self::Client, Self::Server) {
@@ -154,6 +160,25 @@ impl Driver for Smol {
 
     fn new_server(options: ServerOptions) -> tasks::Server {
         tasks::Server::new(EXECUTOR.clone(), options)
+    }
+
+    fn counted_pair(
+        client: (ClientOptions, &Writes),
+        server: (ServerOptions, &Writes),
+    ) -> (tasks::Client, tasks::Server) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let listener = Counting(smol::net::TcpListener::try_from(listener).unwrap(), server.1.clone());
+        let server = Self::new_server(server.0);
+        let serving = server.clone();
+        let serve = async move { serving.serve(listener, |request, _| async { echo(request) }).await.unwrap() };
+        EXECUTOR.spawn(serve).detach();
+        let (options, writes) = (client.0, client.1.clone());
+        let dial = move || {
+            let writes = writes.clone();
+            async move { Ok(Counted(smol::net::TcpStream::connect(addr).await?, writes)) }
+        };
+        (tasks::Client::with_dial(EXECUTOR.clone(), "a counted way", dial, options), server)
     }
 }
 
@@ -271,6 +296,21 @@ impl Driver for Thread {
 
     fn new_server(options: ServerOptions) -> thread::Server {
         thread::Server::new(options)
+    }
+
+    fn counted_pair(
+        client: (ClientOptions, &Writes),
+        server: (ServerOptions, &Writes),
+    ) -> (thread::Client, thread::Server) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let listener = Counting(listener, server.1.clone());
+        let server = Self::new_server(server.0);
+        let serving = server.clone();
+        std::thread::spawn(move || serving.serve(listener, |request, _| echo(request)).unwrap());
+        let (options, writes) = (client.0, client.1.clone());
+        let dial = move || Ok(Counted(TcpStream::connect(addr)?, writes.clone()));
+        (thread::Client::with_dial("a counted way", dial, options), server)
     }
 }
 

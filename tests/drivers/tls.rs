@@ -14,12 +14,12 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use crate::harness::*;
 
 /// An authority and what it certifies.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
@@ -37,7 +37,7 @@ impl Authority {
         roots
     }
 
-    fn server(&self) -> ServerOptions {
+    pub fn server(&self) -> ServerOptions {
         let (chain, key) = self.identity("far.example");
         let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
         ServerOptions::default().tls(TlsServer::new(config))
@@ -51,7 +51,7 @@ impl Authority {
         ServerOptions::default().tls(TlsServer::new(config))
     }
 
-    fn client(&self) -> ClientOptions {
+    pub fn client(&self) -> ClientOptions {
         let config = ClientConfig::builder().with_root_certificates(self.roots()).with_no_client_auth();
         ClientOptions::default().tls(TlsClient::new(config, "far.example").unwrap())
     }

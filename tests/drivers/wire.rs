@@ -161,7 +161,8 @@ both! {
         std::thread::scope(|scope| {
             let first = scope.spawn(|| client.request(get("/"), LONG).unwrap_err());
             eventually("that it was sent again", || client.stats().wire_in == 2 * HELLO.len() as u64);
-            client.request(get("/"), 10 * MS).unwrap_err();
+            // Long enough that it is given to the link before it is over.
+            client.request(get("/"), S).unwrap_err();
             let error = first.join().unwrap();
             assert!(error.maybe_delivered() && error.to_string().contains("pending"), "{error}");
         });
@@ -238,11 +239,17 @@ both! {
         const SIZE: usize = 4 << 20;
         let limits = Limits { output_bytes: SIZE, ..Limits::default() };
         let options = ServerOptions::default().waiting_bytes(SIZE).compression(Compression::None).limits(limits);
+        let options = options.write_timeout(60 * S);
         let (handled, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (count, end) = (handled.clone(), ended.clone());
-        let (_server, addr) = D::server(options, move |_, _| {
-            let number = count.fetch_add(1, Ordering::SeqCst) as u32;
-            std::thread::sleep(if number < 10 { 500 * MS } else { 4 * S });
+        let gate = Gate::default();
+        let late = gate.clone();
+        let (server, addr) = D::server(options, move |_, _| {
+            if count.fetch_add(1, Ordering::SeqCst) < 10 {
+                std::thread::sleep(500 * MS);
+            } else {
+                late.wait();
+            }
             end.fetch_add(1, Ordering::SeqCst);
             Response::new(vec![b'x'; SIZE].into())
         });
@@ -251,7 +258,16 @@ both! {
         for id in 1..=20u32 {
             stream.write_all(&[&id.to_le_bytes()[..], b"GET / HTTP/1.1\r\n\r\n"].concat()).unwrap();
         }
-        // Meanwhile handlers fill what there is room for.
+        // Meanwhile handlers fill what there is room for. The others end when nothing has been taken for some seconds.
+        eventually("the end of the first handlers", || ended.load(Ordering::SeqCst) == 10);
+        loop {
+            let before = server.stats().plain_out;
+            std::thread::sleep(4 * S);
+            if server.stats().plain_out == before && before > 0 {
+                break;
+            }
+        }
+        gate.open();
         eventually("the end of all handlers", || ended.load(Ordering::SeqCst) == 20);
         std::thread::sleep(500 * MS);
         stream.shutdown(Shutdown::Write).unwrap();

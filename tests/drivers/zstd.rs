@@ -153,19 +153,27 @@ both! {
     }
 
     fn a_share_for_compressing_that_is_too_small_lowers_the_level<D>() {
-        let options = ClientOptions::default().compression(Compression::Zstd).level(9).max_compress_share(0.000_001);
-        let (_server, to) = D::server(ServerOptions::default(), |request, _| echo(request));
-        let frames = Arc::new(Mutex::new(0));
-        let count = frames.clone();
-        let addr = relay(&to, move |_, up, piece| {
-            // Another level begins another Zstandard frame.
-            *count.lock().unwrap() += if up { piece.windows(4).filter(|w| w == b"\x28\xb5\x2f\xfd").count() } else { 0 };
-            Some(piece)
-        });
-        let client = D::client(&addr, options);
-        eventually("9, 4, 2 and 1", || {
-            assert_eq!(client.request(post("a"), LONG).unwrap().body(), "a");
-            *frames.lock().unwrap() == 4
-        });
+        let client = ClientOptions::default().compression(Compression::Zstd).level(9);
+        let server = ServerOptions::default().compression(Compression::Zstd).level(9);
+        for limits_client in [true, false] {
+            let share = |is_limited: bool| is_limited.then_some(0.000_001);
+            let server = server.clone().max_compress_share(share(!limits_client));
+            let (_server, to) = D::server(server, |request, _| echo(request));
+            let frames = Arc::new(Mutex::new([0, 0]));
+            let count = frames.clone();
+            let addr = relay(&to, move |_, up, piece| {
+                // Another level begins another Zstandard frame.
+                let frames = piece.windows(4).filter(|w| w == b"\x28\xb5\x2f\xfd").count();
+                count.lock().unwrap()[usize::from(!up)] += frames;
+                Some(piece)
+            });
+            let client = D::client(&addr, client.clone().max_compress_share(share(limits_client)));
+            eventually("9, 4, 2 and 1", || {
+                assert_eq!(client.request(post("a"), LONG).unwrap().body(), "a");
+                frames.lock().unwrap()[usize::from(!limits_client)] == 4
+            });
+            // Each direction for itself.
+            assert_eq!(frames.lock().unwrap()[usize::from(limits_client)], 1);
+        }
     }
 }

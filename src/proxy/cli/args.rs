@@ -127,7 +127,8 @@ pub(super) struct ProxyArgs {
     /// Teleport: how hard zstd and flate compress responses, from 1 to 9 [default: zstd 3, flate 6]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests come in")]
     in_level: Option<u8>,
-    /// Teleport: most of the time that compressing may take on a link; above it the level falls [default: no limit]
+    /// Teleport: most of the time that compressing responses may take on a link, each counted alone; above it the level
+    /// falls, and rises again at less than half of it [default: 100, no limit]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Where requests come in")]
     in_max_compress_cpu: Option<u8>,
     /// Teleport: how long a response may wait for others to share its batch, such as 500us or 2ms
@@ -162,7 +163,8 @@ pub(super) struct ProxyArgs {
     /// Teleport: how hard zstd and flate compress requests, from 1 to 9 [default: zstd 3, flate 6]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests go")]
     out_level: Option<u8>,
-    /// Teleport: most of the time that compressing may take on a link; above it the level falls [default: no limit]
+    /// Teleport: most of the time that compressing requests may take on a link, each counted alone; above it the level
+    /// falls, and rises again at less than half of it [default: 100, no limit]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Where requests go")]
     out_max_compress_cpu: Option<u8>,
     /// Teleport: how long a request may wait for others to share its batch, such as 500us or 2ms
