@@ -150,6 +150,40 @@ fn ids_begin_anew_when_there_were_four_times_as_many_as_are_reserved() {
 }
 
 #[test]
+fn an_id_is_not_given_again_before_its_outcome_was_polled() {
+    // R-id-unique, R-id-span: or else events of two requests have the same id, and nobody knows whose answer is whose
+    let now = Instant::now();
+    let (mut client, mut server) = open(&plain(), now);
+    let send = |client: &mut ClientConnection| client.send_request(now, &get(), Some(now + MS)).unwrap().get();
+    let late = send(&mut client);
+    let held = ask(&mut client, &mut server, now);
+    client.handle_timeout(now + MS);
+    let withdrawn = send(&mut client);
+    client.handle_timeout(now + MS);
+    let mut sent = vec![late, withdrawn];
+    for (token, _) in held {
+        server.send_response(now, token, &response(200, "late")).unwrap();
+    }
+    // As many as there can be before input waits.
+    for _ in 0..252 {
+        sent.push(client.send_request(now, &get(), None).unwrap().get());
+        for (token, _) in ask(&mut client, &mut server, now) {
+            server.send_response(now, token, &response(200, "")).unwrap();
+        }
+        client.handle_input(now, &transmit(|out| server.poll_transmit(now, out)));
+    }
+    assert_eq!((client.pending_requests(), client.abandoned_requests()), (0, 0));
+    sent.extend([send(&mut client), send(&mut client)]);
+    assert!(sent.iter().copied().eq(1..=256), "{sent:?}");
+    let lines = client_lines(&mut client);
+    assert_eq!(lines[..3], ["failed 1 timeout maybe", "failed 2 timeout unsent", "unmatched 1"]);
+    assert_eq!(lines.len(), 255);
+    assert!(lines[3..].iter().zip(3..).all(|(line, id)| *line == format!("response {id} 200 \"\"")), "{lines:?}");
+    client.set_next_id(1);
+    assert_eq!(send(&mut client), 1, "and then it may");
+}
+
+#[test]
 fn a_late_response_is_unmatched_and_frees_its_id() {
     // R-deadline, R-response-abandoned: also a late answer to HEAD, which is framed as one
     let now = Instant::now();

@@ -1,6 +1,7 @@
 //! The client's end of a connection.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, VecDeque};
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -20,7 +21,7 @@ use super::message::{Outline, parse_response, write_request};
 
 /// A request on its way: what a [`ClientEvent`] speaks of.
 ///
-/// It is the request id on the wire. After the request's outcome the number may come back for another request.
+/// It is the request id on the wire. Once the request's outcome was polled the number may come back for another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(NonZeroU32);
 
@@ -196,7 +197,9 @@ impl ClientConnection {
         // The response cannot come first: nothing has been transmitted (R-register-before-write).
         let to_head = request.method() == Method::HEAD;
         Client::forget_sent(&mut self.link);
-        self.link.role.register(id, Slot { is_pending: true, to_head, deadline, frame });
+        self.link
+            .role
+            .register(id, Slot { is_pending: true, is_reserved: true, is_untold: false, to_head, deadline, frame });
         Ok(RequestId(id))
     }
 
@@ -228,7 +231,7 @@ impl ClientConnection {
     /// reserved until the response comes (R-id-unique).
     pub fn cancel(&mut self, now: Instant, id: RequestId) -> bool {
         self.link.tell_time(now);
-        let given_up = Client::give_up(&mut self.link, id.0);
+        let given_up = Client::give_up(&mut self.link, id.0, true);
         Client::limit_abandoned(&mut self.link);
         self.link.settle();
         given_up.is_some()
@@ -264,7 +267,11 @@ impl ClientConnection {
 
     /// The next event, in order.
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
-        self.link.poll_event()
+        let event = self.link.poll_event();
+        if let Some(ClientEvent::Response { id, .. } | ClientEvent::Failed { id, .. }) = &event {
+            self.link.role.note_told(id.0);
+        }
+        event
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
@@ -314,7 +321,7 @@ impl ClientConnection {
 
     /// How many requests were cancelled or timed out and are still unanswered.
     pub fn abandoned_requests(&self) -> usize {
-        self.link.role.slots.len() - self.link.role.pending
+        self.link.role.reserved - self.link.role.pending
     }
 
     /// Of the pending requests of which nothing was transmitted, the one that was sent first: whoever prefers new
@@ -363,9 +370,12 @@ impl ClientConnection {
 struct Client {
     tls: bool,
     last_id: u32,
-    /// Every request whose response has not come, by id.
+    /// Every request whose response has not come, and those whose outcome was not polled yet, by id: an event must not
+    /// speak of an id that is another request's by now.
     slots: IdMap<NonZeroU32, Slot>,
-    /// Slots that wait for their outcome; the others are abandoned.
+    /// How many slots have an id that is reserved (R-id-unique).
+    reserved: usize,
+    /// Those of them that wait for their outcome; the others are abandoned.
     pending: usize,
     /// Requests of which nothing was transmitted, in the order in which they were sent, and some others: those are skipped.
     unsent: VecDeque<(FrameNumber, NonZeroU32)>,
@@ -377,11 +387,25 @@ struct Client {
 struct Slot {
     /// Whether somebody still waits.
     is_pending: bool,
+    /// Whether a response may still come.
+    is_reserved: bool,
+    /// Whether its outcome is among the events.
+    is_untold: bool,
     /// The method was HEAD.
     to_head: bool,
     deadline: Option<Instant>,
     /// The frame that carries the request.
     frame: FrameNumber,
+}
+
+impl Slot {
+    /// Nobody waits any more; returns whether somebody did, whom an event `tells` then.
+    fn end_wait(&mut self, tells: bool) -> bool {
+        let was_pending = std::mem::take(&mut self.is_pending);
+        self.is_untold |= was_pending && tells;
+        self.deadline = None;
+        was_pending
+    }
 }
 
 /// Whether a response that answers nothing is a goodbye (R-goodbye).
@@ -431,6 +455,7 @@ impl Client {
 
     fn register(&mut self, id: NonZeroU32, slot: Slot) {
         self.last_id = id.get();
+        self.reserved += 1;
         self.pending += 1;
         self.deadlines.extend(slot.deadline.map(|deadline| Reverse((deadline, id))));
         self.unsent.push_back((slot.frame, id));
@@ -441,20 +466,32 @@ impl Client {
     /// waited. A response that comes before the request has left is none to its frame, which leaves all the same: the
     /// id stays reserved for the answer to that (R-response-match).
     fn answer(link: &mut Link<Self>, id: NonZeroU32) -> bool {
-        let Some(slot) = link.role.slots.get(&id) else { return false };
-        let (was_pending, frees_id) = (slot.is_pending, link.has_begun(slot.frame));
-        if frees_id {
-            link.role.slots.remove(&id);
+        let Some(frame) = link.role.slots.get(&id).map(|slot| slot.frame) else { return false };
+        let frees_id = link.has_begun(frame);
+        let Some(slot) = link.role.slots.get_mut(&id).filter(|slot| slot.is_reserved) else { return false };
+        let was_pending = slot.end_wait(true);
+        slot.is_reserved = !frees_id;
+        if !slot.is_reserved {
+            link.role.reserved -= 1;
+            if !slot.is_untold {
+                link.role.slots.remove(&id);
+            }
         }
         if was_pending {
-            if let Some(slot) = link.role.slots.get_mut(&id) {
-                slot.is_pending = false;
-                slot.deadline = None;
-            }
             link.role.pending -= 1;
             link.role.forget_deadlines();
         }
         was_pending
+    }
+
+    /// The outcome of a request has been polled.
+    fn note_told(&mut self, id: NonZeroU32) {
+        if let Entry::Occupied(mut slot) = self.slots.entry(id) {
+            slot.get_mut().is_untold = false;
+            if !slot.get().is_reserved {
+                slot.remove();
+            }
+        }
     }
 
     /// Keeps the earliest deadline that of a pending request, and the heap in proportion to the requests.
@@ -469,32 +506,34 @@ impl Client {
         }
     }
 
-    /// Ends a pending request, if it is one; returns whether it may have been delivered. If so its id stays reserved;
-    /// if not its frame is taken back, so that it never will be.
-    fn give_up(link: &mut Link<Self>, id: NonZeroU32) -> Option<bool> {
+    /// Ends a pending request, if it is one, with an event to come or `in_silence`; returns whether it may have been
+    /// delivered. If so its id stays reserved; if not its frame is taken back, so that it never will be.
+    fn give_up(link: &mut Link<Self>, id: NonZeroU32, in_silence: bool) -> Option<bool> {
         let frame = link.role.slots.get(&id).filter(|slot| slot.is_pending)?.frame;
         let maybe_delivered = link.has_begun(frame);
-        if maybe_delivered {
-            if let Some(slot) = link.role.slots.get_mut(&id) {
-                slot.is_pending = false;
-                slot.deadline = None;
+        if let Some(slot) = link.role.slots.get_mut(&id) {
+            slot.end_wait(!in_silence);
+            slot.is_reserved = maybe_delivered;
+        }
+        link.role.pending -= 1;
+        if !maybe_delivered {
+            link.role.reserved -= 1;
+            if in_silence {
+                link.role.slots.remove(&id);
             }
-        } else {
-            link.role.slots.remove(&id);
             link.withdraw(frame);
             // Where the oldest always loses, nobody is looked at twice.
             while link.role.unsent.front().is_some_and(|entry| !Self::is_unsent(link, entry)) {
                 link.role.unsent.pop_front();
             }
         }
-        link.role.pending -= 1;
         link.role.forget_deadlines();
         Some(maybe_delivered)
     }
 
     fn limit_abandoned(link: &mut Link<Self>) {
         let limit = link.config.limits.abandoned_requests;
-        if link.role.slots.len() - link.role.pending > limit {
+        if link.role.reserved - link.role.pending > limit {
             link.end_input(Some(ConnectionError::nowhere(ErrorKind::AbandonedLimit(limit))));
         }
     }
@@ -533,7 +572,7 @@ impl Role for Client {
         limits: &Limits,
         response: &mut Response<Bytes>,
     ) -> Result<Outline, ErrorKind> {
-        let slot = NonZeroU32::new(id).and_then(|id| self.slots.get(&id));
+        let slot = NonZeroU32::new(id).and_then(|id| self.slots.get(&id)).filter(|slot| slot.is_reserved);
         parse_response(head, slot.is_some_and(|slot| slot.to_head), limits, response)
     }
 
@@ -567,7 +606,7 @@ impl Role for Client {
     }
 
     fn fail_unfinished(link: &mut Link<Self>, error: &ConnectionError) {
-        link.role.pending = 0;
+        (link.role.reserved, link.role.pending) = (0, 0);
         link.role.deadlines.clear();
         let slots = std::mem::take(&mut link.role.slots).into_iter();
         let mut unfinished: Vec<_> = slots.filter(|(_, slot)| slot.is_pending).collect();
@@ -588,7 +627,7 @@ impl Role for Client {
             && at <= link.now
         {
             link.role.deadlines.pop();
-            if let Some(maybe_delivered) = Self::give_up(link, id) {
+            if let Some(maybe_delivered) = Self::give_up(link, id, false) {
                 let error = RequestError::Timeout { maybe_delivered };
                 link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
             }
