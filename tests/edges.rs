@@ -150,6 +150,27 @@ fn ids_begin_anew_when_there_were_four_times_as_many_as_are_reserved() {
 }
 
 #[test]
+fn an_id_whose_outcome_was_not_polled_is_passed_over() {
+    // R-id-span
+    let now = Instant::now();
+    let (mut client, mut server) = open(&plain(), now);
+    let send = |client: &mut ClientConnection| client.send_request(now, &get(), None).unwrap().get();
+    assert_eq!(send(&mut client), 1);
+    let (held, _) = ask(&mut client, &mut server, now).remove(0);
+    for id in 2..=255 {
+        assert_eq!(send(&mut client), id);
+        let (token, _) = ask(&mut client, &mut server, now).remove(0);
+        server.send_response(now, token, &response(200, "")).unwrap();
+        tell(&mut server, &mut client, now);
+    }
+    server.send_response(now, held, &response(200, "")).unwrap();
+    server.flush();
+    client.handle_input(now, &transmit(|out| server.poll_transmit(now, out)));
+    assert_eq!((client.pending_requests(), send(&mut client)), (0, 2));
+    assert_eq!(client_lines(&mut client), ["response 1 200 \"\""]);
+}
+
+#[test]
 fn an_id_is_not_given_again_before_its_outcome_was_polled() {
     // R-id-unique, R-id-span: or else events of two requests have the same id, and nobody knows whose answer is whose
     let now = Instant::now();
