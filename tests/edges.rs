@@ -171,6 +171,29 @@ fn an_id_whose_outcome_was_not_polled_is_passed_over() {
 }
 
 #[test]
+fn an_answered_id_rests_until_128_others_were_answered() {
+    // R-id-rest: also the id of a slow request, which would come back at once
+    let now = Instant::now();
+    let (mut client, mut server) = open(&plain(), now);
+    let send = |client: &mut ClientConnection| client.send_request(now, &get(), None).unwrap().get();
+    assert_eq!(send(&mut client), 1);
+    let (slow, _) = ask(&mut client, &mut server, now).remove(0);
+    let mut exchange = |client: &mut ClientConnection, slow: Option<ResponseToken>| {
+        let id = send(client);
+        let (token, _) = ask(client, &mut server, now).remove(0);
+        for token in slow.into_iter().chain([token]) {
+            server.send_response(now, token, &response(200, "")).unwrap();
+        }
+        tell(&mut server, client, now);
+        id
+    };
+    assert!((2..=254).all(|id| exchange(&mut client, None) == id));
+    assert_eq!(exchange(&mut client, Some(slow)), 255);
+    assert!((2..=255).all(|id| exchange(&mut client, None) == id), "1 and what came before it rest");
+    assert_eq!(exchange(&mut client, None), 1, "has rested");
+}
+
+#[test]
 fn an_id_is_not_given_again_before_its_outcome_was_polled() {
     // R-id-unique, R-id-span: or else events of two requests have the same id, and nobody knows whose answer is whose
     let now = Instant::now();

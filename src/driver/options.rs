@@ -305,9 +305,9 @@ impl ClientOptions {
 
     /// The pause after a dial or a hello that failed, in which requests fail at once: the first, and the longest that
     /// it grows to by doubling. Each is shortened by up to a half, at random, so that clients do not return together.
-    /// Default 100 ms and 1 s. After a link that was up there is none, nor after a peer that hung up in its hello: the first
-    /// retry is immediate. The pauses begin anew once a response has come, or a link was up for a second; before the second
-    /// link in a row that said hello and ended without either there is a pause, too, in which requests wait.
+    /// Default 100 ms and 1 s. After a link that was up there is none: the first retry is immediate. The pauses begin
+    /// anew once a response has come, or a link was up for a second; before the second link in a row that said hello and
+    /// ended without either there is a pause, too, in which requests wait.
     #[must_use]
     pub fn reconnect_pause(mut self, first: Duration, longest: Duration) -> Self {
         self.reconnect_pause = (first, longest);

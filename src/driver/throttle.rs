@@ -27,15 +27,26 @@ pub(super) struct Throttle {
     busy: Duration,
     /// For how long the share has been less than half.
     calm: Duration,
-    /// How long that must be for the level to rise.
+    /// How long that must be for the level to rise to one that was too much; to any other it is [`CALM`].
     enough: Duration,
     /// When it last rose, unless it has fallen since.
     risen: Option<Instant>,
+    /// The level that was too much when it was last tried.
+    too_much: Option<u8>,
 }
 
 impl Throttle {
     pub(super) fn new(most: Option<f64>) -> Self {
-        Self { most, top: None, interval: None, busy: Duration::ZERO, calm: Duration::ZERO, enough: CALM, risen: None }
+        Self {
+            most,
+            top: None,
+            interval: None,
+            busy: Duration::ZERO,
+            calm: Duration::ZERO,
+            enough: CALM,
+            risen: None,
+            too_much: None,
+        }
     }
 
     /// Does what compresses, and changes the level if it is time for that.
@@ -77,16 +88,23 @@ impl Throttle {
         if share > most && level > 1 {
             if let Some(at) = self.risen.take() {
                 let has_held = end.saturating_duration_since(at) >= self.enough;
-                self.enough = if has_held { CALM } else { (self.enough * 2).min(LONGEST_CALM) };
+                (self.enough, self.too_much) = match has_held {
+                    true => (CALM, None),
+                    false => ((self.enough * 2).min(LONGEST_CALM), Some(level)),
+                };
             }
             // By halves: the higher, the more a step costs.
             return Some(level / 2);
         }
-        if self.calm >= self.enough && level < top {
-            self.calm = Duration::ZERO;
-            if self.risen.replace(end).is_some() {
-                self.enough = CALM;
+        let is_too_much = |level: u8| self.too_much.is_some_and(|too_much| level >= too_much);
+        let enough = if is_too_much(level + 1) { self.enough } else { CALM };
+        if self.calm >= enough && level < top {
+            if is_too_much(level) {
+                // It has held.
+                (self.enough, self.too_much) = (CALM, None);
             }
+            self.calm = Duration::ZERO;
+            self.risen = Some(end);
             return Some(level + 1);
         }
         None

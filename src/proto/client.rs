@@ -1,7 +1,6 @@
 //! The client's end of a connection.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, VecDeque};
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -34,6 +33,9 @@ impl RequestId {
 
 /// How many ids there are at least before they begin anew (R-id-span), and how many for each that is reserved.
 const SPAN: (u32, usize) = (256, 4);
+/// How many ids become free before one that did is given again (R-id-rest). With those that are reserved they are fewer than
+/// there are, whatever the span.
+const REST: usize = 128;
 
 /// What a [`ClientConnection`] tells its caller.
 #[derive(Debug)]
@@ -225,7 +227,8 @@ impl ClientConnection {
         }
     }
 
-    /// Gives a request up: no event will speak of it. Returns whether it was pending.
+    /// Gives a request up: no event will speak of it. Returns whether it was pending; if not, its outcome may be among the
+    /// events that wait.
     ///
     /// Nothing is said to the server. A request that has not been transmitted never will be; of any other the id stays
     /// reserved until the response comes (R-id-unique).
@@ -361,7 +364,7 @@ impl ClientConnection {
     /// Sets the id of the next request: how tests and the conformance suite reach the wrap of the counter.
     #[doc(hidden)]
     pub fn set_next_id(&mut self, id: u32) {
-        self.link.role.last_id = id.wrapping_sub(1);
+        (self.link.role.last_id, self.link.role.goes_round) = (id.wrapping_sub(1), false);
     }
 }
 
@@ -370,9 +373,13 @@ impl ClientConnection {
 struct Client {
     tls: bool,
     last_id: u32,
-    /// Every request whose response has not come, and those whose outcome was not polled yet, by id: an event must not
-    /// speak of an id that is another request's by now.
+    /// Every request whose response has not come, those whose outcome was not polled yet, so that no event speaks of an id
+    /// that is another request's by now, and the ids that rest; by id.
     slots: IdMap<NonZeroU32, Slot>,
+    /// The ids that rest, those first that have rested longest: a response that comes twice must not reach another.
+    resting: VecDeque<NonZeroU32>,
+    /// The ids have begun anew before they had to.
+    goes_round: bool,
     /// How many slots have an id that is reserved (R-id-unique).
     reserved: usize,
     /// Those of them that wait for their outcome; the others are abandoned.
@@ -399,6 +406,10 @@ struct Slot {
 }
 
 impl Slot {
+    fn rests(&self) -> bool {
+        !self.is_reserved && !self.is_untold
+    }
+
     /// Nobody waits any more; returns whether somebody did, whom an event `tells` then.
     fn end_wait(&mut self, tells: bool) -> bool {
         let was_pending = std::mem::take(&mut self.is_pending);
@@ -419,18 +430,26 @@ fn is_goodbye(response: &Response<Bytes>) -> bool {
 impl Client {
     /// The next id that no request holds (R-id-order, R-id-unique). Small ones cost less bytes once compressed: they begin
     /// anew when there have been many more than are reserved (R-id-span).
-    fn free_id(&self) -> NonZeroU32 {
+    fn free_id(&mut self) -> NonZeroU32 {
         let mut id = self.last_id;
         loop {
             id = id.wrapping_add(1);
-            if id.is_power_of_two() && id >= SPAN.0 && id as usize / SPAN.1 >= self.slots.len() {
-                id = 1;
+            if id.is_power_of_two()
+                && id >= SPAN.0
+                && id as usize / SPAN.1 >= self.slots.len().saturating_sub(self.resting.len())
+            {
+                (id, self.goes_round) = (1, true);
             }
             // There are far fewer slots than ids: the limits see to that.
-            if let Some(id) = NonZeroU32::new(id).filter(|id| !self.slots.contains_key(id)) {
+            if let Some(id) = NonZeroU32::new(id).filter(|id| self.is_free(id)) {
                 return id;
             }
         }
+    }
+
+    /// Only those rest that come back soon.
+    fn is_free(&self, id: &NonZeroU32) -> bool {
+        self.slots.get(id).is_none_or(|slot| slot.rests() && !self.goes_round)
     }
 
     /// Whether a request is pending and nothing of it was transmitted.
@@ -474,7 +493,7 @@ impl Client {
         if !slot.is_reserved {
             link.role.reserved -= 1;
             if !slot.is_untold {
-                link.role.slots.remove(&id);
+                link.role.rest(id);
             }
         }
         if was_pending {
@@ -486,11 +505,22 @@ impl Client {
 
     /// The outcome of a request has been polled.
     fn note_told(&mut self, id: NonZeroU32) {
-        if let Entry::Occupied(mut slot) = self.slots.entry(id) {
-            slot.get_mut().is_untold = false;
-            if !slot.get().is_reserved {
-                slot.remove();
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.is_untold = false;
+            if !slot.is_reserved {
+                self.rest(id);
             }
+        }
+    }
+
+    /// Nothing speaks of the id any more; the one that has rested longest is free.
+    fn rest(&mut self, id: NonZeroU32) {
+        self.resting.push_back(id);
+        if self.resting.len() > REST
+            && let Some(free) = self.resting.pop_front()
+            && self.slots.get(&free).is_some_and(Slot::rests)
+        {
+            self.slots.remove(&free);
         }
     }
 
@@ -608,6 +638,7 @@ impl Role for Client {
     fn fail_unfinished(link: &mut Link<Self>, error: &ConnectionError) {
         (link.role.reserved, link.role.pending) = (0, 0);
         link.role.deadlines.clear();
+        link.role.resting.clear();
         let slots = std::mem::take(&mut link.role.slots).into_iter();
         let mut unfinished: Vec<_> = slots.filter(|(_, slot)| slot.is_pending).collect();
         // In the order of sending: the table has none.

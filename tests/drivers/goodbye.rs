@@ -167,18 +167,6 @@ both! {
         });
     }
 
-    fn a_server_that_hangs_up_before_it_says_anything_is_dialled_again_at_once<D>() {
-        // R-reconnect-pause: it may just be being replaced.
-        let (_server, real) = D::server(ServerOptions::default(), |request, _| echo(request));
-        let connections = AtomicUsize::new(0);
-        let dial = move || match connections.fetch_add(1, Ordering::SeqCst) {
-            0 => TcpStream::connect(raw_server(|_, stream| drop(stream))),
-            _ => TcpStream::connect(&real),
-        };
-        let client = D::dialler(dial, ClientOptions::default().reconnect_pause(LONG, LONG));
-        assert_eq!(client.request(post("x"), LONG).unwrap().body(), "x");
-    }
-
     fn who_does_not_heed_it_is_served_for_a_while<D>() {
         for (grace, is_served) in [(400 * MS, true), (Duration::ZERO, false)] {
             let options = ServerOptions::default().compression(Compression::None).goodbye(grace);

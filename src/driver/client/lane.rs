@@ -277,15 +277,6 @@ impl Lane {
         self.back_off(now, error);
     }
 
-    /// The peer has hung up before its hello was complete, as a server may that is just being replaced: who takes its place
-    /// is dialled at once, unless that was so the last time.
-    pub(super) fn note_hung_up(&mut self, now: Instant, error: ClientError) {
-        match self.has_stumbled {
-            false => self.note_ended(now, true),
-            true => self.back_off(now, error),
-        }
-    }
-
     /// A dial or a hello has failed: what waits, and what comes in the pause, goes to other lanes, or fails, unless it is to
     /// wait for better times.
     pub(super) fn back_off(&mut self, now: Instant, error: ClientError) {

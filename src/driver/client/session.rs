@@ -89,7 +89,6 @@ impl<'a> Session<'a> {
             again.into_iter().for_each(|job| lane.queue.put_back(job));
             return;
         }
-        let has_hung_up = matches!(error.kind(), ErrorKind::HelloTruncated | ErrorKind::Transport);
         let error = ClientError::Link { error, transport, maybe_delivered: false };
         let most = if lane.options().wait_for_link { u32::MAX } else { MAX_TRIES };
         for job in again {
@@ -99,7 +98,6 @@ impl<'a> Session<'a> {
             }
         }
         match connected_at {
-            None if has_hung_up => lane.note_hung_up(now, error),
             None => lane.back_off(now, error),
             Some(_) => lane.note_ended(now, nothing),
         }
