@@ -188,6 +188,19 @@ mod tests {
         assert_eq!(run(&mut throttle, &mut now, &mut level, MS, 20_000), [2, 3]);
     }
 
+    #[test]
+    fn that_lower_levels_have_held_is_no_reason_to_try_one_sooner() {
+        let (mut throttle, mut now, mut level) = (Throttle::new(Some(0.5)), Instant::now(), 6);
+        let busy = |level| if level > 4 { 6 * MS } else { 2 * MS };
+        let changes = run_at(&mut throttle, &mut now, &mut level, busy, 60_000);
+        assert_eq!(changes[..9], [3, 4, 5, 2, 3, 4, 5, 2, 3]);
+        assert_eq!(
+            changes.iter().filter(|level| **level == 5).count(),
+            9,
+            "after 5, 10, 20, 40 and then each 80 s at 4"
+        );
+    }
+
     #[cfg(feature = "zstd")]
     #[test]
     fn a_server_comes_back_to_the_level_that_it_has_once_it_knows_how_it_compresses() {
