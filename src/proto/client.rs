@@ -361,10 +361,12 @@ impl ClientConnection {
         self.link.shed(shed);
     }
 
-    /// Sets the id of the next request: how tests and the conformance suite reach the wrap of the counter.
+    /// Sets the id of the next request, and no id rests any more: how tests and the conformance suite reach the wrap of the counter.
     #[doc(hidden)]
     pub fn set_next_id(&mut self, id: u32) {
-        (self.link.role.last_id, self.link.role.goes_round) = (id.wrapping_sub(1), false);
+        let Client { last_id, slots, resting, .. } = &mut self.link.role;
+        *last_id = id.wrapping_sub(1);
+        resting.drain(..).for_each(|id| _ = slots.remove(&id));
     }
 }
 
@@ -378,8 +380,6 @@ struct Client {
     slots: IdMap<NonZeroU32, Slot>,
     /// The ids that rest, those first that have rested longest: a response that comes twice must not reach another.
     resting: VecDeque<NonZeroU32>,
-    /// The ids have begun anew before they had to.
-    goes_round: bool,
     /// How many slots have an id that is reserved (R-id-unique).
     reserved: usize,
     /// Those of them that wait for their outcome; the others are abandoned.
@@ -406,10 +406,6 @@ struct Slot {
 }
 
 impl Slot {
-    fn rests(&self) -> bool {
-        !self.is_reserved && !self.is_untold
-    }
-
     /// Nobody waits any more; returns whether somebody did, whom an event `tells` then.
     fn end_wait(&mut self, tells: bool) -> bool {
         let was_pending = std::mem::take(&mut self.is_pending);
@@ -430,26 +426,18 @@ fn is_goodbye(response: &Response<Bytes>) -> bool {
 impl Client {
     /// The next id that no request holds (R-id-order, R-id-unique). Small ones cost less bytes once compressed: they begin
     /// anew when there have been many more than are reserved (R-id-span).
-    fn free_id(&mut self) -> NonZeroU32 {
+    fn free_id(&self) -> NonZeroU32 {
         let mut id = self.last_id;
         loop {
             id = id.wrapping_add(1);
-            if id.is_power_of_two()
-                && id >= SPAN.0
-                && id as usize / SPAN.1 >= self.slots.len().saturating_sub(self.resting.len())
-            {
-                (id, self.goes_round) = (1, true);
+            if id.is_power_of_two() && id >= SPAN.0 && id as usize / SPAN.1 >= self.slots.len() - self.resting.len() {
+                id = 1;
             }
             // There are far fewer slots than ids: the limits see to that.
-            if let Some(id) = NonZeroU32::new(id).filter(|id| self.is_free(id)) {
+            if let Some(id) = NonZeroU32::new(id).filter(|id| !self.slots.contains_key(id)) {
                 return id;
             }
         }
-    }
-
-    /// Only those rest that come back soon.
-    fn is_free(&self, id: &NonZeroU32) -> bool {
-        self.slots.get(id).is_none_or(|slot| slot.rests() && !self.goes_round)
     }
 
     /// Whether a request is pending and nothing of it was transmitted.
@@ -518,7 +506,6 @@ impl Client {
         self.resting.push_back(id);
         if self.resting.len() > REST
             && let Some(free) = self.resting.pop_front()
-            && self.slots.get(&free).is_some_and(Slot::rests)
         {
             self.slots.remove(&free);
         }
