@@ -48,6 +48,28 @@ fn a_batch_waits_for_its_delay_and_no_longer() {
 }
 
 #[test]
+fn a_batch_delay_counts_from_when_its_first_message_was_ready() {
+    // R-batch-begin
+    let (base, delay) = (Instant::now(), 10 * MS);
+    let (mut client, mut server) = open(&Config { max_batch_delay: delay, ..plain() }, base);
+    // Both know a later time by then.
+    client.handle_timeout(base + 5 * MS);
+    server.handle_timeout(base + 5 * MS);
+    client.send_request(base + MS, &get(), None).unwrap();
+    client.send_request(base + 2 * MS, &get(), None).unwrap();
+    assert_eq!(client.next_timer(), Some((Timer::Flush, base + MS + delay)));
+    let out = transmit(|out| client.poll_transmit(base + MS + delay, out));
+    assert_eq!(frames(&out).len(), 2);
+    server.handle_input(base + 5 * MS, &out);
+    let Some(ServerEvent::Request { token, .. }) = server.poll_event() else { panic!() };
+    server.send_response(base + 3 * MS, token, &response(200, "")).unwrap();
+    assert_eq!(server.next_timer(), Some((Timer::Flush, base + 3 * MS + delay)));
+    // One that has waited for longer than the delay waits no more.
+    client.send_request(base, &get(), None).unwrap();
+    assert_eq!(frames(&transmit(|out| client.poll_transmit(base + MS + delay, out))).len(), 1);
+}
+
+#[test]
 fn a_batch_leaves_at_once_without_delay_or_when_flushed_or_full() {
     // R-batch-seal, R-batch-size
     let now = Instant::now();

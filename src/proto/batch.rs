@@ -41,11 +41,11 @@ struct Entry {
 pub(super) struct FrameNumber(u64);
 
 impl Batch {
-    /// Appends a frame by `write`, which appends nothing on an error. A frame that begins a batch starts its delay; a
-    /// batch that holds `most` bytes is sealed early (R-batch-size).
+    /// Appends a frame by `write`, which appends nothing on an error. A frame that begins a batch starts its delay, at
+    /// `ready_at`; a batch that holds `most` bytes is sealed early (R-batch-size).
     pub(super) fn push<E>(
         &mut self,
-        now: Instant,
+        ready_at: Instant,
         delay: Duration,
         most: usize,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
@@ -56,7 +56,7 @@ impl Batch {
         self.next = FrameNumber(number.0 + 1);
         self.frames.push_back(Entry { number, length: self.bytes.len() - before, withdrawn: false });
         if begins {
-            self.flush_at = now.checked_add(delay);
+            self.flush_at = ready_at.checked_add(delay);
         }
         self.sealed |= delay.is_zero() || self.len() >= most;
         if self.sealed {

@@ -1,7 +1,6 @@
 //! The client's end of a connection.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::batch::FrameNumber;
 use super::config::{ClientConfig, Compression, Config, Limits, Stats, ZSTD_CODE};
+use super::deadlines::Deadlines;
 use super::error::{ConnectionError, ErrorKind, MessageError, SendError};
 use super::frame::Frame;
 use super::hello::Hello;
@@ -177,6 +177,8 @@ impl ClientConnection {
     /// Queues a request, which then ends in exactly one [`ClientEvent::Response`] or [`ClientEvent::Failed`], or by
     /// [`cancel`](Self::cancel). Allowed from the start: what is queued leaves after the hello.
     ///
+    /// `now` may be earlier than what the connection has been told: the batch delay counts from it (R-batch-begin).
+    ///
     /// The target is written in origin-form; Host is the URI's authority, or else the one Host field. Fields of one
     /// hop and framing fields are left out or replaced (spec/05-messages.md).
     ///
@@ -195,13 +197,15 @@ impl ClientConnection {
             return Err(SendError::PendingOverflow(limit));
         }
         let id = self.link.role.free_id();
-        let frame = self.link.send(|batch, limits| write_request(batch, id.get(), request, limits))?;
+        let frame = self.link.send(now, |batch, limits| write_request(batch, id.get(), request, limits))?;
         // The response cannot come first: nothing has been transmitted (R-register-before-write).
         let to_head = request.method() == Method::HEAD;
         Client::forget_sent(&mut self.link);
-        self.link
-            .role
-            .register(id, Slot { is_pending: true, is_reserved: true, is_untold: false, to_head, deadline, frame });
+        self.link.role.register(
+            id,
+            Slot { is_pending: true, is_reserved: true, is_untold: false, to_head, frame },
+            deadline,
+        );
         Ok(RequestId(id))
     }
 
@@ -213,7 +217,7 @@ impl ClientConnection {
     /// Any [`SendError`] but `PendingOverflow`; nothing was queued then.
     pub fn send_oneway(&mut self, now: Instant, request: &Request<Bytes>) -> Result<(), SendError> {
         self.ready(now)?;
-        self.link.send(|batch, limits| write_request(batch, 0, request, limits)).map(drop)
+        self.link.send(now, |batch, limits| write_request(batch, 0, request, limits)).map(drop)
     }
 
     fn ready(&mut self, now: Instant) -> Result<(), SendError> {
@@ -385,11 +389,14 @@ struct Client {
     /// Those of them that wait for their outcome; the others are abandoned.
     pending: usize,
     /// Requests of which nothing was transmitted, in the order in which they were sent, and some others: those are skipped.
-    unsent: VecDeque<(FrameNumber, NonZeroU32)>,
+    unsent: VecDeque<Sent>,
     /// Deadlines of pending requests, and of some that are no longer: those are skipped.
-    deadlines: BinaryHeap<Reverse<(Instant, NonZeroU32)>>,
+    deadlines: Deadlines<Sent>,
     peer_keeps_head_rule: bool,
 }
+
+/// A request among all that were sent: its id may be another's by now, its frame never.
+type Sent = (FrameNumber, NonZeroU32);
 
 struct Slot {
     /// Whether somebody still waits.
@@ -400,7 +407,6 @@ struct Slot {
     is_untold: bool,
     /// The method was HEAD.
     to_head: bool,
-    deadline: Option<Instant>,
     /// The frame that carries the request.
     frame: FrameNumber,
 }
@@ -410,9 +416,13 @@ impl Slot {
     fn end_wait(&mut self, tells: bool) -> bool {
         let was_pending = std::mem::take(&mut self.is_pending);
         self.is_untold |= was_pending && tells;
-        self.deadline = None;
         was_pending
     }
+}
+
+/// Whether somebody waits for a request.
+fn is_pending(slots: &IdMap<NonZeroU32, Slot>, (frame, id): &Sent) -> bool {
+    slots.get(id).is_some_and(|slot| slot.is_pending && slot.frame == *frame)
 }
 
 /// Whether a response that answers nothing is a goodbye (R-goodbye).
@@ -440,10 +450,9 @@ impl Client {
         }
     }
 
-    /// Whether a request is pending and nothing of it was transmitted.
-    fn is_unsent(link: &Link<Self>, (frame, id): &(FrameNumber, NonZeroU32)) -> bool {
-        let is_pending = |slot: &Slot| slot.is_pending && slot.frame == *frame;
-        !link.has_begun(*frame) && link.role.slots.get(id).is_some_and(is_pending)
+    /// Whether nothing of a pending request was transmitted.
+    fn is_unsent(link: &Link<Self>, sent: &Sent) -> bool {
+        !link.has_begun(sent.0) && is_pending(&link.role.slots, sent)
     }
 
     /// Drops from `unsent` what has been transmitted, and keeps it in proportion to the requests: where the first one waits
@@ -456,16 +465,19 @@ impl Client {
         }
         let Self { unsent, slots, pending, .. } = &mut link.role;
         if unsent.len() > 2 * *pending + 64 {
-            unsent.retain(|(frame, id)| slots.get(id).is_some_and(|slot| slot.is_pending && slot.frame == *frame));
+            unsent.retain(|sent| is_pending(slots, sent));
         }
     }
 
-    fn register(&mut self, id: NonZeroU32, slot: Slot) {
+    fn register(&mut self, id: NonZeroU32, slot: Slot, deadline: Option<Instant>) {
         self.last_id = id.get();
         self.reserved += 1;
         self.pending += 1;
-        self.deadlines.extend(slot.deadline.map(|deadline| Reverse((deadline, id))));
-        self.unsent.push_back((slot.frame, id));
+        let sent = (slot.frame, id);
+        if let Some(deadline) = deadline {
+            self.deadlines.set(deadline, sent);
+        }
+        self.unsent.push_back(sent);
         self.slots.insert(id, slot);
     }
 
@@ -511,16 +523,8 @@ impl Client {
         }
     }
 
-    /// Keeps the earliest deadline that of a pending request, and the heap in proportion to the requests.
     fn forget_deadlines(&mut self) {
-        let slots = &self.slots;
-        let is_live = |at: &Instant, id: &NonZeroU32| slots.get(id).is_some_and(|slot| slot.deadline == Some(*at));
-        while self.deadlines.peek().is_some_and(|Reverse((at, id))| !is_live(at, id)) {
-            self.deadlines.pop();
-        }
-        if self.deadlines.len() > 2 * self.pending + 64 {
-            self.deadlines.retain(|Reverse((at, id))| is_live(at, id));
-        }
+        self.deadlines.forget(self.pending, |sent| is_pending(&self.slots, sent));
     }
 
     /// Ends a pending request, if it is one, with an event to come or `in_silence`; returns whether it may have been
@@ -637,14 +641,11 @@ impl Role for Client {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.deadlines.peek().map(|Reverse((at, _))| *at)
+        self.deadlines.earliest()
     }
 
     fn expire(link: &mut Link<Self>) {
-        while let Some(&Reverse((at, id))) = link.role.deadlines.peek()
-            && at <= link.now
-        {
-            link.role.deadlines.pop();
+        while let Some((_, id)) = link.role.deadlines.pop_due(link.now) {
             if let Some(maybe_delivered) = Self::give_up(link, id, false) {
                 let error = RequestError::Timeout { maybe_delivered };
                 link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });

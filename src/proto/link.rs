@@ -234,15 +234,16 @@ impl<R: Role> Link<R> {
 
     // Commands.
 
-    /// Appends a frame to the batch by `write`, which appends nothing on an error.
+    /// Appends a frame, which was ready at `ready_at`, to the batch by `write`, which appends nothing on an error.
     pub(super) fn send<E>(
         &mut self,
+        ready_at: Instant,
         write: impl FnOnce(&mut Vec<u8>, &Limits) -> Result<(), E>,
     ) -> Result<FrameNumber, E> {
         // A link that closes waits for nobody to share the batch.
         let delay = if self.closing.is_some() { Duration::ZERO } else { self.config.max_batch_delay };
         let most = self.config.batch_bytes;
-        let frame = self.batch.push(self.now, delay, most, |batch| write(batch, &self.config.limits))?;
+        let frame = self.batch.push(ready_at, delay, most, |batch| write(batch, &self.config.limits))?;
         if self.is_output_full() {
             // Nobody else can join it.
             self.seal();

@@ -48,6 +48,7 @@ mod client;
 mod compress;
 mod config;
 mod connection;
+mod deadlines;
 mod error;
 mod frame;
 mod hello;

@@ -147,6 +147,8 @@ impl ServerConnection {
 
     /// Queues the response to a request. Responses may be sent in any order.
     ///
+    /// `now` may be earlier than what the connection has been told: the batch delay counts from it (R-batch-begin).
+    ///
     /// To a HEAD request no body is sent; the length that the client is told is the response's `Content-Length`, or
     /// else its body's (R-head-response).
     ///
@@ -169,7 +171,7 @@ impl ServerConnection {
             return Err(ResponseRejected { token, error });
         }
         let ResponseToken { id, to_head, .. } = token;
-        let sent = self.link.send(|batch, limits| write_response(batch, id, to_head, response, limits));
+        let sent = self.link.send(now, |batch, limits| write_response(batch, id, to_head, response, limits));
         match sent {
             Ok(_) => {
                 self.discard(token);
@@ -207,7 +209,7 @@ impl ServerConnection {
             return;
         }
         self.link.role.has_said_goodbye = true;
-        let written = self.link.send(|batch, _| {
+        let written = self.link.send(now, |batch, _| {
             write_goodbye(batch);
             Ok::<_, SendError>(())
         });
@@ -328,7 +330,7 @@ impl Server {
         }
         // The caller's limits are for the caller's messages.
         let limits = Limits::default();
-        let written = link.send(|batch, _| write_response(batch, id, to_head, &response, &limits));
+        let written = link.send(link.now, |batch, _| write_response(batch, id, to_head, &response, &limits));
         debug_assert!(written.is_ok(), "a small, well-formed response can be written");
     }
 }

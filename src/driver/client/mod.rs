@@ -127,15 +127,25 @@ impl Callers {
 
     /// Sends a request; its outcome is to be waited for. For a oneway that is an empty response, when it has left.
     pub(super) fn send(self: &Arc<Self>, request: Request<Bytes>, deadline: Deadline, is_oneway: bool) -> Outcome {
+        self.send_at(Instant::now(), request, deadline, is_oneway)
+    }
+
+    fn send_at(
+        self: &Arc<Self>,
+        sent_at: Instant,
+        request: Request<Bytes>,
+        deadline: Deadline,
+        is_oneway: bool,
+    ) -> Outcome {
         let is_head = request.method() == Method::HEAD && !is_oneway;
         let lane = self.begin_lane(is_head);
         let number = *lane.as_ref().unwrap_or(&0);
-        let deadline = deadline.resolve(Instant::now(), self.common.options.timeout);
+        let deadline = deadline.resolve(sent_at, self.common.options.timeout);
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
         let (reply, waiting) = Reply::new(self.common.clone(), number);
         self.pending.fetch_add(1, Ordering::Relaxed);
         let outcome = Outcome { callers: self.clone(), ticket, waiting, is_known: false };
-        let job = Box::new(Job { ticket, request, is_oneway, deadline, reply, tries: 0, earlier: None });
+        let job = Box::new(Job { ticket, request, is_oneway, sent_at, deadline, reply, tries: 0, earlier: None });
         if self.closed.load(Ordering::Acquire) {
             job.end(Err(ClientError::Closed));
         } else if let Err(error) = lane {

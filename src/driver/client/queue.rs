@@ -30,6 +30,8 @@ pub(super) struct Job {
     pub(super) request: Request<Bytes>,
     /// It wants no response; an empty one says that it is on its way.
     pub(super) is_oneway: bool,
+    /// When its caller sent it: the batch delay counts from then.
+    pub(super) sent_at: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: Reply,
     /// How often a connection has not delivered it.
@@ -163,7 +165,8 @@ mod tests {
     fn job(ticket: u64, deadline: Option<Instant>) -> (Box<Job>, Waiting) {
         let (reply, waiting) = Reply::nowhere();
         let request = Request::default();
-        let job = Job { ticket, request, is_oneway: false, deadline, reply, tries: 0, earlier: None };
+        let sent_at = Instant::now();
+        let job = Job { ticket, request, is_oneway: false, sent_at, deadline, reply, tries: 0, earlier: None };
         (Box::new(job), waiting)
     }
 

@@ -136,15 +136,15 @@ impl<'a> Session<'a> {
             return job.end(Err(ClientError::Send(SendError::Closing)));
         }
         if job.is_oneway {
-            match self.connection.send_oneway(now, &job.request) {
+            match self.connection.send_oneway(job.sent_at, &job.request) {
                 Ok(()) => job.end(Ok(http::Response::default())),
                 Err(error) => self.refuse(job, error),
             }
             return;
         }
-        let mut sent = self.connection.send_request(now, &job.request, job.deadline);
+        let mut sent = self.connection.send_request(job.sent_at, &job.request, job.deadline);
         if matches!(sent, Err(SendError::PendingOverflow(_))) && self.make_room(now) {
-            sent = self.connection.send_request(now, &job.request, job.deadline);
+            sent = self.connection.send_request(job.sent_at, &job.request, job.deadline);
         }
         match sent {
             Ok(id) => {

@@ -13,9 +13,10 @@ use fastrand::Rng;
 use http::{Request, Response};
 
 use super::super::carrier::{Carrier, Endpoint};
+use super::super::channel::Channel;
 use super::super::options::Overflow;
 use super::*;
-use crate::proto::{Compression, Limits, ResponseToken, ServerConfig, ServerConnection, ServerEvent};
+use crate::proto::{Compression, Limits, ResponseToken, ServerConfig, ServerConnection, ServerEvent, Timer};
 
 const SEEDS: u64 = 2_000;
 const MS: Duration = Duration::from_millis(1);
@@ -58,7 +59,7 @@ impl World {
             {
                 let request = Request::post(format!("http://h/{}", if call.may_repeat { "again" } else { "once" }));
                 let request = request.header("number", number).body(Bytes::from(vec![b'x'; number * 50])).unwrap();
-                call.outcome = Some(callers.send(request, call.deadline.into(), call.is_oneway));
+                call.outcome = Some(callers.send_at(self.now, request, call.deadline.into(), call.is_oneway));
             }
             if let Some(Poll::Ready(end)) = call.outcome.as_mut().map(|outcome| Pin::new(outcome).poll(&mut context)) {
                 assert!(call.end.is_none(), "a second outcome");
@@ -396,6 +397,36 @@ fn what_waits_for_a_dial_that_fails_moves_to_a_lane_that_is_up_and_has_room() {
     let _ = up.poll(&mut context);
     assert_eq!((up.queue.len(), load()), (3, vec![3, 0, 0, 0, 0, 0]));
     assert_eq!(std::iter::from_fn(|| up.queue.pop()).map(|job| job.ticket).collect::<Vec<_>>(), [2, 4, 6]);
+}
+
+#[test]
+fn the_batch_delay_counts_from_when_the_caller_sent() {
+    let delay = 10 * MS;
+    let (callers, next) = client(ClientOptions::default().max_batch_delay(delay));
+    let (now, mut context) = (Instant::now(), Context::from_waker(Waker::noop()));
+    let send = |at| callers.send_at(at, Request::get("http://h/").body(Bytes::new()).unwrap(), None.into(), false);
+    let _first = send(now);
+    let mut lane = next().unwrap();
+    assert_eq!(lane.poll_at(now, &mut context), Poll::Ready(Step::Dial));
+    let mut session = lane.begin(now);
+    let mut server = ServerConnection::new(ServerConfig::default(), now);
+    for _ in 0..2 {
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        session.take_commands(now);
+        session.connection_mut().flush();
+        session.connection_mut().poll_transmit(now, &mut up);
+        server.handle_input(now, &up);
+        server.poll_transmit(now, &mut down);
+        session.connection_mut().handle_input(now, &down);
+        session.deliver_events(now, &mut Channel::default()).unwrap();
+    }
+    assert!(matches!(server.poll_event(), Some(ServerEvent::Connected { .. })));
+    assert!(matches!(server.poll_event(), Some(ServerEvent::Request { .. })));
+    // The link is busy elsewhere when the next ones come.
+    let _more = [send(now + 2 * MS), send(now + 3 * MS)];
+    let _ = session.poll_commands(&mut context);
+    session.take_commands(now + 8 * MS);
+    assert_eq!(session.connection().next_timer(), Some((Timer::Flush, now + 2 * MS + delay)));
 }
 
 #[test]
