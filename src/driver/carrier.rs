@@ -501,7 +501,7 @@ pub(super) mod tests {
     /// A link of a server that nobody asks anything.
     pub(in super::super) fn unasked(options: ServerOptions, now: Instant) -> Carrier<Session> {
         let shared = Arc::new(Shared::new(options));
-        let dispatch: Dispatch = Arc::new(|_, _, _| panic!("nothing was asked"));
+        let dispatch: Dispatch = Arc::new(|_| panic!("nothing was asked"));
         let session = Session::new(shared.admit(PeerAddr::Unix).unwrap(), dispatch, now);
         Carrier::new(session, shared.patience())
     }

@@ -474,7 +474,8 @@ impl ServerOptions {
         self
     }
 
-    /// Handles the requests of one link one after another, in their order, instead of all at once. Default no.
+    /// Handles the requests of one link one after another, in their order, instead of all at once: on threads a worker
+    /// takes up to 64 of them at a time. Default no.
     #[must_use]
     pub fn pipeline(mut self, pipeline: bool) -> Self {
         self.pipeline = pipeline;

@@ -5,6 +5,7 @@ mod peer;
 mod reply;
 mod session;
 mod waiting;
+mod work;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,14 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::Request;
-
 pub use peer::{LinkRefused, Peer, PeerAddr};
-pub(super) use reply::Reply;
 pub(super) use session::Session;
 #[cfg(feature = "tower")]
 pub(super) use waiting::text;
+pub(super) use work::Work;
 
 use super::carrier::Patience;
 use super::crowd::{Crowd, Member};
@@ -33,8 +31,8 @@ use reply::Command;
 /// The pause after a failed accept: usually the process has no file descriptor left.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the handler of a request: on a task or on a thread.
-pub(super) type Dispatch = Arc<dyn Fn(Request<Bytes>, Peer, Reply) + Send + Sync>;
+/// Has handlers do what is to be done: on a task or on a thread.
+pub(super) type Dispatch = Arc<dyn Fn(Work) + Send + Sync>;
 
 type LinkStart = Box<dyn Fn(&Peer, Compression) + Send + Sync>;
 type LinkRefusal = Box<dyn Fn(&PeerAddr, LinkRefused) + Send + Sync>;

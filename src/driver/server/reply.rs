@@ -16,6 +16,8 @@ use super::waiting::{text, weight};
 pub(super) enum Command {
     /// A handler has ended. What it has made of its request is charged until its link counts it, as far as it is more.
     Ended(Call, Response<Bytes>, Option<Charge>),
+    /// Somebody else is to go on with the line.
+    Resume,
     /// Close in order, until then.
     Close(Instant),
 }

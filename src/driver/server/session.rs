@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -16,10 +15,14 @@ use super::super::mailbox::{lock, unharmed};
 use super::super::memory::{Charge, MemoryBudget};
 use super::reply::{Call, Command, Reply};
 use super::waiting::{Waiting, no_memory, overloaded, weight};
+use super::work::{Line, Work};
 use super::{Admitted, Dispatch};
 use crate::proto::{
     Compression, ConnectionError, IdMap, MessageError, ResponseToken, ServerConnection, ServerEvent, Stats,
 };
+
+/// How many requests of a line are out of the link's hands: more cannot be held back while responses wait.
+const AHEAD: usize = 64;
 
 /// One link of a server.
 pub(in super::super) struct Session {
@@ -32,10 +35,12 @@ pub(in super::super) struct Session {
     /// Requests in handlers that are not answered for, by their numbers; oneways without tokens.
     running: IdMap<u64, Option<ResponseToken>>,
     last_number: u64,
+    /// Where requests go that are handled one after another, if they are.
+    line: Option<Arc<Line>>,
     /// When handlers have taken too long, in order.
     limits: VecDeque<(Instant, u64)>,
-    /// What waits for its turn, in order.
-    line: VecDeque<(Option<ResponseToken>, Request<Bytes>)>,
+    /// What no handler may have yet, in order.
+    held_back: VecDeque<(Option<ResponseToken>, Request<Bytes>)>,
     waiting: Waiting,
     /// Bytes of oneways in handlers: the connection, which gives out no tokens for them, does not count them.
     oneway_bytes: usize,
@@ -51,16 +56,19 @@ pub(in super::super) struct Session {
 
 impl Session {
     pub(in super::super) fn new(place: Admitted, dispatch: Dispatch, now: Instant) -> Self {
+        let shared = &place.shared;
+        let line = shared.options.pipeline.then(|| Line::new(place.mailbox.clone(), shared.clone()));
         Self {
-            connection: ServerConnection::new(place.shared.options.connection(), now),
+            connection: ServerConnection::new(shared.options.connection(), now),
             place,
             dispatch,
             commands: Vec::new(),
             arriving: Vec::new(),
             running: IdMap::default(),
             last_number: 0,
+            line,
             limits: VecDeque::new(),
-            line: VecDeque::new(),
+            held_back: VecDeque::new(),
             waiting: Waiting::default(),
             oneway_bytes: 0,
             counted: Stats::default(),
@@ -82,66 +90,96 @@ impl Session {
         if token.is_none() {
             self.oneway_bytes += weight(request.headers(), request.body());
         }
-        if self.line.is_empty() && self.is_free() {
+        if self.held_back.is_empty() && self.is_free() {
             self.handle(now, token, request);
         } else {
-            self.line.push_back((token, request));
+            self.held_back.push_back((token, request));
             self.advance(now);
         }
     }
 
-    /// Starts handlers of what waits for its turn.
+    /// Hands out what was held back.
     fn advance(&mut self, now: Instant) {
         while self.is_free()
-            && let Some((token, request)) = self.line.pop_front()
+            && let Some((token, request)) = self.held_back.pop_front()
         {
             self.handle(now, token, request);
         }
     }
 
-    /// Whether one more handler may be started. With [`pipeline`](super::ServerOptions::pipeline) one at a time; and none
-    /// while more responses wait than should: whoever asks for more has to read what there is.
+    /// Whether one more request may be handed out: none while more responses wait than should, since whoever asks for more
+    /// has to read what there is.
     fn is_free(&self) -> bool {
-        let options = &self.place.shared.options;
-        (!options.pipeline || self.running.is_empty()) && !self.waiting.is_full(options.waiting_bytes)
+        let has_room = self.line.is_none() || self.running.len() < AHEAD;
+        has_room && !self.waiting.is_full(self.place.shared.options.waiting_bytes)
     }
 
-    /// Starts the handler of a request, unless too many run.
+    /// Hands a request out to its handler, or to the line, unless there are too many.
     fn handle(&mut self, now: Instant, token: Option<ResponseToken>, request: Request<Bytes>) {
         let (mailbox, shared) = (&self.place.mailbox, &self.place.shared);
         let oneway_bytes = if token.is_none() { weight(request.headers(), request.body()) } else { 0 };
         let held_bytes = token.as_ref().map_or(oneway_bytes, ResponseToken::held_bytes);
-        let call = Call { number: self.last_number + 1, oneway_bytes, held_bytes };
-        if let Some(memory) = shared.options.memory.as_ref().filter(|memory| memory.is_tight()) {
-            memory.note_shed();
-            self.oneway_bytes -= oneway_bytes;
-            if let Some(token) = token {
-                self.respond(now, token, no_memory());
+        let number = self.last_number + 1;
+        let call = Call { number, oneway_bytes, held_bytes };
+        let peer = self.place.peer.clone();
+        let given = match (shared.options.memory.as_ref().filter(|memory| memory.is_tight()), &self.line) {
+            (Some(memory), _) => {
+                memory.note_shed();
+                Err(no_memory())
             }
-            return;
-        }
-        let Some(reply) = Reply::enter(call, mailbox, shared) else {
-            self.oneway_bytes -= oneway_bytes;
-            let concurrency = shared.options.concurrency;
-            if let Some(token) = token {
-                self.respond(now, token, overloaded(concurrency));
-            }
-            return;
+            (None, Some(line)) => Ok(line.push(call, request, peer)),
+            (None, None) => match Reply::enter(call, mailbox, shared) {
+                Some(reply) => Ok(Some(Work::One((request, peer, reply)))),
+                None => Err(overloaded(shared.options.concurrency)),
+            },
         };
-        self.last_number += 1;
-        self.running.insert(self.last_number, token);
-        let timeout = shared.options.handler_timeout.as_ref();
+        match given {
+            Ok(work) => {
+                self.last_number = number;
+                self.running.insert(number, token);
+                if self.line.is_none() || self.running.len() == 1 {
+                    self.limit(now, number);
+                }
+                work.into_iter().for_each(&*self.dispatch);
+            }
+            Err(response) => {
+                self.oneway_bytes -= oneway_bytes;
+                if let Some(token) = token {
+                    self.respond(now, token, response);
+                }
+            }
+        }
+    }
+
+    /// The time of a handler begins.
+    fn limit(&mut self, now: Instant, number: u64) {
+        let timeout = self.place.shared.options.handler_timeout.as_ref();
         let limit = timeout.and_then(|(timeout, _)| now.checked_add(*timeout));
-        self.limits.extend(limit.map(|limit| (limit, self.last_number)));
-        (self.dispatch)(request, self.place.peer.clone(), reply);
+        self.limits.extend(limit.map(|limit| (limit, number)));
+    }
+
+    /// Has somebody work on the line.
+    fn resume(&self) {
+        let work = self.line.as_ref().and_then(|line| line.resume());
+        work.into_iter().for_each(&*self.dispatch);
+    }
+
+    /// The request with this number is none of those in handlers any more: in a line it is the turn of the next.
+    fn end_turn(&mut self, now: Instant, number: u64) {
+        if self.line.is_some() && self.running.contains_key(&(number + 1)) {
+            self.limit(now, number + 1);
+        }
     }
 
     /// A handler has ended.
     fn handle_end(&mut self, now: Instant, call: Call, response: Response<Bytes>) {
         self.oneway_bytes -= call.oneway_bytes;
         // One that took too long was answered for.
-        if let Some(Some(token)) = self.running.remove(&call.number) {
-            self.respond(now, token, response);
+        if let Some(token) = self.running.remove(&call.number) {
+            if let Some(token) = token {
+                self.respond(now, token, response);
+            }
+            self.end_turn(now, call.number);
         }
         while self.limits.front().is_some_and(|(_, number)| !self.running.contains_key(number)) {
             self.limits.pop_front();
@@ -155,11 +193,14 @@ impl Session {
     /// Answers for the handlers that have taken too long.
     fn expire(&mut self, now: Instant) {
         while let Some((_, number)) = self.limits.pop_front_if(|(at, _)| *at <= now) {
-            let token = self.running.remove(&number).flatten();
+            let Some(token) = self.running.remove(&number) else { continue };
             let response = self.place.shared.options.handler_timeout.as_ref().map(|(_, response)| response.clone());
             if let (Some(token), Some(response)) = (token, response) {
                 self.respond(now, token, Response::clone(&response));
             }
+            self.end_turn(now, number);
+            let work = self.line.as_ref().and_then(|line| line.pass_by(number));
+            work.into_iter().for_each(&*self.dispatch);
         }
         self.advance(now);
     }
@@ -265,6 +306,7 @@ impl Endpoint for Session {
                     self.arriving.extend(charge);
                     self.handle_end(now, call, response);
                 }
+                Command::Resume => self.resume(),
                 Command::Close(deadline) => self.begin_to_close(now, deadline),
             }
         }
@@ -347,7 +389,8 @@ mod tests {
         let options = ServerOptions::default().handler_timeout(Duration::from_secs(60), request_timeout("late"));
         // The first handler runs on.
         let first = Mutex::new(None);
-        let dispatch: Dispatch = Arc::new(move |_, _, reply: Reply| {
+        let dispatch: Dispatch = Arc::new(move |work| {
+            let Work::One((_, _, reply)) = work else { panic!("no line") };
             let mut first = lock(&first);
             match *first {
                 None => *first = Some(reply),
@@ -383,7 +426,10 @@ mod tests {
         let now = Instant::now();
         let budget = MemoryBudget::new(1 << 20);
         let options = ServerOptions::default().memory_budget(budget.clone());
-        let dispatch: Dispatch = Arc::new(|_, _, reply: Reply| reply.send(Response::new(vec![b'x'; LENGTH].into())));
+        let dispatch: Dispatch = Arc::new(|work| {
+            let Work::One((_, _, reply)) = work else { panic!("no line") };
+            reply.send(Response::new(vec![b'x'; LENGTH].into()));
+        });
         let place = Arc::new(Shared::new(options)).admit(PeerAddr::Unix).unwrap();
         let mut session = Session::new(place, dispatch, now);
         let mut client = ClientConnection::new(ClientConfig::default(), now);

@@ -13,7 +13,7 @@ use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
 use super::super::options::ServerOptions;
-use super::super::server::{ACCEPT_PAUSE, Dispatch, LinkRefused, Peer, PeerAddr, Reply, Session, Shared};
+use super::super::server::{ACCEPT_PAUSE, Dispatch, LinkRefused, Peer, PeerAddr, Session, Shared, Work};
 use super::super::timed::Until;
 use super::carry::carry;
 use super::stream::Listener;
@@ -96,13 +96,26 @@ impl Server {
     {
         // Its tasks hold the handler, and must not hold the executor that holds them.
         let (handler, executor) = (Arc::new(handler), Arc::downgrade(&self.executor));
-        Arc::new(move |request, peer, reply: Reply| {
+        Arc::new(move |work| {
             let Some(executor) = executor.upgrade() else { return };
             let handler = handler.clone();
-            // In a box before it is handed on: what a handler holds can be large, and is moved several times until it runs.
+            // In boxes before they are handed on: what a handler holds can be large, and is moved several times until it runs.
             // A reply that is dropped says that the handler has panicked.
-            let run = Box::pin(async move { reply.send(handler(request, peer).await) });
-            executor.spawn(AssertUnwindSafe(run).catch_unwind()).detach();
+            match work {
+                Work::One((request, peer, reply)) => {
+                    let run = Box::pin(async move { reply.send(handler(request, peer).await) });
+                    executor.spawn(AssertUnwindSafe(run).catch_unwind()).detach();
+                }
+                Work::Line(turn) => {
+                    let run = Box::pin(async move {
+                        for (request, peer, reply) in turn {
+                            let handled = async { reply.send(handler(request, peer).await) };
+                            let _ = AssertUnwindSafe(handled).catch_unwind().await;
+                        }
+                    });
+                    executor.spawn(run).detach();
+                }
+            }
         })
     }
 

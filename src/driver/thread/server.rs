@@ -8,9 +8,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Request, Response};
 
+use super::super::mailbox::unharmed;
 use super::super::options::ServerOptions;
 use super::super::pool::Pool;
-use super::super::server::{ACCEPT_PAUSE, Dispatch, LinkRefused, Peer, PeerAddr, Reply, Session, Shared};
+use super::super::server::{ACCEPT_PAUSE, Dispatch, LinkRefused, Peer, PeerAddr, Session, Shared, Work};
 use super::super::timed::Until;
 use super::carry::carry;
 use super::stream::{Listener, Stream};
@@ -85,9 +86,17 @@ impl Server {
         H: Fn(Request<Bytes>, Peer) -> Response<Bytes> + Send + Sync + 'static,
     {
         let (handler, pool) = (Arc::new(handler), self.pool.clone());
-        Arc::new(move |request, peer, reply: Reply| {
+        Arc::new(move |work| {
             let handler = handler.clone();
-            pool.run(move || reply.send(handler(request, peer)));
+            match work {
+                Work::One((request, peer, reply)) => pool.run(move || reply.send(handler(request, peer))),
+                Work::Line(turn) => pool.run(move || {
+                    for (request, peer, reply) in turn {
+                        // A handler that panics is answered for where its reply is dropped.
+                        let _ = unharmed(|| reply.send(handler(request, peer)));
+                    }
+                }),
+            }
         })
     }
 
