@@ -10,6 +10,8 @@ use http::{Request, Response, StatusCode};
 use super::memory::MemoryBudget;
 #[cfg(feature = "tls")]
 use super::tls::{TlsClient, TlsServer};
+#[cfg(feature = "zstd")]
+use crate::proto::Dictionary;
 use crate::proto::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls};
 
 /// What both roles are told about their links.
@@ -29,6 +31,16 @@ macro_rules! link_options {
         #[must_use]
         pub fn prefer_zstd(mut self, prefer: bool) -> Self {
             self.config.prefer_zstd = prefer;
+            self
+        }
+
+        /// Dictionaries for zstd, trained by `httptp train` on traffic that is like what is to come. A client sends with the
+        /// first, which its server must have, too; a server answers with that of its client, and understands all that it
+        /// has. So servers get a new one first, and then clients. Default none.
+        #[cfg(feature = "zstd")]
+        #[must_use]
+        pub fn dictionaries(mut self, dictionaries: impl IntoIterator<Item = Dictionary>) -> Self {
+            self.config.dictionaries = dictionaries.into_iter().collect();
             self
         }
 

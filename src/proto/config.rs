@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "zstd")]
+pub use super::dictionary::{Dictionary, DictionaryError};
+
+/// There are none without zstd.
+#[cfg(not(feature = "zstd"))]
+pub(crate) enum Dictionary {}
+
 /// How one direction of a link is compressed (spec/03-compression.md). The sender of a direction chooses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -122,6 +129,10 @@ pub struct Config {
     /// be made without this. Default off.
     #[cfg(feature = "zstd")]
     pub prefer_zstd: bool,
+    /// Dictionaries for zstd (spec/03-compression.md, 3.6). Streams that need one of them are understood. A client sends
+    /// with the first, which its server must have; a server with that of its client's stream. Default none.
+    #[cfg(feature = "zstd")]
+    pub dictionaries: Vec<Dictionary>,
     /// How hard to compress, from 1, least CPU, to 9, fewest bytes. Only DEFLATE and zstd have levels. Default: what is
     /// usual, [`Compression::default_level`].
     pub level: Option<u8>,
@@ -152,6 +163,15 @@ impl Config {
         prefers
     }
 
+    /// The dictionaries for zstd.
+    pub(crate) fn dictionaries(&self) -> &[Dictionary] {
+        #[cfg(feature = "zstd")]
+        let dictionaries = &self.dictionaries;
+        #[cfg(not(feature = "zstd"))]
+        let dictionaries = &[];
+        dictionaries
+    }
+
     /// Prefers it no more.
     #[cfg(any(feature = "smol", feature = "thread"))]
     pub(crate) fn avoid_zstd(&mut self) {
@@ -176,6 +196,8 @@ impl Default for Config {
             compression: Compression::default(),
             #[cfg(feature = "zstd")]
             prefer_zstd: false,
+            #[cfg(feature = "zstd")]
+            dictionaries: Vec::new(),
             level: None,
             max_batch_delay: Duration::ZERO,
             batch_bytes: 64 * 1024,

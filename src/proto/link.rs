@@ -337,8 +337,12 @@ impl<R: Role> Link<R> {
         }
         if self.phase == Phase::Open
             && let Some((frames, bytes)) = self.batch.take_due(self.now, |batch| {
-                let Config { compression, level, .. } = self.config;
-                let encoder = self.encoder.get_or_insert_with(|| Encoder::new(compression, level));
+                let encoder = self.encoder.get_or_insert_with(|| {
+                    // A server knows what its client has by what that sends (R-zstd-dictionary-agreed).
+                    let ours = || self.config.dictionaries().first();
+                    let dictionary = if R::ANSWERS { self.decoder.dictionary() } else { ours() };
+                    Encoder::new(self.config.compression, self.config.level, dictionary)
+                });
                 encoder.encode(batch, out);
             })
         {
@@ -467,7 +471,7 @@ impl<R: Role> Link<R> {
         let compression =
             Compression::from_code(hello.compression).ok_or(ErrorKind::HelloCompression(hello.compression))?;
         let tls = tls?;
-        self.decoder = Decoder::new(compression);
+        self.decoder = Decoder::new(compression, self.config.dictionaries());
         self.is_on_trial = R::is_on_trial(&self.config, hello);
         if !tls {
             self.open_or_wait();

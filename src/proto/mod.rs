@@ -49,6 +49,8 @@ mod compress;
 mod config;
 mod connection;
 mod deadlines;
+#[cfg(feature = "zstd")]
+mod dictionary;
 mod error;
 mod frame;
 mod hello;
@@ -59,6 +61,8 @@ mod server;
 
 pub use client::{ClientConnection, ClientEvent, RequestError, RequestId};
 pub use config::{ClientConfig, Compression, Config, Limits, ServerConfig, ServerTls, Stats};
+#[cfg(feature = "zstd")]
+pub use config::{Dictionary, DictionaryError};
 pub use connection::Connection;
 pub use error::{ConnectionError, ErrorKind, MessageError, SendError, Stranger};
 #[cfg(any(feature = "smol", feature = "thread"))]

@@ -14,7 +14,7 @@ use super::record::Recording;
 use super::tls::{InboundTls, OutboundTls};
 use super::upstream::{HealthCheck, resolve};
 use crate::driver::{ClientOptions, ServerOptions};
-use crate::proto::{Compression, Config, Limits};
+use crate::proto::{Compression, Config, Dictionary, Limits};
 
 /// How long a write on a link may make no progress. A slow network empties the buffers on the way by leaps, and what
 /// waits meanwhile is limited in bytes.
@@ -154,6 +154,9 @@ pub struct Inbound {
     pub compression: Compression,
     /// Teleport: zstd instead for near proxies that know it. Default off.
     pub prefer_zstd: bool,
+    /// Teleport: dictionaries for zstd. Near proxies may send with any of these, and are answered with the same. Default
+    /// none.
+    pub dictionaries: Vec<Dictionary>,
     /// Teleport: how hard to compress, 1 to 9. Default: as is usual for the compression.
     pub level: Option<u8>,
     /// Teleport: how much of the time compressing may take on a link, each counted alone, above which the level falls.
@@ -213,6 +216,7 @@ impl Default for Inbound {
             kind: Kind::Http,
             compression: Compression::default(),
             prefer_zstd: false,
+            dictionaries: Vec::new(),
             level: None,
             max_compress_share: None,
             batch_delay: Duration::ZERO,
@@ -261,6 +265,8 @@ pub struct Outbound {
     pub compression: Compression,
     /// Teleport: zstd instead if the far proxy knows it, which is found out. Default off.
     pub prefer_zstd: bool,
+    /// Teleport: dictionaries for zstd. Requests are sent with the first, which the far proxy must have. Default none.
+    pub dictionaries: Vec<Dictionary>,
     /// Teleport: how hard to compress, 1 to 9. Default: as is usual for the compression.
     pub level: Option<u8>,
     /// Teleport: how much of the time compressing may take on a link, each counted alone, above which the level falls.
@@ -327,6 +333,7 @@ impl Default for Outbound {
             health_check: None,
             compression: Compression::default(),
             prefer_zstd: false,
+            dictionaries: Vec::new(),
             level: None,
             max_compress_share: None,
             batch_delay: Duration::ZERO,
@@ -352,6 +359,7 @@ impl ProxyConfig {
         let options = ClientOptions::default()
             .compression(out.compression)
             .prefer_zstd(out.prefer_zstd)
+            .dictionaries(out.dictionaries.iter().cloned())
             .level(out.level)
             .max_compress_share(out.max_compress_share)
             .max_batch_delay(out.batch_delay)
@@ -377,6 +385,7 @@ impl ProxyConfig {
         ServerOptions::default()
             .compression(inbound.compression)
             .prefer_zstd(inbound.prefer_zstd)
+            .dictionaries(inbound.dictionaries.iter().cloned())
             .level(inbound.level)
             .max_compress_share(inbound.max_compress_share)
             .max_batch_delay(inbound.batch_delay)

@@ -10,7 +10,7 @@ mod zstd;
 
 use bytes::BytesMut;
 
-use super::config::Compression;
+use super::config::{Compression, Dictionary};
 use super::error::ErrorKind;
 
 /// Most plain bytes that one call of [`Decoder::decode`] yields: what bounds memory whatever the ratio
@@ -31,15 +31,17 @@ pub(crate) enum Encoder {
 }
 
 impl Encoder {
-    /// `level` counts if the compression has levels.
-    pub(crate) fn new(compression: Compression, level: Option<u8>) -> Self {
+    /// `level` counts if the compression has levels, `dictionary` for zstd.
+    pub(crate) fn new(compression: Compression, level: Option<u8>, dictionary: Option<&Dictionary>) -> Self {
+        #[cfg(not(feature = "zstd"))]
+        let _ = dictionary;
         let level = effective_level(compression, level).unwrap_or_default();
         match compression {
             Compression::None => Self::None,
             Compression::Deflate => Self::Deflate(deflate::Encoder::new(level)),
             Compression::Snappy => Self::Snappy(Box::new(snappy::Encoder::new())),
             #[cfg(feature = "zstd")]
-            Compression::Zstd => Self::Zstd(zstd::Encoder::new(level)),
+            Compression::Zstd => Self::Zstd(zstd::Encoder::new(level, dictionary)),
         }
     }
 
@@ -95,13 +97,16 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn new(compression: Compression) -> Self {
+    /// Zstd understands what needs one of these dictionaries, or none.
+    pub(crate) fn new(compression: Compression, dictionaries: &[Dictionary]) -> Self {
+        #[cfg(not(feature = "zstd"))]
+        let _ = dictionaries;
         match compression {
             Compression::None => Self::None,
             Compression::Deflate => Self::Deflate(deflate::Decoder::new()),
             Compression::Snappy => Self::Snappy(snappy::Decoder::new()),
             #[cfg(feature = "zstd")]
-            Compression::Zstd => Self::Zstd(zstd::Decoder::new()),
+            Compression::Zstd => Self::Zstd(zstd::Decoder::new(dictionaries)),
         }
     }
 
@@ -120,6 +125,15 @@ impl Decoder {
             Self::Snappy(decoder) => decoder.decode(wire, plain),
             #[cfg(feature = "zstd")]
             Self::Zstd(decoder) => decoder.decode(wire, plain),
+        }
+    }
+
+    /// The dictionary that the stream needs, as far as it has come.
+    pub(crate) fn dictionary(&self) -> Option<&Dictionary> {
+        match self {
+            Self::None | Self::Deflate(_) | Self::Snappy(_) => None,
+            #[cfg(feature = "zstd")]
+            Self::Zstd(decoder) => decoder.dictionary(),
         }
     }
 
@@ -159,7 +173,7 @@ pub(crate) mod tests {
         wire: &[u8],
         cuts: impl Iterator<Item = usize>,
     ) -> (Vec<u8>, Option<ErrorKind>) {
-        let mut decoder = Decoder::new(compression);
+        let mut decoder = Decoder::new(compression, &[]);
         let mut plain = BytesMut::new();
         let mut rest = wire;
         for cut in cuts.chain(std::iter::once(usize::MAX)) {
@@ -183,7 +197,7 @@ pub(crate) mod tests {
     }
 
     fn encode(compression: Compression, batches: &[Vec<u8>]) -> Vec<u8> {
-        let mut encoder = Encoder::new(compression, None);
+        let mut encoder = Encoder::new(compression, None, None);
         let mut wire = Vec::new();
         for batch in batches {
             encoder.encode(batch, &mut wire);
@@ -225,8 +239,8 @@ pub(crate) mod tests {
             batches in proptest::collection::vec(any_batch(), 1..5),
         ) {
             // R-flush-boundary
-            let mut encoder = Encoder::new(compression, None);
-            let mut decoder = Decoder::new(compression);
+            let mut encoder = Encoder::new(compression, None, None);
+            let mut decoder = Decoder::new(compression, &[]);
             let mut plain = BytesMut::new();
             for batch in &batches {
                 let mut wire = Vec::new();
@@ -265,7 +279,7 @@ pub(crate) mod tests {
             n in 1usize..3_000_000,
         ) {
             let wire = encode(compression, &[vec![b'a'; n]]);
-            let mut decoder = Decoder::new(compression);
+            let mut decoder = Decoder::new(compression, &[]);
             let mut rest = &wire[..];
             loop {
                 let mut plain = BytesMut::new();

@@ -8,9 +8,10 @@
 
 use bytes::BytesMut;
 use zstd_safe::zstd_sys::ZSTD_EndDirective::{self, ZSTD_e_end, ZSTD_e_flush};
-use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, Strategy};
 
 use super::STEP_BYTES;
+use crate::proto::config::Dictionary;
 use crate::proto::error::ErrorKind;
 
 /// The largest window, as a power of 2 (R-zstd-window).
@@ -25,8 +26,24 @@ pub(crate) struct Encoder {
     /// The level from the next batch on, if it changes.
     next_level: Option<u8>,
     level: u8,
+    dictionary: Option<Dictionary>,
     history: History,
 }
+
+/// What libzstd 1.5.7 takes for the levels 1 to 9 where it does not know how much is to come: logarithms of its chains,
+/// hashes and searches, the shortest match, the target length. With a dictionary, and nothing said, it chooses for
+/// streams as short as that, and makes more bytes of long ones than without.
+const PARAMETERS: [(u32, u32, u32, u32, u32, Strategy); 9] = [
+    (13, 14, 1, 7, 0, Strategy::ZSTD_fast),
+    (15, 16, 1, 6, 0, Strategy::ZSTD_fast),
+    (16, 17, 1, 5, 0, Strategy::ZSTD_dfast),
+    (18, 18, 1, 5, 0, Strategy::ZSTD_dfast),
+    (18, 19, 3, 5, 2, Strategy::ZSTD_greedy),
+    (18, 19, 3, 5, 4, Strategy::ZSTD_lazy),
+    (19, 20, 4, 5, 8, Strategy::ZSTD_lazy),
+    (19, 20, 4, 5, 16, Strategy::ZSTD_lazy2),
+    (20, 21, 4, 5, 16, Strategy::ZSTD_lazy2),
+];
 
 /// How much of a window was ever filled. libzstd asks for all of one at once; what nothing was written to takes no memory.
 struct History {
@@ -46,12 +63,13 @@ impl History {
 }
 
 impl Encoder {
-    pub(super) fn new(level: u8) -> Self {
+    pub(super) fn new(level: u8, dictionary: Option<&Dictionary>) -> Self {
         let mut compressor = CCtx::create();
         let window = compressor.set_parameter(CParameter::WindowLog(WINDOW_LOG));
         debug_assert!(window.is_ok(), "the window is one that libzstd has");
         let history = History { window: 1 << WINDOW_LOG, filled: 0 };
-        Self { compressor, is_inside_frame: false, next_level: Some(level), level, history }
+        let dictionary = dictionary.cloned();
+        Self { compressor, is_inside_frame: false, next_level: Some(level), level, dictionary, history }
     }
 
     /// How many bytes of memory it takes.
@@ -73,13 +91,34 @@ impl Encoder {
             if std::mem::take(&mut self.is_inside_frame) {
                 self.compress(&[], wire, ZSTD_e_end);
             }
-            let set = self.compressor.set_parameter(CParameter::CompressionLevel(i32::from(level)));
-            debug_assert!(set.is_ok(), "between frames the level is free");
             self.level = level;
+            self.prepare_frame();
         }
         self.is_inside_frame = true;
         self.history.note(batch.len());
         self.compress(batch, wire, ZSTD_e_flush);
+    }
+
+    /// Between frames the parameters are free.
+    fn prepare_frame(&mut self) {
+        let Self { compressor, dictionary, level, .. } = self;
+        let set = compressor.set_parameter(CParameter::CompressionLevel(i32::from(*level)));
+        debug_assert!(set.is_ok(), "a level that libzstd has");
+        let Some(dictionary) = dictionary else { return };
+        let (chain, hash, search, shortest, target, strategy) = PARAMETERS[usize::from(*level).clamp(1, 9) - 1];
+        let parameters = [
+            CParameter::ChainLog(chain),
+            CParameter::HashLog(hash),
+            CParameter::SearchLog(search),
+            CParameter::MinMatch(shortest),
+            CParameter::TargetLength(target),
+            CParameter::Strategy(strategy),
+        ];
+        let set = parameters.into_iter().try_for_each(|parameter| compressor.set_parameter(parameter).map(drop));
+        debug_assert!(set.is_ok(), "they are libzstd's own");
+        // Again with each level: what it makes of a dictionary is for the parameters of that time.
+        let loaded = compressor.load_dictionary(dictionary.as_bytes());
+        debug_assert!(loaded.is_ok(), "it was tried when it was made");
     }
 
     fn compress(&mut self, plain: &[u8], wire: &mut Vec<u8>, end: ZSTD_EndDirective) {
@@ -118,6 +157,9 @@ enum Unit {
 pub(crate) struct Decoder {
     /// Made for the first frame.
     decompressor: Option<DCtx<'static>>,
+    dictionaries: Vec<Dictionary>,
+    /// The place among them of that which the decompressor has.
+    loaded: Option<usize>,
     /// Where the decompressor writes: it needs initialised memory, which is made once.
     step: Box<[u8]>,
     unit: Unit,
@@ -147,9 +189,11 @@ const RESERVED: u32 = 3;
 const MAX_BLOCK_BYTES: u64 = 128 << 10;
 
 impl Decoder {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(dictionaries: &[Dictionary]) -> Self {
         Self {
             decompressor: None,
+            dictionaries: dictionaries.to_vec(),
+            loaded: None,
             step: vec![0; STEP_BYTES / 4].into(),
             unit: Unit::Magic,
             header: Vec::new(),
@@ -165,6 +209,11 @@ impl Decoder {
     pub(super) fn memory(&self) -> usize {
         let allocated = self.decompressor.as_ref().map_or(0, |decompressor| decompressor.sizeof());
         self.history.taken_of(allocated) + self.step.len()
+    }
+
+    /// The dictionary of the frame under way, or else of the last one.
+    pub(super) fn dictionary(&self) -> Option<&Dictionary> {
+        self.loaded.and_then(|at| self.dictionaries.get(at))
     }
 
     /// Whether anything but a whole block, or a whole frame, came last (R-eof-truncated).
@@ -238,12 +287,7 @@ impl Decoder {
 
     /// Gives libzstd bytes of the unit under way; returns how many it took.
     fn decompress(&mut self, wire: &[u8], plain: &mut BytesMut) -> Result<usize, ErrorKind> {
-        let decompressor = self.decompressor.get_or_insert_with(|| {
-            let mut decompressor = DCtx::create();
-            let window = decompressor.set_parameter(DParameter::WindowLogMax(WINDOW_LOG));
-            debug_assert!(window.is_ok(), "the window is one that libzstd has");
-            decompressor
-        });
+        let decompressor = self.decompressor.get_or_insert_with(decompressor);
         let mut input = InBuffer::around(wire);
         let mut output = OutBuffer::around(&mut self.step[..]);
         let result = decompressor.decompress_stream(&mut output, &mut input);
@@ -255,6 +299,22 @@ impl Decoder {
         self.history.note(made);
         self.may_have_more = made == self.step.len();
         Ok(input.pos())
+    }
+
+    /// Has the decompressor know the dictionary with this id, and no other one, for the frame that is to begin.
+    fn load(&mut self, id: u32) -> Result<(), ErrorKind> {
+        let at = self.dictionaries.iter().position(|dictionary| dictionary.id() == id);
+        if at.is_none() && id != 0 {
+            return Err(ErrorKind::ZstdDictionary(id));
+        }
+        if at != self.loaded {
+            self.loaded = at;
+            let dictionary = self.dictionary().cloned();
+            let bytes = dictionary.as_ref().map_or(&[][..], Dictionary::as_bytes);
+            let loaded = self.decompressor.get_or_insert_with(decompressor).load_dictionary(bytes);
+            debug_assert!(loaded.is_ok(), "it was tried when it was made");
+        }
+        Ok(())
     }
 
     /// How long the header under way is, as far as it tells.
@@ -284,7 +344,9 @@ impl Decoder {
             // Its first byte has just told how long it is.
             Unit::FrameHeader if self.header.len() < self.header_bytes() => return Ok(()),
             Unit::FrameHeader => {
-                self.frame = FrameHeader::check(&self.header[MAGIC_BYTES..])?;
+                let (frame, dictionary) = FrameHeader::check(&self.header[MAGIC_BYTES..])?;
+                self.frame = frame;
+                self.load(dictionary)?;
                 self.history.window = self.history.window.max(self.frame.window as usize);
                 self.unit = Unit::BlockHeader;
             }
@@ -329,6 +391,13 @@ impl Decoder {
     }
 }
 
+fn decompressor() -> DCtx<'static> {
+    let mut decompressor = DCtx::create();
+    let window = decompressor.set_parameter(DParameter::WindowLogMax(WINDOW_LOG));
+    debug_assert!(window.is_ok(), "the window is one that libzstd has");
+    decompressor
+}
+
 /// What of a frame's header concerns this module.
 #[derive(Default)]
 struct FrameHeader {
@@ -355,8 +424,9 @@ impl FrameHeader {
         MAGIC_BYTES + 1 + window + dictionary + content_size
     }
 
-    /// Judges a whole header, given without its magic number (R-zstd-judge).
-    fn check(header: &[u8]) -> Result<Self, ErrorKind> {
+    /// Judges a whole header, given without its magic number (R-zstd-judge). Returns the id of its dictionary, too; 0 if it
+    /// needs none.
+    fn check(header: &[u8]) -> Result<(Self, u32), ErrorKind> {
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
         let (&descriptor, rest) = header.split_first().ok_or(ErrorKind::ZstdCorrupt)?;
         let (window, dictionary, content_size) = Self::fields(descriptor);
@@ -375,11 +445,9 @@ impl FrameHeader {
         if window > 1 << WINDOW_LOG {
             return Err(ErrorKind::ZstdWindow(window));
         }
-        match number(dictionary) {
-            0 => Ok(Self { has_checksum: descriptor & 0x04 != 0, window, content_left: content_size }),
-            // The field has at most four bytes.
-            id => Err(ErrorKind::ZstdDictionary(id as u32)),
-        }
+        let frame = Self { has_checksum: descriptor & 0x04 != 0, window, content_left: content_size };
+        // The field has at most four bytes.
+        Ok((frame, number(dictionary) as u32))
     }
 
     /// Judges the header of a block (R-zstd-judge). What a compressed block holds it does not tell.
@@ -412,7 +480,7 @@ mod tests {
 
     use super::super::tests::decode_cut;
     use super::*;
-    use crate::proto::config::Compression;
+    use crate::proto::config::{Compression, DictionaryError};
 
     const TEXT: &[u8] = b"GET /a HTTP/1.1\r\nHost: h.example\r\n\r\n";
 
@@ -448,7 +516,7 @@ mod tests {
     }
 
     fn is_inside_unit(wire: &[u8]) -> bool {
-        let (mut decoder, mut plain) = (Decoder::new(), BytesMut::new());
+        let (mut decoder, mut plain) = (Decoder::new(&[]), BytesMut::new());
         let mut rest = wire;
         while !rest.is_empty() {
             rest = &rest[decoder.decode(rest, &mut plain).unwrap()..];
@@ -458,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_window_takes_memory_as_it_is_filled() {
-        let (mut encoder, mut decoder) = (Encoder::new(3), Decoder::new());
+        let (mut encoder, mut decoder) = (Encoder::new(3, None), Decoder::new(&[]));
         let mut exchange = |bytes: usize| {
             let (mut wire, mut plain, batch) = (Vec::new(), BytesMut::new(), vec![b'x'; bytes]);
             encoder.encode(&batch, &mut wire);
@@ -479,7 +547,7 @@ mod tests {
     #[test]
     fn a_batch_ends_at_the_end_of_a_block_in_one_frame() {
         // R-zstd-flush, R-zstd-frames, R-zstd-window
-        let mut encoder = Encoder::new(3);
+        let mut encoder = Encoder::new(3, None);
         let (mut wire, mut all) = (Vec::new(), Vec::new());
         for n in [1, 10, 1000, 70_000, 1_000_000] {
             let batch: Vec<u8> = (0..n).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -497,7 +565,7 @@ mod tests {
     #[test]
     fn another_level_begins_another_frame_and_an_equal_one_does_not() {
         let text = TEXT.repeat(50);
-        let mut encoder = Encoder::new(3);
+        let mut encoder = Encoder::new(3, None);
         let (mut wire, mut all) = (Vec::new(), Vec::new());
         for level in [3, 3, 1, 9, 9, 4] {
             encoder.set_level(level);
@@ -530,7 +598,7 @@ mod tests {
     fn a_level_counts() {
         let text = repetitive_text();
         let size = |level: u8, change: Option<u8>| {
-            let mut encoder = Encoder::new(level);
+            let mut encoder = Encoder::new(level, None);
             change.into_iter().for_each(|level| encoder.set_level(level));
             let mut wire = Vec::new();
             text.as_bytes().chunks(10_000).for_each(|batch| encoder.encode(batch, &mut wire));
@@ -540,12 +608,122 @@ mod tests {
         assert_eq!((size(1, Some(9)), size(9, Some(1))), (size(9, None), size(1, None)));
     }
 
+    /// A dictionary for messages of this kind; some of its own for each `seed`.
+    fn dictionary(seed: u64) -> Dictionary {
+        let samples: Vec<_> = (seed * 7919..).take(2000).map(message).collect();
+        let sizes: Vec<_> = samples.iter().map(Vec::len).collect();
+        let mut bytes = Vec::with_capacity(16 * 1024);
+        zstd_safe::train_from_buffer(&mut bytes, &samples.concat(), &sizes).unwrap();
+        Dictionary::new(bytes).unwrap()
+    }
+
+    fn message(n: u64) -> Vec<u8> {
+        let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        format!("POST /{} HTTP/1.1\r\nHost: h{}.example\r\nAccept: */*\r\nX-Id: {random:x}\r\n\r\n", n % 97, n % 7)
+            .into_bytes()
+    }
+
+    /// What `wire` decodes to, in pieces of this size, for one who has these dictionaries.
+    fn decode_with(dictionaries: &[Dictionary], wire: &[u8], cut: usize) -> (Vec<u8>, Option<ErrorKind>) {
+        let (mut decoder, mut plain) = (Decoder::new(dictionaries), BytesMut::new());
+        for mut piece in wire.chunks(cut) {
+            loop {
+                let before = plain.len();
+                match decoder.decode(piece, &mut plain) {
+                    Err(error) => return (plain.to_vec(), Some(error)),
+                    Ok(0) if plain.len() == before => break,
+                    Ok(taken) => piece = &piece[taken..],
+                }
+            }
+        }
+        (plain.to_vec(), None)
+    }
+
+    #[test]
+    fn frames_name_their_dictionary_and_only_who_has_it_reads_them() {
+        // R-zstd-dictionary
+        let (ours, other) = (dictionary(1), dictionary(2));
+        assert_ne!(ours.id(), other.id());
+        let (mut encoder, mut wire, mut all) = (Encoder::new(3, Some(&ours)), Vec::new(), Vec::new());
+        for n in 0..400 {
+            // Each frame, at each level, with the same one.
+            encoder.set_level(1 + (n / 40) as u8 % 9);
+            encoder.encode(&message(n), &mut wire);
+            all.extend(message(n));
+        }
+        let id = ours.id().to_le_bytes();
+        assert_eq!(wire[4..10], [0x03, 0x58, id[0], id[1], id[2], id[3]]);
+        for cut in [usize::MAX, 1, 7] {
+            let known = [other.clone(), ours.clone()];
+            assert!(decode_with(&known, &wire, cut) == (all.clone(), None), "{cut}");
+            let unknown = Some(ErrorKind::ZstdDictionary(ours.id()));
+            assert_eq!(decode_with(std::slice::from_ref(&other), &wire, cut), (Vec::new(), unknown.clone()));
+            // Behind a frame that needs none, and behind one that needs another.
+            let mut before = [HEADER, &raw(TEXT, true)].concat();
+            assert_eq!(decode_with(&[], &[&before[..], &wire].concat(), cut), (TEXT.to_vec(), unknown));
+            let mut encoder = Encoder::new(1, Some(&other));
+            encoder.encode(&message(1), &mut before);
+            encoder.compress(&[], &mut before, ZSTD_e_end);
+            let mixed = [&before[..], &wire].concat();
+            assert!(decode_with(&known, &mixed, cut) == ([TEXT, &message(1), &all].concat(), None), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_frame_without_a_dictionary_has_none_behind_one_with() {
+        // The decompressor would keep it, and take offsets that are wrong for ones into it.
+        let ours = dictionary(1);
+        let (mut encoder, mut wire) = (Encoder::new(3, Some(&ours)), Vec::new());
+        encoder.encode(&message(1), &mut wire);
+        encoder.compress(&[], &mut wire, ZSTD_e_end);
+        let begin = wire.len();
+        encoder.encode(&message(2), &mut wire);
+        let mut without = wire.split_off(begin);
+        // The same frame, but that it does not say so.
+        without[4] = 0;
+        without.drain(6..10);
+        for before in [&[][..], &wire] {
+            let wire = [before, &without].concat();
+            assert_eq!(decode_with(std::slice::from_ref(&ours), &wire, usize::MAX).1, Some(ErrorKind::ZstdCorrupt));
+        }
+    }
+
+    #[test]
+    fn a_dictionary_makes_fewer_bytes_at_first_and_later() {
+        let ours = dictionary(1);
+        let size = |level, dictionary, messages: std::ops::Range<u64>| {
+            let (mut encoder, mut wire) = (Encoder::new(level, dictionary), Vec::new());
+            messages.for_each(|n| encoder.encode(&message(n), &mut wire));
+            wire.len()
+        };
+        for level in 1..=9 {
+            let messages = 100_000..100_100;
+            let (without, with) = (size(level, None, messages.clone()), size(level, Some(&ours), messages));
+            assert!(with < without, "level {level}: {with} of {without}");
+        }
+        let messages = 100_000..140_000;
+        let (without, with) = (size(3, None, messages.clone()), size(3, Some(&ours), messages));
+        assert!(with < without, "{with} of {without}");
+    }
+
+    #[test]
+    fn what_is_no_dictionary_is_refused() {
+        let good = dictionary(1);
+        let error = |bytes: &[u8]| Dictionary::new(bytes).unwrap_err();
+        assert_eq!(error(b""), DictionaryError::Format);
+        assert_eq!(error(b"{\"id\":\"1\"}"), DictionaryError::Format);
+        assert_eq!(error(&[&good.as_bytes()[..4], &[0; 200]].concat()), DictionaryError::Format, "without an id");
+        assert_eq!(error(&good.as_bytes()[..12]), DictionaryError::Corrupt);
+        assert_eq!(error(&vec![0; Dictionary::MAX_BYTES + 1]), DictionaryError::TooLong);
+        assert_eq!(Dictionary::new(good.as_bytes()), Ok(good));
+    }
+
     #[test]
     fn libzstd_ignores_another_level_inside_a_frame() {
         // Why `set_level` ends the frame. If this fails, it need not any more.
         let text = repetitive_text();
         let wire = |change: bool| {
-            let mut encoder = Encoder::new(1);
+            let mut encoder = Encoder::new(1, None);
             let mut wire = Vec::new();
             for (at, batch) in text.as_bytes().chunks(10_000).enumerate() {
                 if at == 1 && change {
@@ -663,7 +841,7 @@ mod tests {
     fn a_compressed_block_cannot_go_beyond_the_content_of_its_frame() {
         // libzstd does not mind when a frame before has left it a larger buffer.
         let compressed = |content: &[u8]| {
-            let (mut encoder, mut wire) = (Encoder::new(3), Vec::new());
+            let (mut encoder, mut wire) = (Encoder::new(3, None), Vec::new());
             encoder.encode(content, &mut wire);
             wire.split_off(HEADER.len())
         };

@@ -12,7 +12,8 @@ use super::balancing::BalancingArgs;
 use super::duration;
 use super::number::{or_default, or_default as bytes, up_to};
 use super::seeing::SeeingArgs;
-use crate::proto::Compression;
+use crate::proto::{Compression, Dictionary};
+use crate::proxy::estimate::train;
 use crate::proxy::process::{self, Log};
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, Recompress, demo, estimate};
 
@@ -99,6 +100,12 @@ pub(super) enum Command {
     /// The file is a recording of --record, a HAR of a browser's developer tools, or one JSON body a line. Its requests and
     /// answers go through a link of the real protocol at their own times; no socket is opened. The CPU is measured here.
     Estimate(EstimateArgs),
+    /// Makes a dictionary for zstd of the traffic in a file, and tells what it saves.
+    ///
+    /// It is made of the first half of the file and tried on the other, through a link of the real protocol; where it saves
+    /// nothing in batches it is not written. Both proxies must have it: far ones first (--in-dictionary), then near ones
+    /// (--out-dictionary).
+    Train(TrainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +131,10 @@ pub(super) struct ProxyArgs {
     /// Teleport: how responses are compressed
     #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Where requests come in")]
     in_compress: Compress,
+    /// Teleport: dictionaries for zstd, as `httptp train` makes them: near proxies may send with any of these, and are
+    /// answered with the same
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', value_parser = dictionary, value_hint = ValueHint::FilePath, help_heading = "Where requests come in")]
+    in_dictionary: Vec<Dictionary>,
     /// Teleport: how hard zstd and flate compress responses, from 1 to 9 [default: zstd 3, flate 6]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests come in")]
     in_level: Option<u8>,
@@ -160,6 +171,10 @@ pub(super) struct ProxyArgs {
     /// Teleport: how requests are compressed
     #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Where requests go")]
     out_compress: Compress,
+    /// Teleport: dictionaries for zstd, as `httptp train` makes them: requests are sent with the first, which the far proxy
+    /// must have
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', value_parser = dictionary, value_hint = ValueHint::FilePath, help_heading = "Where requests go")]
+    out_dictionary: Vec<Dictionary>,
     /// Teleport: how hard zstd and flate compress requests, from 1 to 9 [default: zstd 3, flate 6]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests go")]
     out_level: Option<u8>,
@@ -282,6 +297,38 @@ impl From<EstimateArgs> for estimate::Options {
     }
 }
 
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    /// What --record has written, a HAR file, or a file with one JSON body a line
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+    /// Where the dictionary is written
+    #[arg(value_name = "DICTIONARY", value_hint = ValueHint::FilePath)]
+    dictionary: PathBuf,
+    /// Bytes that it may have; a link takes some more memory than that at each end
+    #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = clap::value_parser!(u32).range(1024..=1 << 20))]
+    size: u32,
+    /// The level at which it is tried
+    #[arg(long, value_name = "LEVEL", default_value = "3", value_parser = clap::value_parser!(u8).range(1..=9))]
+    level: u8,
+    /// Requests a second, for a file without times
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = rate)]
+    rate: f64,
+}
+
+impl From<TrainArgs> for train::Options {
+    fn from(args: TrainArgs) -> Self {
+        let TrainArgs { file, dictionary, size, level, rate } = args;
+        Self { file, dictionary, size: size as usize, level, rate }
+    }
+}
+
+/// A file that `httptp train` has written.
+fn dictionary(path: &str) -> Result<Dictionary, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    Dictionary::new(bytes).map_err(|error| format!("it is {error}: httptp train makes one"))
+}
+
 /// Requests a second.
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e9).contains(rate));
@@ -361,6 +408,7 @@ impl ProxyArgs {
                 addr: self.inbound,
                 compression: self.in_compress.into(),
                 prefer_zstd: self.in_compress == Compress::Auto,
+                dictionaries: self.in_dictionary,
                 level: self.in_level,
                 max_compress_share: self.in_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.in_delay,
@@ -379,6 +427,7 @@ impl ProxyArgs {
                 addr: with_ports(self.out, self.out_type),
                 compression: self.out_compress.into(),
                 prefer_zstd: self.out_compress == Compress::Auto,
+                dictionaries: self.out_dictionary,
                 level: self.out_level,
                 max_compress_share: self.out_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.out_delay,

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use super::process::Log;
 pub(super) use secrets::hidden;
 
-use args::{Cli, Command, DemoArgs, EstimateArgs};
+use args::{Cli, Command, DemoArgs, EstimateArgs, TrainArgs};
 use layers::{Layers, Options, Problem};
 
 use super::check::problems;
@@ -60,6 +60,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match task {
         Task::Demo(args) => demo::main(args.into()),
         Task::Estimate(args) => estimate::main(&args.into()),
+        Task::Train(args) => estimate::train::main(&args.into()),
         Task::Check { resolve } => return check::main(&config, &layers, resolve),
         Task::Serve => serve(config, threads, log, is_bare && layers.settings.is_empty(), layers),
     };
@@ -90,6 +91,7 @@ enum Task {
     Serve,
     Demo(DemoArgs),
     Estimate(EstimateArgs),
+    Train(TrainArgs),
     Check { resolve: bool },
 }
 
@@ -131,6 +133,7 @@ fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)
         None => (Task::Serve, cli.proxy),
         Some(Command::Demo(args)) => (Task::Demo(args), cli.proxy),
         Some(Command::Estimate(args)) => (Task::Estimate(args), cli.proxy),
+        Some(Command::Train(args)) => (Task::Train(args), cli.proxy),
         Some(Command::Check(args)) => (Task::Check { resolve: args.resolve }, args.proxy),
     };
     let (threads, log) = (proxy.threads, proxy.log());

@@ -12,6 +12,7 @@ mod plot;
 mod read;
 mod report;
 mod simulate;
+pub(super) mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,7 +83,7 @@ fn setups() -> [(&'static str, Compression, Option<u8>); 6] {
 
 fn estimate(traffic: &Traffic) -> Result<Vec<Row>, String> {
     let row = |(name, compression, level): (&str, Compression, Option<u8>)| {
-        let run = |(_, delay)| simulate::run(&traffic.exchanges, Setup { compression, level, delay });
+        let run = |(_, delay)| simulate::run(&traffic.exchanges, Setup { compression, level, delay, dictionary: None });
         let outcomes = DELAYS.into_iter().map(run).collect::<Result<_, String>>()?;
         Ok(Row { name: name.to_owned(), outcomes })
     };

@@ -8,8 +8,8 @@ use cpu_time::ThreadTime;
 
 use super::read::Exchange;
 use crate::proto::{
-    ClientConfig, ClientConnection, ClientEvent, Compression, Config, Limits, RequestId, ResponseToken, ServerConfig,
-    ServerConnection, ServerEvent, ServerTls,
+    ClientConfig, ClientConnection, ClientEvent, Compression, Config, Dictionary, Limits, RequestId, ResponseToken,
+    ServerConfig, ServerConnection, ServerEvent, ServerTls,
 };
 
 /// A frame begins with the id of its request.
@@ -17,10 +17,12 @@ const ID_BYTES: u64 = 4;
 
 /// How both ends of a link are set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Setup {
+pub(super) struct Setup<'a> {
     pub(super) compression: Compression,
     pub(super) level: Option<u8>,
     pub(super) delay: Duration,
+    /// For zstd.
+    pub(super) dictionary: Option<&'a Dictionary>,
 }
 
 /// What came of it.
@@ -61,7 +63,7 @@ impl Outcome {
 /// # Errors
 ///
 /// The link broke, in words.
-pub(super) fn run(traffic: &[Exchange], setup: Setup) -> Result<Outcome, String> {
+pub(super) fn run(traffic: &[Exchange], setup: Setup<'_>) -> Result<Outcome, String> {
     let mut simulation = Simulation::new(setup);
     let mut coming = traffic.iter().enumerate().peekable();
     loop {
@@ -97,7 +99,7 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(setup: Setup) -> Self {
+    fn new(setup: Setup<'_>) -> Self {
         // Where virtual time begins does not matter.
         let start = Instant::now();
         let no_limit = usize::MAX / 4;
@@ -111,8 +113,9 @@ impl Simulation {
             held_bytes: no_limit,
             output_bytes: no_limit,
         };
-        let Setup { compression, level, delay } = setup;
-        let config = Config { compression, level, max_batch_delay: delay, limits, ..Config::default() };
+        let Setup { compression, level, delay, dictionary } = setup;
+        let dictionaries = dictionary.into_iter().cloned().collect();
+        let config = Config { compression, level, max_batch_delay: delay, dictionaries, limits, ..Config::default() };
         let client = ClientConfig { config: config.clone(), tls: false };
         let server = ServerConfig { config, tls: ServerTls::Off };
         let mut simulation = Self {
@@ -303,8 +306,8 @@ mod tests {
         (0..count).map(exchange).collect()
     }
 
-    fn setup(compression: Compression, delay_ms: u64) -> Setup {
-        Setup { compression, level: None, delay: Duration::from_millis(delay_ms) }
+    fn setup(compression: Compression, delay_ms: u64) -> Setup<'static> {
+        Setup { compression, level: None, delay: Duration::from_millis(delay_ms), dictionary: None }
     }
 
     #[test]
