@@ -11,7 +11,7 @@
 use std::io::BufRead;
 
 use zstd_safe::zstd_sys::ZSTD_EndDirective::ZSTD_e_flush;
-use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, Strategy};
 
 /// What the stream came to.
 struct Stream {
@@ -46,7 +46,7 @@ fn main() {
     zstd_safe::train_from_buffer(&mut dictionary, &training.concat(), &sizes).expect("enough to train from");
     println!("\n| level | messages | in a batch | bytes | with a dictionary of {} bytes | saved |", dictionary.len());
     println!("|---|---|---|---|---|---|");
-    for level in [1, 3, 4, 5] {
+    for level in [1, 3, 4, 5, 6] {
         for count in [100, rest.len()] {
             for batch in [1, 10] {
                 let some = &rest[..count.min(rest.len())];
@@ -68,12 +68,35 @@ fn message(body: &str) -> Vec<u8> {
     [b"\x01\0\0\0", head.as_bytes(), body.as_bytes()].concat()
 }
 
+/// What libzstd takes for streams of which it does not know the length: chains, hashes, searches, shortest match, target.
+fn parameters(level: i32) -> (u32, u32, u32, u32, u32, Strategy) {
+    match level {
+        1 => (13, 14, 1, 7, 0, Strategy::ZSTD_fast),
+        3 => (16, 17, 1, 5, 0, Strategy::ZSTD_dfast),
+        4 => (18, 18, 1, 5, 0, Strategy::ZSTD_dfast),
+        5 => (18, 19, 3, 5, 2, Strategy::ZSTD_greedy),
+        _ => (18, 19, 3, 5, 4, Strategy::ZSTD_lazy),
+    }
+}
+
 fn stream(messages: &[Vec<u8>], batch: usize, level: i32, window: u32, dictionary: Option<&[u8]>) -> Stream {
     let (mut compressor, mut decompressor) = (CCtx::create(), DCtx::create());
     compressor.set_parameter(CParameter::CompressionLevel(level)).expect("a level");
     compressor.set_parameter(CParameter::WindowLog(window)).expect("a window");
     decompressor.set_parameter(DParameter::WindowLogMax(window)).expect("a window");
     if let Some(dictionary) = dictionary {
+        // Else libzstd chooses for a stream as short as the dictionary.
+        let (chain, hash, search, shortest, target, strategy) = parameters(level);
+        for parameter in [
+            CParameter::ChainLog(chain),
+            CParameter::HashLog(hash),
+            CParameter::SearchLog(search),
+            CParameter::MinMatch(shortest),
+            CParameter::TargetLength(target),
+            CParameter::Strategy(strategy),
+        ] {
+            compressor.set_parameter(parameter).expect("libzstd's own");
+        }
         compressor.load_dictionary(dictionary).expect("a dictionary");
         decompressor.load_dictionary(dictionary).expect("a dictionary");
     }

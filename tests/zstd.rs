@@ -1,5 +1,5 @@
 //! Compression 3 at the core: what a client that prefers it does until it knows that the server can read it, what a server
-//! answers, and levels that change under way.
+//! answers, levels that change under way, and dictionaries.
 
 #![cfg(feature = "zstd")]
 #![allow(clippy::disallowed_methods, reason = "a test takes one real time as the base of its virtual ones")]
@@ -8,7 +8,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use httpteleport::proto::{ClientConfig, ClientConnection, Compression, Config, ServerConfig, ServerConnection, Timer};
+use httpteleport::proto::{
+    ClientConfig, ClientConnection, ClientEvent, Compression, Config, Dictionary, ServerConfig, ServerConnection,
+    ServerEvent, Timer,
+};
 use support::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -207,4 +210,95 @@ fn levels_change_between_batches_of_a_link() {
         }
         assert_eq!(count, 6, "{compression:?}");
     }
+}
+
+/// A dictionary for bids, and another one for each `seed`.
+fn dictionary(seed: usize) -> Dictionary {
+    let samples: Vec<_> = (seed * 10_000..).take(1_000).map(bid).collect();
+    let sizes: Vec<_> = samples.iter().map(String::len).collect();
+    let mut bytes = Vec::with_capacity(8 * 1024);
+    zstd_safe::train_from_buffer(&mut bytes, samples.concat().as_bytes(), &sizes).unwrap();
+    Dictionary::new(bytes).unwrap()
+}
+
+fn bid(n: usize) -> String {
+    format!("{{\"id\":\"{:x}\",\"site\":{},\"banner\":{{\"w\":{}}}}}", n.wrapping_mul(0x9e37_79b9), n % 97, 300 + n % 3)
+}
+
+/// Both ends, with these dictionaries, after the hellos.
+fn with_dictionaries(client: &[Dictionary], server: &[Dictionary]) -> (ClientConnection, ServerConnection) {
+    let now = Instant::now();
+    let config = |dictionaries: &[Dictionary]| Config {
+        compression: Compression::Zstd,
+        dictionaries: dictionaries.to_vec(),
+        ..Config::default()
+    };
+    let mut client = ClientConnection::new(ClientConfig { config: config(client), tls: false }, now);
+    let mut server = ServerConnection::new(ServerConfig { config: config(server), ..ServerConfig::default() }, now);
+    server.handle_input(now, &transmit(|out| client.poll_transmit(now, out)));
+    client.handle_input(now, &transmit(|out| server.poll_transmit(now, out)));
+    (client, server)
+}
+
+/// The id of the dictionary that the first frame of a stream names.
+fn named(stream: &[u8]) -> Option<u32> {
+    assert!(stream.starts_with(b"\x28\xb5\x2f\xfd"));
+    (stream[4] & 3 == 3).then(|| u32::from_le_bytes(stream[6..10].try_into().unwrap()))
+}
+
+#[test]
+fn a_server_answers_with_the_dictionary_of_its_client() {
+    // R-zstd-dictionary, R-zstd-dictionary-agreed
+    let now = Instant::now();
+    let (ours, other) = (dictionary(1), dictionary(2));
+    let both = [other.clone(), ours.clone()];
+    for (has, used) in [(&[ours.clone(), other.clone()][..], Some(ours.id())), (&[], None)] {
+        let (mut client, mut server) = with_dictionaries(has, &both);
+        let mut wire = Vec::new();
+        for n in 0..50 {
+            client.send_request(now, &request("POST", "/bid", bid(n)), None).unwrap();
+            let up = transmit(|out| client.poll_transmit(now, out));
+            wire.extend_from_slice(&up);
+            let events = feed_server(&mut server, now, &up, std::iter::repeat(5));
+            for event in events {
+                if let ServerEvent::Request { token, request } = event {
+                    assert_eq!(request.body(), &bid(n));
+                    server.send_response(now, token, &response(200, bid(n + 1))).unwrap();
+                }
+            }
+            let down = transmit(|out| server.poll_transmit(now, out));
+            if n == 0 {
+                assert_eq!((named(&up), named(&down)), (used, used));
+            }
+            let events = feed_client(&mut client, now, &down, std::iter::repeat(3));
+            let bodies = events.iter().filter(
+                |event| matches!(event, ClientEvent::Response { response, .. } if *response.body() == bid(n + 1)),
+            );
+            assert_eq!(bodies.count(), 1);
+        }
+        // A library that is not ours reads it with the dictionary, and not without.
+        let mut decoder = ruzstd::decoding::FrameDecoder::new();
+        let ended = [&wire[..], b"\x01\0\0"].concat();
+        let mut plain = Vec::with_capacity(1 << 20);
+        if used.is_some() {
+            assert!(decoder.decode_all_to_vec(&ended, &mut plain).is_err());
+            decoder.add_dict(ruzstd::decoding::Dictionary::decode_dict(ours.as_bytes()).unwrap()).unwrap();
+        }
+        decoder.decode_all_to_vec(&ended, &mut plain).unwrap();
+        assert_eq!(frames(&plain).len(), 50);
+    }
+}
+
+#[test]
+fn a_dictionary_that_the_server_has_not_ends_the_link_and_is_named() {
+    // R-zstd-dictionary
+    let now = Instant::now();
+    let (ours, other) = (dictionary(1), dictionary(2));
+    let (mut client, mut server) = with_dictionaries(std::slice::from_ref(&ours), &[other]);
+    client.send_request(now, &request("POST", "/bid", "x"), None).unwrap();
+    let up = transmit(|out| client.poll_transmit(now, out));
+    let events = feed_server(&mut server, now, &up, std::iter::empty());
+    let Some(ServerEvent::Closed { error: Some(error) }) = events.last() else { panic!("{events:?}") };
+    assert_eq!(error.code(), "zstd-dictionary");
+    assert!(error.to_string().contains(&format!("dictionary {}", ours.id())), "{error}");
 }

@@ -9,10 +9,11 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use super::args_access::AccessArgs;
 use super::args_tls::{AutocertArgs, InTlsArgs, OutTlsArgs, path};
 use super::balancing::BalancingArgs;
+use super::dictionaries::DictionaryFiles;
 use super::duration;
 use super::number::{or_default, or_default as bytes, up_to};
 use super::seeing::SeeingArgs;
-use crate::proto::{Compression, Dictionary};
+use crate::proto::Compression;
 use crate::proxy::estimate::train;
 use crate::proxy::process::{self, Log};
 use crate::proxy::{Inbound, Kind, Outbound, ProxyConfig, Recompress, demo, estimate};
@@ -133,8 +134,8 @@ pub(super) struct ProxyArgs {
     in_compress: Compress,
     /// Teleport: dictionaries for zstd, as `httptp train` makes them: near proxies may send with any of these, and are
     /// answered with the same
-    #[arg(long, value_name = "FILE,...", value_delimiter = ',', value_parser = dictionary, value_hint = ValueHint::FilePath, help_heading = "Where requests come in")]
-    in_dictionary: Vec<Dictionary>,
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', value_parser = path, value_hint = ValueHint::FilePath, help_heading = "Where requests come in")]
+    in_dictionary: Vec<PathBuf>,
     /// Teleport: how hard zstd and flate compress responses, from 1 to 9 [default: zstd 3, flate 6]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests come in")]
     in_level: Option<u8>,
@@ -173,8 +174,8 @@ pub(super) struct ProxyArgs {
     out_compress: Compress,
     /// Teleport: dictionaries for zstd, as `httptp train` makes them: requests are sent with the first, which the far proxy
     /// must have
-    #[arg(long, value_name = "FILE,...", value_delimiter = ',', value_parser = dictionary, value_hint = ValueHint::FilePath, help_heading = "Where requests go")]
-    out_dictionary: Vec<Dictionary>,
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', value_parser = path, value_hint = ValueHint::FilePath, help_heading = "Where requests go")]
+    out_dictionary: Vec<PathBuf>,
     /// Teleport: how hard zstd and flate compress requests, from 1 to 9 [default: zstd 3, flate 6]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), help_heading = "Where requests go")]
     out_level: Option<u8>,
@@ -323,12 +324,6 @@ impl From<TrainArgs> for train::Options {
     }
 }
 
-/// A file that `httptp train` has written.
-fn dictionary(path: &str) -> Result<Dictionary, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    Dictionary::new(bytes).map_err(|error| format!("it is {error}: httptp train makes one"))
-}
-
 /// Requests a second.
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e9).contains(rate));
@@ -395,6 +390,11 @@ impl ProxyArgs {
         self.seeing.log()
     }
 
+    /// What is to be read for its links.
+    pub(super) fn dictionaries(&self) -> DictionaryFiles {
+        DictionaryFiles { inbound: self.in_dictionary.clone(), outbound: self.out_dictionary.clone() }
+    }
+
     /// What the proxy is to do.
     ///
     /// # Errors
@@ -408,7 +408,6 @@ impl ProxyArgs {
                 addr: self.inbound,
                 compression: self.in_compress.into(),
                 prefer_zstd: self.in_compress == Compress::Auto,
-                dictionaries: self.in_dictionary,
                 level: self.in_level,
                 max_compress_share: self.in_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.in_delay,
@@ -427,7 +426,6 @@ impl ProxyArgs {
                 addr: with_ports(self.out, self.out_type),
                 compression: self.out_compress.into(),
                 prefer_zstd: self.out_compress == Compress::Auto,
-                dictionaries: self.out_dictionary,
                 level: self.out_level,
                 max_compress_share: self.out_max_compress_cpu.map(|percent| f64::from(percent) / 100.0),
                 batch_delay: self.out_delay,

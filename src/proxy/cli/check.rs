@@ -13,8 +13,8 @@ use super::secrets::is_secret;
 use crate::proxy::check::{file_notes, file_problems, problems};
 use crate::proxy::{Kind, ProxyConfig};
 
-/// Tells all that is wrong on stderr, or prints what is in effect on stdout.
-pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> ExitCode {
+/// Tells all that is wrong on stderr, `wrong` too, or prints what is in effect on stdout.
+pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool, wrong: Vec<String>) -> ExitCode {
     for note in &layers.notes {
         eprintln!("httptp: note: {note}");
     }
@@ -26,7 +26,7 @@ pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Exit
             eprintln!("httptp: note: {note}");
         }
     }
-    let found = all_problems(config, layers, resolve);
+    let found = all_problems(config, layers, resolve, wrong);
     for problem in &found {
         eprintln!("httptp: {problem}");
     }
@@ -38,8 +38,8 @@ pub(super) fn main(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Exit
     ExitCode::SUCCESS
 }
 
-fn all_problems(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Vec<Problem> {
-    let mut found: Vec<String> = problems(config).iter().map(ToString::to_string).collect();
+fn all_problems(config: &ProxyConfig, layers: &Layers, resolve: bool, wrong: Vec<String>) -> Vec<Problem> {
+    let mut found: Vec<String> = problems(config).iter().map(ToString::to_string).chain(wrong).collect();
     found.extend(file_problems(config));
     found.extend(missing_places(config));
     if resolve {
@@ -53,7 +53,7 @@ fn all_problems(config: &ProxyConfig, layers: &Layers, resolve: bool) -> Vec<Pro
 /// Options that somebody has set and that do nothing, because of what is spoken on their side.
 fn idle(config: &ProxyConfig, layers: &Layers) -> Vec<Problem> {
     let (inward, outward) = (config.inbound.kind, config.outbound.kind);
-    let of_links = ["compress", "level", "max-compress-cpu", "delay", "conns-per-addr", "pass-time-left"];
+    let of_links = ["compress", "dictionary", "level", "max-compress-cpu", "delay", "conns-per-addr", "pass-time-left"];
     let of_callers = ["client-ip-header", "forwarded", "forwarded-proto"];
     let is_on_demand = inward == Kind::Https && config.inbound.tls.is_without_certificates();
     let why = |name: &str| {

@@ -5,6 +5,7 @@ mod args_access;
 mod args_tls;
 mod balancing;
 mod check;
+mod dictionaries;
 mod duration;
 mod file;
 mod layers;
@@ -27,6 +28,7 @@ use super::process::Log;
 pub(super) use secrets::hidden;
 
 use args::{Cli, Command, DemoArgs, EstimateArgs, TrainArgs};
+use dictionaries::DictionaryFiles;
 use layers::{Layers, Options, Problem};
 
 use super::check::problems;
@@ -43,7 +45,7 @@ const USAGE: u8 = 2;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<_> = args.into_iter().collect();
     let is_bare = args.len() < 2;
-    let Parsed { task, config, threads, log, layers } = match parse(args, &variables()) {
+    let Parsed { task, mut config, dictionaries, threads, log, layers } = match parse(args, &variables()) {
         Ok(parsed) => parsed,
         Err(Stop::Clap(error)) => {
             // Where help cannot be written, the exit code still tells.
@@ -61,8 +63,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Task::Demo(args) => demo::main(args.into()),
         Task::Estimate(args) => estimate::main(&args.into()),
         Task::Train(args) => estimate::train::main(&args.into()),
-        Task::Check { resolve } => return check::main(&config, &layers, resolve),
-        Task::Serve => serve(config, threads, log, is_bare && layers.settings.is_empty(), layers),
+        Task::Check { resolve } => {
+            let wrong = dictionaries.load(&mut config);
+            return check::main(&config, &layers, resolve, wrong);
+        }
+        Task::Serve => match &dictionaries.load(&mut config)[..] {
+            [] => serve(config, threads, log, is_bare && layers.settings.is_empty(), layers),
+            wrong => Err(wrong.join("\nhttptp: ")),
+        },
     };
     result.unwrap_or_else(|line| {
         eprintln!("httptp: {line}");
@@ -100,6 +108,7 @@ enum Task {
 struct Parsed {
     task: Task,
     config: ProxyConfig,
+    dictionaries: DictionaryFiles,
     threads: Option<usize>,
     log: Log,
     layers: Layers,
@@ -136,7 +145,7 @@ fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)
         Some(Command::Train(args)) => (Task::Train(args), cli.proxy),
         Some(Command::Check(args)) => (Task::Check { resolve: args.resolve }, args.proxy),
     };
-    let (threads, log) = (proxy.threads, proxy.log());
+    let (threads, log, dictionaries) = (proxy.threads, proxy.log(), proxy.dictionaries());
     let located = |text: String| layers.locate(text);
     let config = proxy.config().map_err(|text| Stop::Problems(vec![located(text)]))?;
     let found: Vec<_> = problems(&config).iter().map(|error| located(error.to_string())).collect();
@@ -144,7 +153,7 @@ fn parse(args: impl IntoIterator<Item = OsString>, variables: &[(String, String)
     if !found.is_empty() && !matches!(task, Task::Check { .. }) {
         return Err(Stop::Problems(found));
     }
-    Ok(Parsed { task, config, threads, log, layers })
+    Ok(Parsed { task, config, dictionaries, threads, log, layers })
 }
 
 fn serve(

@@ -1,7 +1,10 @@
 //! `httptp train FILE`: makes a dictionary for zstd of one half of the traffic in a file, and keeps it if it makes fewer bytes
 //! of the other half.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -62,13 +65,20 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode, String> {
         return Err("it saves less than 1 % in batches: not written".to_owned());
     }
     let path = &options.dictionary;
-    std::fs::write(path, dictionary.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    write(path, dictionary.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     println!(
-        "Written to {0}, with the id {1}. Start far proxies with --in-dictionary={0} first, then near ones with --out-dictionary={0}.",
+        "Written to {0}, with the id {1}; it holds pieces of the traffic. Start far proxies with --in-dictionary={0}\n\
+         first, then near ones with --out-dictionary={0}.",
         path.display(),
         dictionary.id()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// For its owner alone: it holds pieces of the traffic.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)
 }
 
 /// What a request and its answer take on the link.
