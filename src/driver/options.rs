@@ -486,8 +486,8 @@ impl ServerOptions {
         self
     }
 
-    /// Handles the requests of one link one after another, in their order, instead of all at once: on threads a worker
-    /// takes up to 64 of them at a time. Default no.
+    /// Handles the requests of one link one after another, in their order, instead of all at once. A worker, or a task, goes
+    /// along them for a millisecond, and then others have their turn. Default no.
     #[must_use]
     pub fn pipeline(mut self, pipeline: bool) -> Self {
         self.pipeline = pipeline;

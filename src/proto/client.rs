@@ -645,8 +645,11 @@ impl Role for Client {
     }
 
     fn expire(link: &mut Link<Self>) {
-        while let Some((_, id)) = link.role.deadlines.pop_due(link.now) {
-            if let Some(maybe_delivered) = Self::give_up(link, id, false) {
+        while let Some(sent) = link.role.deadlines.pop_due(link.now) {
+            let id = sent.1;
+            if is_pending(&link.role.slots, &sent)
+                && let Some(maybe_delivered) = Self::give_up(link, id, false)
+            {
                 let error = RequestError::Timeout { maybe_delivered };
                 link.events.push_back(ClientEvent::Failed { id: RequestId(id), error });
             }

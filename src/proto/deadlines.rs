@@ -29,8 +29,11 @@ impl<T: Ord + Copy> Deadlines<T> {
     }
 
     pub(super) fn earliest(&self) -> Option<Instant> {
-        let first = self.in_order.front().map(|(at, _)| *at);
-        first.into_iter().chain(self.others.peek().map(|Reverse((at, _))| *at)).min()
+        match (self.in_order.front(), self.others.peek()) {
+            (Some((first, _)), Some(Reverse((other, _)))) => Some(*first.min(other)),
+            (Some((at, _)), None) | (None, Some(Reverse((at, _)))) => Some(*at),
+            (None, None) => None,
+        }
     }
 
     /// Takes out what should have happened by now; the earliest first.

@@ -169,6 +169,27 @@ both! {
         assert!(String::from_utf8_lossy(response.body()).contains("only final responses"), "{response:?}");
     }
 
+    fn a_long_line_keeps_its_order<D>() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (tell, running, peak) = (seen.clone(), now.clone(), most.clone());
+        let (_server, addr) = D::server(ServerOptions::default().pipeline(true), move |request, _| {
+            peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tell.lock().unwrap().push(request.uri().path().to_owned());
+            running.fetch_sub(1, Ordering::SeqCst);
+            echo(request)
+        });
+        let client = D::client(&addr, ClientOptions::default());
+        for n in 0..3000 {
+            client.oneway(get(&format!("/{n}"))).unwrap();
+        }
+        client.request(get("/last"), LONG).unwrap();
+        let want: Vec<_> = (0..3000).map(|n| format!("/{n}")).chain(["/last".to_owned()]).collect();
+        assert!(*seen.lock().unwrap() == want);
+        at_once(50, |_| (0..20).for_each(|_| drop(client.request(get("/"), LONG).unwrap())));
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+    }
+
     fn requests_of_a_link_can_be_handled_in_their_order<D>() {
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (now, peak) = (running.clone(), most.clone());

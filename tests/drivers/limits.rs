@@ -446,3 +446,52 @@ both! {
         assert!(most <= if std::any::type_name::<D>() == std::any::type_name::<Thread>() { 2 } else { 20 }, "{most}");
     }
 }
+
+#[test]
+fn a_long_line_of_slow_requests_leaves_its_worker_to_others() {
+    let options = ServerOptions::default().pipeline(true).workers(1).handler_timeout(S, request_timeout("late"));
+    let (server, addr) = Thread::server(options, |_, _| {
+        std::thread::sleep(20 * MS);
+        Response::default()
+    });
+    let (long, short) = (Thread::client(&addr, plain()), Thread::client(&addr, plain()));
+    for client in [&long, &short] {
+        client.request(get("/"), LONG).unwrap();
+    }
+    for _ in 0..100 {
+        long.oneway(get("/"), None).unwrap();
+    }
+    eventually("all to be there", || server.stats().frames_in == 102);
+    assert_eq!(short.request(get("/"), LONG).unwrap().status().as_u16(), 200);
+}
+
+#[test]
+fn a_request_that_was_late_before_it_began_stops_no_line() {
+    let options = ServerOptions::default().pipeline(true).workers(2).handler_timeout(200 * MS, request_timeout("late"));
+    let (busy, hang) = (Gate::default(), Gate::default());
+    let (hold, hold_too) = (busy.clone(), hang.clone());
+    let running = Arc::new(AtomicUsize::new(0));
+    let count = running.clone();
+    let (_server, addr) = Thread::server(options, move |request, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        match request.uri().path() {
+            "/busy" => hold.wait(),
+            "/hang" => hold_too.wait(),
+            _ => {}
+        }
+        Response::default()
+    });
+    let others = [0; 2].map(|_| Thread::client(&addr, plain()));
+    let client = Thread::client(&addr, plain());
+    for other in &others {
+        other.oneway(get("/busy"), None).unwrap();
+    }
+    eventually("that no worker is free", || running.load(Ordering::SeqCst) == 2);
+    assert_eq!(client.request(get("/hang"), LONG).unwrap().status().as_u16(), 408);
+    busy.open();
+    eventually("that it hangs", || running.load(Ordering::SeqCst) == 3);
+    // One worker hangs, the other one is free.
+    let statuses: Vec<_> = (0..10).map(|_| client.request(get("/"), LONG).unwrap().status().as_u16()).collect();
+    hang.open();
+    assert_eq!(statuses, [200; 10]);
+}

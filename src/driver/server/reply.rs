@@ -9,8 +9,9 @@ use http::{Response, StatusCode};
 
 use super::super::mailbox::Mailbox;
 use super::super::memory::Charge;
+use super::super::options::ServerOptions;
 use super::Shared;
-use super::waiting::{text, weight};
+use super::waiting::{no_memory, overloaded, text, weight};
 
 /// What a link is told.
 pub(super) enum Command {
@@ -42,13 +43,22 @@ pub(in super::super) struct Reply {
 }
 
 impl Reply {
-    /// A request enters a handler, unless too many have.
-    pub(super) fn enter(call: Call, mailbox: &Arc<Mailbox<Command>>, shared: &Arc<Shared>) -> Option<Self> {
-        if shared.running.fetch_add(1, Ordering::Relaxed) >= shared.options.concurrency {
-            shared.running.fetch_sub(1, Ordering::Relaxed);
-            return None;
+    /// A request enters a handler, unless too many have or there is no memory for its response: then with another one.
+    pub(super) fn enter(
+        call: Call,
+        mailbox: &Arc<Mailbox<Command>>,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, Box<Response<Bytes>>> {
+        let ServerOptions { memory, concurrency, .. } = &shared.options;
+        if let Some(memory) = memory.as_ref().filter(|memory| memory.is_tight()) {
+            memory.note_shed();
+            return Err(no_memory().into());
         }
-        Some(Self { call, mailbox: mailbox.clone(), shared: shared.clone(), is_sent: false })
+        if shared.running.fetch_add(1, Ordering::Relaxed) >= *concurrency {
+            shared.running.fetch_sub(1, Ordering::Relaxed);
+            return Err(overloaded(*concurrency).into());
+        }
+        Ok(Self { call, mailbox: mailbox.clone(), shared: shared.clone(), is_sent: false })
     }
 
     /// The handler has ended with this.

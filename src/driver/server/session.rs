@@ -14,14 +14,15 @@ use super::super::channel::{Channel, no_tls};
 use super::super::mailbox::{lock, unharmed};
 use super::super::memory::{Charge, MemoryBudget};
 use super::reply::{Call, Command, Reply};
-use super::waiting::{Waiting, no_memory, overloaded, weight};
+use super::waiting::{Waiting, weight};
 use super::work::{Line, Work};
 use super::{Admitted, Dispatch};
 use crate::proto::{
     Compression, ConnectionError, IdMap, MessageError, ResponseToken, ServerConnection, ServerEvent, Stats,
 };
 
-/// How many requests of a line are out of the link's hands: more cannot be held back while responses wait.
+/// How many requests of a line there are at most; the others are the link's yet. So many may be handled, and wait, before the
+/// link learns that too many responses do.
 const AHEAD: usize = 64;
 
 /// One link of a server.
@@ -32,7 +33,7 @@ pub(in super::super) struct Session {
     commands: Vec<Command>,
     /// What responses were charged on their way here, until they are counted as the link's.
     arriving: Vec<Charge>,
-    /// Requests in handlers that are not answered for, by their numbers; oneways without tokens.
+    /// Requests in handlers or in the line that are not answered for, by their numbers; oneways without tokens.
     running: IdMap<u64, Option<ResponseToken>>,
     last_number: u64,
     /// Where requests go that are handled one after another, if they are.
@@ -42,7 +43,7 @@ pub(in super::super) struct Session {
     /// What no handler may have yet, in order.
     held_back: VecDeque<(Option<ResponseToken>, Request<Bytes>)>,
     waiting: Waiting,
-    /// Bytes of oneways in handlers: the connection, which gives out no tokens for them, does not count them.
+    /// Bytes of oneways in handlers or before: the connection, which gives out no tokens for them, does not count them.
     oneway_bytes: usize,
     /// What of the connection's figures the server's already have.
     counted: Stats,
@@ -98,8 +99,12 @@ impl Session {
         }
     }
 
-    /// Hands out what was held back.
+    /// Hands out what was held back, and has somebody work on the line.
     fn advance(&mut self, now: Instant) {
+        if let Some(line) = &self.line {
+            let is_full = self.waiting.is_full(self.place.shared.options.waiting_bytes);
+            line.hold(is_full).into_iter().for_each(&*self.dispatch);
+        }
         while self.is_free()
             && let Some((token, request)) = self.held_back.pop_front()
         {
@@ -122,16 +127,9 @@ impl Session {
         let number = self.last_number + 1;
         let call = Call { number, oneway_bytes, held_bytes };
         let peer = self.place.peer.clone();
-        let given = match (shared.options.memory.as_ref().filter(|memory| memory.is_tight()), &self.line) {
-            (Some(memory), _) => {
-                memory.note_shed();
-                Err(no_memory())
-            }
-            (None, Some(line)) => Ok(line.push(call, request, peer)),
-            (None, None) => match Reply::enter(call, mailbox, shared) {
-                Some(reply) => Ok(Some(Work::One((request, peer, reply)))),
-                None => Err(overloaded(shared.options.concurrency)),
-            },
+        let given = match &self.line {
+            Some(line) => Ok(line.push(call, request, peer)),
+            None => Reply::enter(call, mailbox, shared).map(|reply| Some(Work::One((request, peer, reply)))),
         };
         match given {
             Ok(work) => {
@@ -145,7 +143,7 @@ impl Session {
             Err(response) => {
                 self.oneway_bytes -= oneway_bytes;
                 if let Some(token) = token {
-                    self.respond(now, token, response);
+                    self.respond(now, token, *response);
                 }
             }
         }
@@ -156,12 +154,6 @@ impl Session {
         let timeout = self.place.shared.options.handler_timeout.as_ref();
         let limit = timeout.and_then(|(timeout, _)| now.checked_add(*timeout));
         self.limits.extend(limit.map(|limit| (limit, number)));
-    }
-
-    /// Has somebody work on the line.
-    fn resume(&self) {
-        let work = self.line.as_ref().and_then(|line| line.resume());
-        work.into_iter().for_each(&*self.dispatch);
     }
 
     /// The request with this number is none of those in handlers any more: in a line it is the turn of the next.
@@ -264,6 +256,8 @@ impl Endpoint for Session {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        // Who has ended, and said so, is not late.
+        self.take_commands(now);
         self.expire(now);
         if self.close_at.take_if(|at| *at <= now).is_some() {
             self.connection.close_by(now, self.end_at.unwrap_or(now));
@@ -306,7 +300,8 @@ impl Endpoint for Session {
                     self.arriving.extend(charge);
                     self.handle_end(now, call, response);
                 }
-                Command::Resume => self.resume(),
+                // Below.
+                Command::Resume => {}
                 Command::Close(deadline) => self.begin_to_close(now, deadline),
             }
         }
@@ -455,5 +450,100 @@ mod tests {
         assert!(session.connection.buffered_bytes() + session.held_bytes() >= LENGTH, "now it is the link's");
         session.note_counted();
         assert_eq!(budget.held(), 0);
+    }
+
+    /// A server's link in pipeline mode, after so many requests, whose client reads nothing; and the work on its line.
+    fn in_line(options: ServerOptions, requests: usize, now: Instant) -> (Session, Arc<Mutex<Vec<Work>>>) {
+        let works = Arc::new(Mutex::new(Vec::new()));
+        let given = works.clone();
+        let dispatch: Dispatch = Arc::new(move |work| lock(&given).push(work));
+        let place = Arc::new(Shared::new(options.pipeline(true))).admit(PeerAddr::Unix).unwrap();
+        let mut session = Session::new(place, dispatch, now);
+        let mut client = ClientConnection::new(ClientConfig::default(), now);
+        for _ in 0..requests {
+            let request = Request::get("http://h.example/").body(Bytes::new()).unwrap();
+            client.send_request(now, &request, None).unwrap();
+        }
+        for _ in 0..2 {
+            let (mut up, mut down) = (Vec::new(), Vec::new());
+            client.poll_transmit(now, &mut up);
+            session.connection.handle_input(now, &up);
+            session.connection.poll_transmit(now, &mut down);
+            client.handle_input(now, &down);
+            client.flush();
+        }
+        session.deliver_events(now, &mut Channel::default()).unwrap();
+        (session, works)
+    }
+
+    fn line(works: &Mutex<Vec<Work>>) -> Option<super::super::work::Turn> {
+        lock(works).pop().map(|work| match work {
+            Work::Line(turn) => turn,
+            Work::One(_) => panic!("not of a line"),
+        })
+    }
+
+    fn take(session: &mut Session, now: Instant) {
+        let _ = session.poll_commands(&mut Context::from_waker(std::task::Waker::noop()));
+        session.take_commands(now);
+    }
+
+    #[test]
+    fn a_line_starts_no_handler_while_responses_wait() {
+        let now = Instant::now();
+        let mut config = crate::proto::Config::default();
+        config.limits.output_bytes = 1000;
+        let options = ServerOptions::default().config(config).waiting_bytes(1000);
+        let (mut session, works) = in_line(options, 20, now);
+        let (mut started, mut at) = (0, now);
+        while let Some(turn) = line(&works) {
+            for (_, _, reply) in turn {
+                started += 1;
+                at += Duration::from_secs(1);
+                reply.send(Response::new(vec![b'x'; 100_000].into()));
+                take(&mut session, at);
+            }
+            take(&mut session, at);
+        }
+        assert!((1..=3).contains(&started), "{started} handlers were started");
+        // The client reads: all has room again.
+        while session.connection.poll_transmit(at, &mut Vec::new()) > 0 || session.waiting.is_full(1000) {
+            take(&mut session, at);
+        }
+        take(&mut session, at);
+        assert!(line(&works).unwrap().next().is_some());
+    }
+
+    #[test]
+    fn of_a_line_more_than_the_link_hands_out_is_handled_each_with_its_own_time() {
+        let (now, timeout) = (Instant::now(), Duration::from_secs(10));
+        let options = ServerOptions::default().handler_timeout(timeout, request_timeout("late"));
+        let (mut session, works) = in_line(options, 3 * AHEAD, now);
+        assert_eq!(session.running.len(), AHEAD);
+        let (mut handled, mut at) = (0, now);
+        while let Some(turn) = line(&works) {
+            for (_, _, reply) in turn {
+                handled += 1;
+                // Each takes nearly as long as it may.
+                at += timeout - Duration::from_secs(1);
+                reply.send(Response::default());
+                session.handle_timeout(at - Duration::from_millis(1));
+                take(&mut session, at);
+            }
+            take(&mut session, at);
+        }
+        assert_eq!((handled, session.running.len()), (3 * AHEAD, 0));
+        // The second of two is late although it was sent as long ago as the first.
+        let (mut session, works) =
+            in_line(ServerOptions::default().handler_timeout(timeout, request_timeout("late")), 2, now);
+        let mut turn = line(&works).unwrap();
+        let (_, _, reply) = turn.next().unwrap();
+        let end = now + timeout - Duration::from_secs(1);
+        reply.send(Response::default());
+        take(&mut session, end);
+        let (_, _, _late) = turn.next().unwrap();
+        assert_eq!(session.poll_timeout(), Some(end + timeout));
+        session.handle_timeout(end + timeout);
+        assert!(session.running.is_empty());
     }
 }

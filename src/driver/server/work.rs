@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
@@ -9,7 +10,6 @@ use http::Request;
 use super::super::mailbox::{Mailbox, lock};
 use super::super::sync::Mutex;
 use super::reply::{Call, Command, Reply};
-use super::waiting::overloaded;
 use super::{Peer, Shared};
 
 /// A request for its handler, whose peer it is from, and where its response goes.
@@ -23,8 +23,8 @@ pub(in super::super) enum Work {
     Line(Turn),
 }
 
-/// How many requests of a line are handled before others have their turn on the worker.
-const TURN: usize = 64;
+/// How long one works on a line before others have their turn on the worker, and the link has its own.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Requests of one link of which one is handled at a time, in their order. Who works on the line takes the next by
 /// itself: to have the link hand out each one would cost a switch there and back.
@@ -39,9 +39,13 @@ struct Inner {
     waiting: VecDeque<(Call, Request<Bytes>, Peer)>,
     /// The number of the request in a handler.
     current: Option<u64>,
-    /// Who works on the line, by number, and whether anybody does.
-    turn: u64,
-    is_taken: bool,
+    /// Who works on the line, while somebody does. Nobody else ever has the same number.
+    turn: Option<u64>,
+    last_turn: u64,
+    /// The last request whose time was over before it had ended.
+    late: u64,
+    /// No handler is to start.
+    is_held: bool,
 }
 
 impl Line {
@@ -56,72 +60,77 @@ impl Line {
         self.take(&mut inner)
     }
 
-    /// The handler of this request takes too long: if it still does, others go on without it. Returns the work then.
+    /// The time of this request is over: if its handler runs others go on without it, and else as soon as it does. Returns
+    /// the work then.
     pub(super) fn pass_by(self: &Arc<Self>, number: u64) -> Option<Work> {
         let mut inner = lock(&self.inner);
-        if inner.current != Some(number) {
-            return None;
+        inner.late = number;
+        if inner.current == Some(number) {
+            inner.turn = None;
         }
-        inner.leave();
         self.take(&mut inner)
     }
 
-    /// Returns the work if there is some that nobody does.
-    pub(super) fn resume(self: &Arc<Self>) -> Option<Work> {
-        self.take(&mut lock(&self.inner))
+    /// Starts no more handlers, or does so again. Returns the work if there is some that nobody does.
+    pub(super) fn hold(self: &Arc<Self>, is_held: bool) -> Option<Work> {
+        let mut inner = lock(&self.inner);
+        inner.is_held = is_held;
+        self.take(&mut inner)
     }
 
     fn take(self: &Arc<Self>, inner: &mut Inner) -> Option<Work> {
-        if inner.is_taken || inner.waiting.is_empty() {
+        if inner.turn.is_some() || inner.is_held || inner.waiting.is_empty() {
             return None;
         }
-        inner.is_taken = true;
-        inner.turn += 1;
-        Some(Work::Line(Turn { line: self.clone(), number: inner.turn, left: TURN }))
+        inner.last_turn += 1;
+        inner.turn = Some(inner.last_turn);
+        Some(Work::Line(Turn { line: self.clone(), number: inner.last_turn, until: None }))
     }
 }
 
-impl Inner {
-    fn leave(&mut self) {
-        self.current = None;
-        self.is_taken = false;
-    }
-}
-
-/// The work on a line, until that is empty or goes on without, or for so many requests.
+/// The work on a line, until that is empty or goes on without, or it is the turn of others.
 pub(in super::super) struct Turn {
     line: Arc<Line>,
     number: u64,
-    left: usize,
+    until: Option<Instant>,
+}
+
+impl Turn {
+    /// The next request, unless this one does not work on the line any more.
+    fn pop(&mut self) -> Option<(Call, Request<Bytes>, Peer)> {
+        let now = Instant::now();
+        let is_over = now >= *self.until.get_or_insert(now + TURN);
+        let mut inner = lock(&self.line.inner);
+        if inner.turn != Some(self.number) {
+            return None;
+        }
+        let goes_on = !is_over && !inner.is_held;
+        let next = inner.waiting.pop_front_if(|_| goes_on);
+        inner.current = next.as_ref().map(|(call, ..)| call.number);
+        // One that was late before its handler began may take as long as it likes: nobody waits for it.
+        if inner.current.is_none_or(|number| number <= inner.late) {
+            inner.turn = None;
+            if !inner.waiting.is_empty() {
+                drop(inner);
+                // A link that has ended needs none.
+                let _ = self.line.mailbox.send(Command::Resume);
+            }
+        }
+        next
+    }
 }
 
 impl Iterator for Turn {
     type Item = Task;
 
     fn next(&mut self) -> Option<Task> {
-        let Line { mailbox, shared, inner } = &*self.line;
         loop {
-            let mut inner = lock(inner);
-            if !inner.is_taken || inner.turn != self.number {
-                return None;
-            }
-            let Some((call, request, peer)) = inner.waiting.pop_front_if(|_| self.left > 0) else {
-                inner.leave();
-                if !inner.waiting.is_empty() {
-                    drop(inner);
-                    // A link that has ended needs none.
-                    let _ = mailbox.send(Command::Resume);
-                }
-                return None;
-            };
-            inner.current = Some(call.number);
-            self.left -= 1;
-            drop(inner);
+            let (call, request, peer) = self.pop()?;
+            let Line { mailbox, shared, .. } = &*self.line;
             match Reply::enter(call, mailbox, shared) {
-                Some(reply) => return Some((request, peer, reply)),
-                None => {
-                    let _ = mailbox.send(Command::Ended(call, overloaded(shared.options.concurrency), None));
-                }
+                Ok(reply) => return Some((request, peer, reply)),
+                // A link that has ended needs none.
+                Err(response) => drop(mailbox.send(Command::Ended(call, *response, None))),
             }
         }
     }
@@ -217,21 +226,50 @@ mod tests {
     }
 
     #[test]
+    fn a_line_goes_on_without_who_was_late_before_it_began() {
+        let (place, line) = link(ServerOptions::default());
+        // No worker is free when its time is over.
+        let mut first = push(&place, &line, 1).unwrap();
+        assert!(push(&place, &line, 2).is_none() && push(&place, &line, 3).is_none());
+        assert!(line.pass_by(1).is_none());
+        // Then one is, and hangs.
+        let (_, _, _hangs) = first.next().unwrap();
+        assert!(told(&place).1);
+        let mut second = turn(line.hold(false)).unwrap();
+        assert!(answer(&mut second) && first.next().is_none());
+        assert!(answer(&mut second) && !answer(&mut second));
+    }
+
+    #[test]
+    fn a_line_that_is_held_starts_nothing() {
+        let (place, line) = link(ServerOptions::default());
+        let mut first = push(&place, &line, 1).unwrap();
+        assert!(push(&place, &line, 2).is_none() && answer(&mut first));
+        assert!(line.hold(true).is_none() && !answer(&mut first));
+        assert!(push(&place, &line, 3).is_none() && line.hold(true).is_none());
+        let mut second = turn(line.hold(false)).unwrap();
+        assert!(!answer(&mut first) && answer(&mut second) && answer(&mut second) && !answer(&mut second));
+    }
+
+    #[test]
     fn a_long_line_leaves_its_worker_to_others_now_and_then() {
         let (place, line) = link(ServerOptions::default());
         let mut work = push(&place, &line, 1);
-        for number in 2..=2 * TURN as u64 + 1 {
+        for number in 2..=5 {
             assert!(push(&place, &line, number).is_none());
         }
-        let mut turns = Vec::new();
-        while let Some(mut turn) = work.take() {
-            turns.push(std::iter::from_fn(|| turn.next()).map(|(_, _, reply)| reply.send(Response::default())).count());
+        let mut turns = 0;
+        while let Some(mut first) = work.take() {
+            turns += 1;
+            assert!(answer(&mut first));
+            std::thread::sleep(TURN);
+            assert!(!answer(&mut first));
             if told(&place).1 {
-                work = super::tests::turn(line.resume());
-                assert!(line.resume().is_none(), "one at a time");
+                work = turn(line.hold(false));
+                assert!(line.hold(false).is_none(), "one at a time");
             }
         }
-        assert_eq!(turns, [TURN, TURN, 1]);
+        assert_eq!(turns, 5);
     }
 
     #[test]
