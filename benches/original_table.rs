@@ -97,15 +97,18 @@ fn main() {
     let chosen = args.value("row").unwrap_or_default().to_owned();
     let span = Span::For(Duration::from_millis(250 * args.number("seconds", 1)));
     println!("{}", provenance());
-    println!("ns a request (and CPU ns, where it waits); allocations a request; times faster than the original\n");
-    println!("| row | original | core | | | smol | | | thread | | |");
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!(
+        "ns a request (and CPU ns, where it waits); thousands of requests a second; allocations a request; times faster than"
+    );
+    println!("the original\n");
+    println!("| row | original | core | k/s | | | smol | k/s | | | thread | k/s | | |");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for row in rows.iter().filter(|row| row.name.starts_with(&chosen)) {
         let original = original.get(row.name).copied();
         let mut line = format!("| {} | {}", row.name, original.map_or("-".to_owned(), |ns| format!("{ns:.0}")));
         for (name, run) in RUNS {
             let cost = only.contains(name).then(|| run(row, span)).flatten();
-            line += &cost.map_or(" | - | | ".to_owned(), |(cost, requests)| {
+            line += &cost.map_or(" | - | | | ".to_owned(), |(cost, requests)| {
                 let allocations = args.has("allocations").then(|| count(name, row));
                 cells(cost, requests, allocations, original, args.has("by-cpu"))
             });
@@ -120,7 +123,8 @@ fn cells(cost: Cost, requests: u64, allocations: Option<f64>, original: Option<f
     let times =
         original.map_or(String::new(), |original| format!("{:.1}x", original / if by_cpu { cpu } else { wall }));
     let allocations = allocations.map_or("-".to_owned(), |n| format!("{n:.1}"));
-    format!(" | {wall:.0}{waits} | {allocations} | {times}")
+    let thousands = 1e6 / wall;
+    format!(" | {wall:.0}{waits} | {thousands:.0} | {allocations} | {times}")
 }
 
 /// Has valgrind count the allocations of a request.

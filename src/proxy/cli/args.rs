@@ -104,7 +104,7 @@ pub(super) enum Command {
     /// Makes a dictionary for zstd of the traffic in a file, and tells what it saves.
     ///
     /// It is made of the first half of the file and tried on the other, through a link of the real protocol; where it saves
-    /// nothing in batches it is not written. Both proxies must have it: far ones first (--in-dictionary), then near ones
+    /// nothing it is not written. Both proxies must have it: far ones first (--in-dictionary), then near ones
     /// (--out-dictionary).
     Train(TrainArgs),
 }
@@ -312,6 +312,9 @@ pub(super) struct TrainArgs {
     /// The level at which it is tried
     #[arg(long, value_name = "LEVEL", default_value = "3", value_parser = clap::value_parser!(u8).range(1..=9))]
     level: u8,
+    /// The batch delay at which it has to be worth it, such as 500us or 2ms: it saves the less, the more share a batch
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse)]
+    delay: Duration,
     /// Requests a second, for a file without times
     #[arg(long, value_name = "N", default_value = "1000", value_parser = rate)]
     rate: f64,
@@ -319,8 +322,8 @@ pub(super) struct TrainArgs {
 
 impl From<TrainArgs> for train::Options {
     fn from(args: TrainArgs) -> Self {
-        let TrainArgs { file, dictionary, size, level, rate } = args;
-        Self { file, dictionary, size: size as usize, level, rate }
+        let TrainArgs { file, dictionary, size, level, delay, rate } = args;
+        Self { file, dictionary, size: size as usize, level, delay, rate }
     }
 }
 

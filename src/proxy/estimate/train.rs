@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) size: usize,
     /// The level at which it is tried.
     pub(crate) level: u8,
+    /// The batch delay at which it has to be worth it.
+    pub(crate) delay: Duration,
     /// Requests a second where the file has no times.
     pub(crate) rate: f64,
 }
@@ -48,21 +50,25 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode, String> {
     );
     println!("| requests | batch delay | bytes each, both ways | with the dictionary | saved |");
     println!("|---|---|---|---|---|");
-    let mut saved = 0.0;
-    for (some, delay) in [(&rest[..FIRST.min(rest.len())], 0), (&rest, 0), (&rest, 2)] {
+    let tried = |some: &[Exchange], delay: Duration| {
         let run = |dictionary| {
-            let delay = Duration::from_millis(delay);
             let setup = Setup { compression: Compression::Zstd, level: Some(options.level), delay, dictionary };
             simulate::run(some, setup).map(|outcome| wire_bytes(&outcome))
         };
         let (without, with) = (run(None)?, run(Some(&dictionary))?);
-        saved = 1.0 - with / without;
-        let delay = if delay == 0 { "none".to_owned() } else { format!("{delay} ms") };
-        println!("| {} | {delay} | {without:.1} | {with:.1} | {:.1} % |", some.len(), saved * 100.0);
-    }
+        let saved = 1.0 - with / without;
+        let count = some.len();
+        println!("| {count} | {delay:?} | {without:.1} | {with:.1} | {:.1} % |", saved * 100.0);
+        Ok::<_, String>(saved)
+    };
+    // What it is with another delay is for comparison.
+    let other = if options.delay.is_zero() { Duration::from_millis(2) } else { Duration::ZERO };
+    tried(&rest[..FIRST.min(rest.len())], options.delay)?;
+    tried(&rest, other)?;
+    let saved = tried(&rest, options.delay)?;
     println!();
     if saved < LEAST_SAVED {
-        return Err("it saves less than 1 % in batches: not written".to_owned());
+        return Err(format!("it saves less than 1 % with a batch delay of {:?}: not written", options.delay));
     }
     let path = &options.dictionary;
     write(path, dictionary.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
