@@ -1,12 +1,13 @@
 //! One end of a link, fed with arbitrary bytes in arbitrary cuts, by a caller that does all that a caller must.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use httpteleport::proto::{
-    ClientConfig, ClientConnection, ClientEvent, Compression, Config, Connection, Limits, RequestId, ServerConfig,
-    ServerConnection, ServerEvent, ServerTls, Timer,
+    ClientConfig, ClientConnection, ClientEvent, Compression, Config, Connection, Dictionary, Limits, RequestId,
+    ServerConfig, ServerConnection, ServerEvent, ServerTls, Timer,
 };
 
 use crate::narrow;
@@ -78,7 +79,19 @@ pub fn small_limits(pending_requests: usize) -> Limits {
 pub const MOST_MEMORY: usize = 8 << 20;
 
 fn config(limits: Limits) -> Config {
-    Config { compression: Compression::None, limits, idle_timeout: Some(Duration::from_secs(60)), ..Config::default() }
+    Config {
+        compression: Compression::None,
+        dictionaries: vec![dictionary()],
+        limits,
+        idle_timeout: Some(Duration::from_secs(60)),
+        ..Config::default()
+    }
+}
+
+/// What `httptp train` has made of made-up bids; its id is in the dictionary of the fuzzer, too.
+pub fn dictionary() -> Dictionary {
+    static ONE: OnceLock<Dictionary> = OnceLock::new();
+    ONE.get_or_init(|| Dictionary::new(&include_bytes!("../zstd.dict")[..]).expect("a dictionary")).clone()
 }
 
 /// What happened on a link: must not depend on the cuts.

@@ -13,9 +13,11 @@ use httpteleport::proto::{
     ResponseToken, ServerConfig, ServerConnection, ServerEvent, ServerTls, Timer,
 };
 
+use crate::links::dictionary;
+
 #[derive(Arbitrary, Debug)]
 struct Setup {
-    /// Two bits each: the compressions of client and server.
+    /// Two bits each: the compressions of client and server; one: whether the client has a dictionary.
     compressions: u8,
     prefer_zstd: (bool, bool),
     tls: (bool, u8),
@@ -152,9 +154,10 @@ impl World {
     fn new(setup: &Setup) -> Self {
         let now = Instant::now();
         let compression = |code: u8| Compression::from_code(code & 3).expect("there are four");
-        let config = |code, prefer_zstd, pending: u8| Config {
+        let config = |code, prefer_zstd, has_dictionary: bool, pending: u8| Config {
             compression: compression(code),
             prefer_zstd,
+            dictionaries: has_dictionary.then(dictionary).into_iter().collect(),
             max_batch_delay: Duration::from_millis(u64::from(setup.batch_delay)),
             drain_timeout: DRAIN,
             idle_timeout: setup.idle.map(|idle| Duration::from_millis(u64::from(idle) * 50 + 1)),
@@ -167,8 +170,9 @@ impl World {
             },
             ..Config::default()
         };
-        let client = config(setup.compressions, setup.prefer_zstd.0, setup.client_pending);
-        let server = config(setup.compressions >> 2, setup.prefer_zstd.1, setup.server_pending);
+        let uses_dictionary = setup.compressions & 16 != 0;
+        let client = config(setup.compressions, setup.prefer_zstd.0, uses_dictionary, setup.client_pending);
+        let server = config(setup.compressions >> 2, setup.prefer_zstd.1, true, setup.server_pending);
         let tls = [ServerTls::Off, ServerTls::Optional, ServerTls::Required][usize::from(setup.tls.1 % 3)];
         let mut client = ClientConnection::new(ClientConfig { config: client, tls: setup.tls.0 }, now);
         if let Some(id) = setup.first_id {

@@ -152,8 +152,9 @@ kinds! {
         ZstdCorrupt = "zstd-corrupt", "the zstd stream is corrupt";
         /// A window of the zstd stream is larger than allowed (R-zstd-window).
         ZstdWindow(bytes: u64) = "zstd-window", "the peer's zstd stream needs a window of {bytes} bytes, which is more than 2097152: it has to be set to a smaller one";
-        /// The zstd stream needs a dictionary that is not among those of the configuration (R-zstd-dictionary).
-        ZstdDictionary(id: u32) = "zstd-dictionary", "the peer's zstd stream needs dictionary {id}, which is none of those that are known here: give it to this side first";
+        /// The zstd stream needs a dictionary that is not among those of the configuration, or not that of its first frame
+        /// (R-zstd-dictionary).
+        ZstdDictionary(id: u32) = "zstd-dictionary", "the peer's zstd stream needs dictionary {id}, which is not known here or not what it began with: give it to this side first";
         /// A start line that cannot be split (R-read-unparsable).
         StartLine = "start-line", "no HTTP/1 start line where a message should begin";
         /// A malformed field line that may concern framing.

@@ -58,7 +58,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode, String> {
         let (without, with) = (run(None)?, run(Some(&dictionary))?);
         let saved = 1.0 - with / without;
         let count = some.len();
-        println!("| {count} | {delay:?} | {without:.1} | {with:.1} | {:.1} % |", saved * 100.0);
+        println!("| {count} | {} | {without:.1} | {with:.1} | {:.1} % |", shown(delay), saved * 100.0);
         Ok::<_, String>(saved)
     };
     // What it is with another delay is for comparison.
@@ -68,7 +68,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode, String> {
     let saved = tried(&rest, options.delay)?;
     println!();
     if saved < LEAST_SAVED {
-        return Err(format!("it saves less than 1 % with a batch delay of {:?}: not written", options.delay));
+        return Err(format!("it saves less than 1 % where the batch delay is {}: not written", shown(options.delay)));
     }
     let path = &options.dictionary;
     write(path, dictionary.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
@@ -79,6 +79,10 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode, String> {
         dictionary.id()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+fn shown(delay: Duration) -> String {
+    if delay.is_zero() { "none".to_owned() } else { format!("{delay:?}") }
 }
 
 /// For its owner alone: it holds pieces of the traffic.

@@ -104,6 +104,7 @@ pub(crate) fn config(setup: &Setup) -> Result<Config, String> {
         max_batch_delay: Duration::from_micros(setup.max_batch_delay),
         // The suite has no setting for it.
         batch_bytes: Config::default().batch_bytes,
+        dictionaries: Vec::new(),
         hello_timeout: Duration::from_micros(setup.hello_timeout),
         idle_timeout: setup.idle_timeout.map(Duration::from_micros),
         drain_timeout: Duration::from_micros(setup.drain_timeout),
