@@ -11,7 +11,7 @@
 use std::io::BufRead;
 
 use zstd_safe::zstd_sys::ZSTD_EndDirective::ZSTD_e_flush;
-use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, Strategy};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, DictAttachPref, InBuffer, OutBuffer, Strategy};
 
 /// What the stream came to.
 struct Stream {
@@ -94,6 +94,7 @@ fn stream(messages: &[Vec<u8>], batch: usize, level: i32, window: u32, dictionar
             CParameter::MinMatch(shortest),
             CParameter::TargetLength(target),
             CParameter::Strategy(strategy),
+            CParameter::ForceAttachDict(DictAttachPref::ForceLoad),
         ] {
             compressor.set_parameter(parameter).expect("libzstd's own");
         }

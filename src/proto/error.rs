@@ -154,7 +154,7 @@ kinds! {
         ZstdWindow(bytes: u64) = "zstd-window", "the peer's zstd stream needs a window of {bytes} bytes, which is more than 2097152: it has to be set to a smaller one";
         /// The zstd stream needs a dictionary that is not among those of the configuration, or not that of its first frame
         /// (R-zstd-dictionary).
-        ZstdDictionary(id: u32) = "zstd-dictionary", "the peer's zstd stream needs dictionary {id}, which is not known here or not what it began with: give it to this side first";
+        ZstdDictionary(id: u32) = "zstd-dictionary", "the peer's zstd stream needs dictionary {id} (0 is none), which is not known here or not what it began with: give this side the dictionary of the peer";
         /// A start line that cannot be split (R-read-unparsable).
         StartLine = "start-line", "no HTTP/1 start line where a message should begin";
         /// A malformed field line that may concern framing.

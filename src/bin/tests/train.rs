@@ -182,6 +182,11 @@ fn files_that_are_none_are_named() {
     fs::write(&file, "{}").unwrap();
     let text = error(&httptp(&["check", &option]));
     assert!(text.contains(file.to_str().unwrap()) && text.contains("no Zstandard dictionary"), "{text}");
+    // One that is there stays, whatever it is.
+    bodies(&folder.file("traffic.jsonl"), 500, true);
+    let text = error(&train(&folder, &[]).0);
+    assert!(text.contains("is there already") && fs::read_to_string(&file).unwrap() == "{}", "{text}");
+    fs::remove_file(&file).unwrap();
     // Too little to train on.
     bodies(&folder.file("traffic.jsonl"), 2, true);
     let text = error(&train(&folder, &[]).0);

@@ -81,6 +81,8 @@ impl Session {
 
     /// The link is over; `transport` is what its transport failed with, if it did.
     pub(in super::super) fn finish(self, transport: Option<io::Error>) {
+        // Its requests have been handed out, as others have to their handlers.
+        self.line.iter().filter_map(Line::end).for_each(&*self.dispatch);
         if let (Some(on_end), Some(end)) = (self.place.shared.on_link_end.get(), &self.end) {
             unharmed(|| on_end(&self.place.peer, end.as_ref(), transport.as_ref()));
         }
@@ -185,13 +187,19 @@ impl Session {
     /// Answers for the handlers that have taken too long.
     fn expire(&mut self, now: Instant) {
         while let Some((_, number)) = self.limits.pop_front_if(|(at, _)| *at <= now) {
+            if self.line.as_ref().is_some_and(|line| line.holds(number)) {
+                // It may not start, and so has its time yet.
+                self.limit(now, number);
+                break;
+            }
             let Some(token) = self.running.remove(&number) else { continue };
+            let was_answered = token.is_some();
             let response = self.place.shared.options.handler_timeout.as_ref().map(|(_, response)| response.clone());
             if let (Some(token), Some(response)) = (token, response) {
                 self.respond(now, token, Response::clone(&response));
             }
             self.end_turn(now, number);
-            let work = self.line.as_ref().and_then(|line| line.pass_by(number));
+            let work = self.line.as_ref().and_then(|line| line.pass_by(number, was_answered));
             work.into_iter().for_each(&*self.dispatch);
         }
         self.advance(now);

@@ -46,6 +46,8 @@ struct Inner {
     late: u64,
     /// No handler is to start.
     is_held: bool,
+    /// Nobody would take the work up again.
+    has_ended: bool,
 }
 
 impl Line {
@@ -60,14 +62,28 @@ impl Line {
         self.take(&mut inner)
     }
 
-    /// The time of this request is over: if its handler runs others go on without it, and else as soon as it does. Returns
-    /// the work then.
-    pub(super) fn pass_by(self: &Arc<Self>, number: u64) -> Option<Work> {
+    /// The time of this request is over. If its handler runs, others go on without it. If not, it is dropped when it was
+    /// answered; if it was not, nobody waits for its handler. Returns the work then.
+    pub(super) fn pass_by(self: &Arc<Self>, number: u64, was_answered: bool) -> Option<Work> {
         let mut inner = lock(&self.inner);
-        inner.late = number;
         if inner.current == Some(number) {
             inner.turn = None;
+        } else if !was_answered || inner.waiting.pop_front_if(|(call, ..)| call.number == number).is_none() {
+            inner.late = number;
         }
+        self.take(&mut inner)
+    }
+
+    /// Whether this request does not start because none may.
+    pub(super) fn holds(&self, number: u64) -> bool {
+        let inner = lock(&self.inner);
+        inner.is_held && inner.waiting.front().is_some_and(|(call, ..)| call.number <= number)
+    }
+
+    /// The link has ended: what waits is handled to its end, whoever reads the answers. Returns the work if nobody does it.
+    pub(super) fn end(self: &Arc<Self>) -> Option<Work> {
+        let mut inner = lock(&self.inner);
+        (inner.has_ended, inner.is_held) = (true, false);
         self.take(&mut inner)
     }
 
@@ -104,7 +120,7 @@ impl Turn {
         if inner.turn != Some(self.number) {
             return None;
         }
-        let goes_on = !is_over && !inner.is_held;
+        let goes_on = inner.has_ended || (!is_over && !inner.is_held);
         let next = inner.waiting.pop_front_if(|_| goes_on);
         inner.current = next.as_ref().map(|(call, ..)| call.number);
         // One that was late before its handler began may take as long as it likes: nobody waits for it.
@@ -210,34 +226,51 @@ mod tests {
         for number in 2..5 {
             assert!(push(&place, &line, number).is_none());
         }
-        assert!(line.pass_by(2).is_none(), "it is not its turn");
-        let mut next = turn(line.pass_by(1)).unwrap();
+        let mut next = turn(line.pass_by(1, true)).unwrap();
         assert!(answer(&mut next));
         reply.send(Response::default());
         assert!(!answer(&mut late));
-        assert!(line.pass_by(1).is_none(), "it has ended");
+        assert!(line.pass_by(1, true).is_none(), "it has ended");
         assert!(answer(&mut next) && answer(&mut next) && !answer(&mut next));
         assert_eq!(told(&place).0.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 1, 3, 4]);
         // Nobody waits behind it: then nobody goes on.
         let mut late = push(&place, &line, 5).unwrap();
         let (_, _, _reply) = late.next().unwrap();
-        assert!(line.pass_by(5).is_none());
+        assert!(line.pass_by(5, true).is_none());
         assert!(answer(&mut push(&place, &line, 6).unwrap()));
     }
 
     #[test]
-    fn a_line_goes_on_without_who_was_late_before_it_began() {
+    fn who_was_late_before_it_began_is_dropped_or_waited_for_by_nobody() {
         let (place, line) = link(ServerOptions::default());
-        // No worker is free when its time is over.
+        // No worker is free when their time is over. The first was answered, the second wanted no answer.
         let mut first = push(&place, &line, 1).unwrap();
-        assert!(push(&place, &line, 2).is_none() && push(&place, &line, 3).is_none());
-        assert!(line.pass_by(1).is_none());
-        // Then one is, and hangs.
+        for number in 2..=4 {
+            assert!(push(&place, &line, number).is_none());
+        }
+        assert!(line.pass_by(1, true).is_none() && line.pass_by(2, false).is_none());
+        // Then one is, and the second hangs.
         let (_, _, _hangs) = first.next().unwrap();
-        assert!(told(&place).1);
+        assert_eq!(told(&place), (Vec::new(), true));
         let mut second = turn(line.hold(false)).unwrap();
         assert!(answer(&mut second) && first.next().is_none());
         assert!(answer(&mut second) && !answer(&mut second));
+        assert_eq!(told(&place).0.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn what_a_link_leaves_behind_is_handled() {
+        let (place, line) = link(ServerOptions::default());
+        let mut first = push(&place, &line, 1).unwrap();
+        for number in 2..=4 {
+            assert!(push(&place, &line, number).is_none());
+        }
+        assert!(answer(&mut first) && line.hold(true).is_none() && !answer(&mut first));
+        drop(place);
+        let mut rest = turn(line.end()).unwrap();
+        assert!(answer(&mut rest));
+        std::thread::sleep(TURN);
+        assert!(answer(&mut rest) && answer(&mut rest) && !answer(&mut rest));
     }
 
     #[test]

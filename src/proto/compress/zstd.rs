@@ -8,7 +8,7 @@
 
 use bytes::BytesMut;
 use zstd_safe::zstd_sys::ZSTD_EndDirective::{self, ZSTD_e_end, ZSTD_e_flush};
-use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, Strategy};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, DictAttachPref, InBuffer, OutBuffer, Strategy};
 
 use super::STEP_BYTES;
 use crate::proto::config::Dictionary;
@@ -32,7 +32,8 @@ pub(crate) struct Encoder {
 
 /// What libzstd 1.5.7 takes for the levels 1 to 9 where it does not know how much is to come: logarithms of its chains,
 /// hashes and searches, the shortest match, the target length. With a dictionary, and nothing said, it chooses for
-/// streams as short as that, and makes more bytes of long ones than without.
+/// streams as short as that, and makes more bytes of long ones than without; also where it attaches the dictionary with
+/// tables of its own (`ForceLoad` has it not).
 const PARAMETERS: [(u32, u32, u32, u32, u32, Strategy); 9] = [
     (13, 14, 1, 7, 0, Strategy::ZSTD_fast),
     (15, 16, 1, 6, 0, Strategy::ZSTD_fast),
@@ -113,6 +114,7 @@ impl Encoder {
             CParameter::MinMatch(shortest),
             CParameter::TargetLength(target),
             CParameter::Strategy(strategy),
+            CParameter::ForceAttachDict(DictAttachPref::ForceLoad),
         ];
         let set = parameters.into_iter().try_for_each(|parameter| compressor.set_parameter(parameter).map(drop));
         debug_assert!(set.is_ok(), "they are libzstd's own");
@@ -613,9 +615,13 @@ mod tests {
 
     /// A dictionary for messages of this kind; some of its own for each `seed`.
     fn dictionary(seed: u64) -> Dictionary {
+        dictionary_of(16 * 1024, seed)
+    }
+
+    fn dictionary_of(length: usize, seed: u64) -> Dictionary {
         let samples: Vec<_> = (seed * 7919..).take(2000).map(message).collect();
         let sizes: Vec<_> = samples.iter().map(Vec::len).collect();
-        let mut bytes = Vec::with_capacity(16 * 1024);
+        let mut bytes = Vec::with_capacity(length);
         zstd_safe::train_from_buffer(&mut bytes, &samples.concat(), &sizes).unwrap();
         Dictionary::new(bytes).unwrap()
     }
@@ -697,9 +703,18 @@ mod tests {
             let (without, with) = (size(level, None, messages.clone()), size(level, Some(&ours), messages));
             assert!(with < without, "level {level}: {with} of {without}");
         }
-        let messages = 100_000..140_000;
-        let (without, with) = (size(3, None, messages.clone()), size(3, Some(&ours), messages));
-        assert!(with < without, "{with} of {without}");
+        // Later, tables as small as a dictionary would show, with which much is not found again.
+        let small = dictionary_of(2 * 1024, 1);
+        let many: Vec<_> = (0..30_000u64).map(|n| message(n.wrapping_mul(n) % 9973)).collect();
+        let size = |level, dictionary| {
+            let (mut encoder, mut wire) = (Encoder::new(level, dictionary), Vec::new());
+            many.iter().for_each(|message| encoder.encode(message, &mut wire));
+            wire.len()
+        };
+        for level in 1..=9 {
+            let (without, with) = (size(level, None), size(level, Some(&small)));
+            assert!(with < without, "level {level}: {with} of {without}");
+        }
     }
 
     #[test]

@@ -395,7 +395,8 @@ impl ProxyArgs {
 
     /// What is to be read for its links.
     pub(super) fn dictionaries(&self) -> DictionaryFiles {
-        DictionaryFiles { inbound: self.in_dictionary.clone(), outbound: self.out_dictionary.clone() }
+        let named = |paths: &[PathBuf]| paths.iter().filter(|path| !path.as_os_str().is_empty()).cloned().collect();
+        DictionaryFiles { inbound: named(&self.in_dictionary), outbound: named(&self.out_dictionary) }
     }
 
     /// What the proxy is to do.

@@ -10,6 +10,7 @@ use super::super::config::HANDED_OVER;
 use super::USAGE;
 use super::layers::{CONFIG, Known, Layers, Options, Problem, Takes};
 use super::secrets::is_secret;
+use crate::proto::Compression;
 use crate::proxy::check::{file_notes, file_problems, problems};
 use crate::proxy::{Kind, ProxyConfig};
 
@@ -63,6 +64,10 @@ fn idle(config: &ProxyConfig, layers: &Layers) -> Vec<Problem> {
         }
         if side("out-").is_some_and(|rest| of_links.contains(&rest)) && !outward.is_link() {
             return Some(format!("it is about links to far proxies, and --out-type is {outward}"));
+        }
+        if name == "out-dictionary" && !config.outbound.prefer_zstd && config.outbound.compression != Compression::Zstd
+        {
+            return Some("it is for zstd, and --out-compress is not".to_owned());
         }
         if side("in-tls-").is_some() && !inward.is_tls() {
             return Some(format!("it is about TLS, and --in-type is {inward}"));

@@ -17,11 +17,19 @@ impl DictionaryFiles {
     pub(super) fn load(&self, config: &mut ProxyConfig) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut read = |paths: &[PathBuf], option: &str| {
-            let read = |path: &PathBuf| {
-                let dictionary = read(path).map_err(|why| format!("{option} {}: {why}", path.display()));
-                dictionary.map_err(|why| wrong.push(why)).ok()
-            };
-            paths.iter().filter_map(read).collect()
+            let mut all: Vec<Dictionary> = Vec::new();
+            for path in paths {
+                let path_of = |why: String| format!("{option} {}: {why}", path.display());
+                match read(path) {
+                    Err(why) => wrong.push(path_of(why)),
+                    // One of them would never be found.
+                    Ok(dictionary) if all.iter().any(|other| other.id() == dictionary.id()) => {
+                        wrong.push(path_of(format!("another one has the id {}, too: train it anew", dictionary.id())));
+                    }
+                    Ok(dictionary) => all.push(dictionary),
+                }
+            }
+            all
         };
         config.inbound.dictionaries = read(&self.inbound, "--in-dictionary");
         config.outbound.dictionaries = read(&self.outbound, "--out-dictionary");

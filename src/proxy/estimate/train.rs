@@ -39,13 +39,20 @@ const FIRST: usize = 100;
 /// Trains, tries, prints what came of it and writes the dictionary if that is worth it.
 pub(crate) fn main(options: &Options) -> Result<ExitCode, String> {
     let file = &options.file;
+    let path = &options.dictionary;
+    if path.exists() {
+        return Err(format!(
+            "{} is there already: name a new file, since one that is in use must stay as it is",
+            path.display()
+        ));
+    }
     let mut traffic = read(file, options.rate).map_err(|error| format!("{}: {error}", file.display()))?;
     let rest = traffic.exchanges.split_off(traffic.exchanges.len() / 2);
     let dictionary = train(&traffic.exchanges, options.size)?;
-    let (count, tried) = (traffic.exchanges.len(), rest.len());
+    let (count, others) = (traffic.exchanges.len(), rest.len());
     let bytes = dictionary.as_bytes().len();
     println!(
-        "{bytes} bytes, trained on {count} requests and their answers, and tried on {tried} others, with zstd {}:\n",
+        "{bytes} bytes, trained on {count} requests and their answers, and tried on {others} others, with zstd {}:\n",
         options.level
     );
     println!("| requests | batch delay | bytes each, both ways | with the dictionary | saved |");
@@ -67,10 +74,12 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode, String> {
     tried(&rest, other)?;
     let saved = tried(&rest, options.delay)?;
     println!();
-    if saved < LEAST_SAVED {
-        return Err(format!("it saves less than 1 % where the batch delay is {}: not written", shown(options.delay)));
+    if saved.is_nan() || saved < LEAST_SAVED {
+        let delay = shown(options.delay);
+        return Err(format!(
+            "it saves less than 1 % where the batch delay is {delay}: not written; do without, or give a longer recording"
+        ));
     }
-    let path = &options.dictionary;
     write(path, dictionary.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     println!(
         "Written to {0}, with the id {1}; it holds pieces of the traffic. Start far proxies with --in-dictionary={0}\n\
@@ -87,7 +96,7 @@ fn shown(delay: Duration) -> String {
 
 /// For its owner alone: it holds pieces of the traffic.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)
 }
 
@@ -126,21 +135,24 @@ fn messages(traffic: &[Exchange]) -> Vec<Vec<u8>> {
     client.handle_input(now, &begin);
     for exchange in traffic {
         // What a link does not take is no traffic of one.
-        if length > MAX_SAMPLE_BYTES || client.send_request(now, &exchange.request, None).is_err() {
-            continue;
+        let Ok(id) = client.send_request(now, &exchange.request, None) else { continue };
+        if length > MAX_SAMPLE_BYTES {
+            break;
         }
         let (mut up, mut down) = (Vec::new(), Vec::new());
         client.poll_transmit(now, &mut up);
         server.handle_input(now, &up);
         while let Some(event) = server.poll_event() {
-            if let ServerEvent::Request { token, .. } = event {
-                // One that cannot be sent is answered for, which is no traffic either.
-                let _ = server.send_response(now, token, &exchange.response);
+            if let ServerEvent::Request { token, .. } = event
+                && let Err(rejected) = server.send_response(now, token, &exchange.response)
+            {
+                server.discard(rejected.token);
             }
         }
         server.poll_transmit(now, &mut down);
         client.handle_input(now, &down);
         while client.poll_event().is_some() {}
+        client.cancel(now, id);
         length += up.len() + down.len();
         all.extend([up, down].into_iter().filter(|message| !message.is_empty()));
     }
