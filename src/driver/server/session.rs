@@ -433,21 +433,7 @@ mod tests {
             let Work::One((_, _, reply)) = work else { panic!("no line") };
             reply.send(Response::new(vec![b'x'; LENGTH].into()));
         });
-        let place = Arc::new(Shared::new(options)).admit(PeerAddr::Unix).unwrap();
-        let mut session = Session::new(place, dispatch, now);
-        let mut client = ClientConnection::new(ClientConfig::default(), now);
-        let request = Request::get("http://h.example/").body(Bytes::new()).unwrap();
-        client.send_request(now, &request, None).unwrap();
-        // The hellos, then the request.
-        for _ in 0..2 {
-            let (mut up, mut down) = (Vec::new(), Vec::new());
-            client.poll_transmit(now, &mut up);
-            session.connection.handle_input(now, &up);
-            session.connection.poll_transmit(now, &mut down);
-            client.handle_input(now, &down);
-            client.flush();
-        }
-        session.deliver_events(now, &mut Channel::default()).unwrap();
+        let mut session = asked(options, dispatch, 1, now);
         // Beside what its request still counts for.
         let held = session.held_bytes();
         assert!(held > 0);
@@ -460,18 +446,24 @@ mod tests {
         assert_eq!(budget.held(), 0);
     }
 
-    /// A server's link in pipeline mode, after so many requests, whose client reads nothing; and the work on its line.
+    /// A server's link in pipeline mode, after so many requests; and the work on its line.
     fn in_line(options: ServerOptions, requests: usize, now: Instant) -> (Session, Arc<Mutex<Vec<Work>>>) {
         let works = Arc::new(Mutex::new(Vec::new()));
         let given = works.clone();
         let dispatch: Dispatch = Arc::new(move |work| lock(&given).push(work));
-        let place = Arc::new(Shared::new(options.pipeline(true))).admit(PeerAddr::Unix).unwrap();
+        (asked(options.pipeline(true), dispatch, requests, now), works)
+    }
+
+    /// A server's link after so many requests, whose client reads nothing.
+    fn asked(options: ServerOptions, dispatch: Dispatch, requests: usize, now: Instant) -> Session {
+        let place = Arc::new(Shared::new(options)).admit(PeerAddr::Unix).unwrap();
         let mut session = Session::new(place, dispatch, now);
         let mut client = ClientConnection::new(ClientConfig::default(), now);
         for _ in 0..requests {
             let request = Request::get("http://h.example/").body(Bytes::new()).unwrap();
             client.send_request(now, &request, None).unwrap();
         }
+        // The hellos, then the requests.
         for _ in 0..2 {
             let (mut up, mut down) = (Vec::new(), Vec::new());
             client.poll_transmit(now, &mut up);
@@ -481,7 +473,7 @@ mod tests {
             client.flush();
         }
         session.deliver_events(now, &mut Channel::default()).unwrap();
-        (session, works)
+        session
     }
 
     fn line(works: &Mutex<Vec<Work>>) -> Option<super::super::work::Turn> {

@@ -179,6 +179,13 @@ mod tests {
         turn(line.push(call, Request::default(), place.peer.clone()))
     }
 
+    /// Requests from 1 on, of which the first alone brings the work.
+    fn push_all(place: &Admitted, line: &Arc<Line>, last: u64) -> Turn {
+        let first = push(place, line, 1).unwrap();
+        assert!((2..=last).all(|number| push(place, line, number).is_none()));
+        first
+    }
+
     fn turn(work: Option<Work>) -> Option<Turn> {
         work.map(|work| match work {
             Work::Line(turn) => turn,
@@ -221,11 +228,8 @@ mod tests {
     #[test]
     fn a_line_goes_on_without_who_takes_too_long() {
         let (place, line) = link(ServerOptions::default());
-        let mut late = push(&place, &line, 1).unwrap();
+        let mut late = push_all(&place, &line, 4);
         let (_, _, reply) = late.next().unwrap();
-        for number in 2..5 {
-            assert!(push(&place, &line, number).is_none());
-        }
         let mut next = turn(line.pass_by(1, true)).unwrap();
         assert!(answer(&mut next));
         reply.send(Response::default());
@@ -244,10 +248,7 @@ mod tests {
     fn who_was_late_before_it_began_is_dropped_or_waited_for_by_nobody() {
         let (place, line) = link(ServerOptions::default());
         // No worker is free when their time is over. The first was answered, the second wanted no answer.
-        let mut first = push(&place, &line, 1).unwrap();
-        for number in 2..=4 {
-            assert!(push(&place, &line, number).is_none());
-        }
+        let mut first = push_all(&place, &line, 4);
         assert!(line.pass_by(1, true).is_none() && line.pass_by(2, false).is_none());
         // Then one is, and the second hangs.
         let (_, _, _hangs) = first.next().unwrap();
@@ -261,10 +262,7 @@ mod tests {
     #[test]
     fn what_a_link_leaves_behind_is_handled() {
         let (place, line) = link(ServerOptions::default());
-        let mut first = push(&place, &line, 1).unwrap();
-        for number in 2..=4 {
-            assert!(push(&place, &line, number).is_none());
-        }
+        let mut first = push_all(&place, &line, 4);
         assert!(answer(&mut first) && line.hold(true).is_none() && !answer(&mut first));
         drop(place);
         let mut rest = turn(line.end()).unwrap();
@@ -287,10 +285,7 @@ mod tests {
     #[test]
     fn a_long_line_leaves_its_worker_to_others_now_and_then() {
         let (place, line) = link(ServerOptions::default());
-        let mut work = push(&place, &line, 1);
-        for number in 2..=5 {
-            assert!(push(&place, &line, number).is_none());
-        }
+        let mut work = Some(push_all(&place, &line, 5));
         let mut turns = 0;
         while let Some(mut first) = work.take() {
             turns += 1;

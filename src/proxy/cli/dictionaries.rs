@@ -19,12 +19,12 @@ impl DictionaryFiles {
         let mut read = |paths: &[PathBuf], option: &str| {
             let mut all: Vec<Dictionary> = Vec::new();
             for path in paths {
-                let path_of = |why: String| format!("{option} {}: {why}", path.display());
+                let error = |why: String| format!("{option} {}: {why}", path.display());
                 match read(path) {
-                    Err(why) => wrong.push(path_of(why)),
+                    Err(why) => wrong.push(error(why)),
                     // One of them would never be found.
                     Ok(dictionary) if all.iter().any(|other| other.id() == dictionary.id()) => {
-                        wrong.push(path_of(format!("another one has the id {}, too: train it anew", dictionary.id())));
+                        wrong.push(error(format!("another one has the id {}, too: train it anew", dictionary.id())));
                     }
                     Ok(dictionary) => all.push(dictionary),
                 }

@@ -134,11 +134,11 @@ fn messages(traffic: &[Exchange]) -> Vec<Vec<u8>> {
     server.poll_transmit(now, &mut begin);
     client.handle_input(now, &begin);
     for exchange in traffic {
-        // What a link does not take is no traffic of one.
-        let Ok(id) = client.send_request(now, &exchange.request, None) else { continue };
         if length > MAX_SAMPLE_BYTES {
             break;
         }
+        // What a link does not take is no traffic of one.
+        let Ok(id) = client.send_request(now, &exchange.request, None) else { continue };
         let (mut up, mut down) = (Vec::new(), Vec::new());
         client.poll_transmit(now, &mut up);
         server.handle_input(now, &up);
