@@ -115,6 +115,14 @@ impl Gate {
         self.ahead = ahead.into();
         (good, refusal)
     }
+
+    /// Refuses the head whose end has not come, for want of memory. Which request that is, counted from 1.
+    pub(crate) fn give_up(&mut self) -> (u64, Refused) {
+        let refused = Refused::no_memory(&std::mem::take(&mut self.held));
+        self.ahead = [&self.ahead[..], &refused.stand_in].concat().into();
+        self.poison = Some(&[]);
+        (self.guard.heads + 1, refused)
+    }
 }
 
 /// Follows requests as far as it takes to know where their heads are.

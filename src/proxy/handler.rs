@@ -24,6 +24,7 @@ use super::metrics::Counters;
 use super::reactor::Timer;
 use super::recompress::{self, Peer, Trusted};
 use super::record::Recorder;
+use super::request_head::NO_MEMORY;
 use super::time_left;
 use super::upstream::{Failure, Sent, Upstream, Upstreams};
 use crate::driver::{Charge, MemoryBudget, PeerAddr};
@@ -163,7 +164,9 @@ impl Handler {
     pub(crate) fn refuse<B>(&self, request: &Request<B>, status: StatusCode, reason: String) -> Response<Bytes> {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let line = self.access_log.then(|| AccessLine::of(request, Instant::now()));
-        let refusal = Refusal::new(status, reason);
+        // A listener knows of no other overload but for memory.
+        let is_overload = status == StatusCode::SERVICE_UNAVAILABLE;
+        let refusal = Refusal { is_overload, ..Refusal::new(status, reason) };
         let ends = request.version() < Version::HTTP_2;
         self.answer(line, Err(if ends { refusal.closing() } else { refusal }))
     }
@@ -411,8 +414,7 @@ impl Refusal {
 
     /// The answer to what there is no memory for.
     fn no_memory() -> Self {
-        let reason = "the memory for messages is used up (--memory-budget); try again later";
-        Self { is_overload: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, reason) }
+        Self { is_overload: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, NO_MEMORY) }
     }
 
     fn into_response(self) -> Response<Bytes> {

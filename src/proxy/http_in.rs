@@ -19,7 +19,8 @@ use rustls::server::Acceptor;
 use smol::Executor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
-use smol::io::{AsyncReadExt, AsyncWriteExt};
+use smol::io::AsyncWriteExt;
+use smol::lock::Semaphore;
 use tracing::debug;
 
 use super::access::Introduction;
@@ -28,6 +29,7 @@ use super::activity::{Activity, Busy, Patience};
 use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
+use super::farewell;
 use super::handler::Handler;
 use super::hyper_io::HyperIo;
 use super::listen::{self, Arrival, Listener};
@@ -40,8 +42,6 @@ use super::tls::ServerTls;
 use crate::driver::PeerAddr;
 use crate::driver::smol::Alarm;
 
-/// How long a closed connection is read on, so that the last answer is not lost to a reset.
-const LINGER: Duration = Duration::from_secs(1);
 /// An HTTP/1 connection that is quiet for so long, or twice, rests: nothing is kept for it but its socket.
 const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long a connection that nothing was asked on stays when the proxy stops: its caller may just be asking.
@@ -55,6 +55,8 @@ const CONNECTION_BYTES: usize = 20 * 1024;
 const RESTING_BYTES: usize = 4 * 1024;
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
+/// Most connections at once that get an answer though there is no memory: each takes a socket and a small task.
+const MOST_TURNED_AWAY: usize = 1000;
 /// HTTP/2: most requests at once on one connection.
 const MAX_STREAMS: u32 = 250;
 /// HTTP/2: how much of request bodies may be on its way to this side, for one request and for all of a connection.
@@ -78,6 +80,7 @@ struct Shared {
     introduction: Introduction,
     handler: Arc<Handler>,
     strangers: Strangers,
+    turned_away: Arc<Semaphore>,
 }
 
 /// What a connection listens to besides its peer. Each is said by closing the channel.
@@ -123,6 +126,7 @@ impl HttpIn {
             introduction: Introduction::new(config),
             handler,
             strangers: Strangers::default(),
+            turned_away: Arc::new(Semaphore::new(MOST_TURNED_AWAY)),
         };
         Self { listener, connection: Arc::new(shared), executor }
     }
@@ -178,6 +182,15 @@ impl HttpIn {
         if shared.handler.memory().is_full() {
             // It would take more, if only for a head.
             shared.handler.memory().note_shed();
+            // A handshake would take as much as what it is to be refused.
+            let place = if shared.tls.is_none() { shared.turned_away.try_acquire_arc() } else { None };
+            if let Some(place) = place {
+                let turn_away = async move {
+                    farewell::turn_away(arrival.into_socket()).await;
+                    drop(place);
+                };
+                self.executor.spawn(turn_away).detach();
+            }
             return;
         }
         shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
@@ -303,7 +316,7 @@ impl Shared {
                 End::Quiet => {
                     // Nothing was sent that could be lost: the proxy need not wait for it.
                     drop(watch);
-                    Box::pin(linger(io.into_inner().into_inner())).await;
+                    Box::pin(farewell::linger(io.into_inner().into_inner())).await;
                     return;
                 }
                 End::Cut | End::Over(_) => {
@@ -313,7 +326,7 @@ impl Shared {
                     if let Some(refused) = activity.refusal() {
                         self.strangers.note_on_http(&peer, &refused.beginning);
                     }
-                    Box::pin(linger(io.into_inner().into_inner())).await;
+                    Box::pin(farewell::linger(io.into_inner().into_inner())).await;
                     return;
                 }
             }
@@ -523,21 +536,4 @@ enum End {
     Quiet,
     /// It has not: there is only nothing to do.
     Idle,
-}
-
-/// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset
-/// can overtake the answer (RFC 9112, section 9.6).
-async fn linger(mut stream: Stream) {
-    let read_on = async {
-        // Not in the future itself, whose size every connection pays for.
-        let mut sink = vec![0; 4096];
-        if stream.close().await.is_ok() {
-            while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
-        }
-    };
-    read_on
-        .or(async {
-            Timer::after(LINGER).await;
-        })
-        .await;
 }

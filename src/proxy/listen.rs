@@ -246,6 +246,11 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
+    /// The connection as it came, of which nothing is read.
+    pub(crate) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// The connection, past its header if it has one, and who is at its far end. None if it was closed for want of one.
     pub(crate) async fn open(mut self) -> Option<(Socket, PeerAddr)> {
         let Some(gate) = self.gate else { return Some((self.socket, self.peer)) };

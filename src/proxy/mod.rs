@@ -31,6 +31,7 @@ mod demo;
 mod dial;
 mod error;
 mod estimate;
+mod farewell;
 mod fields;
 mod gate;
 mod handler;

@@ -12,6 +12,8 @@ use super::config::MAX_HEADER_COUNT;
 const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
 /// As much of a target as is shown of a request that is refused.
 const MAX_SHOWN_BYTES: usize = 1024;
+/// Why a request is refused that would take memory when there is none.
+pub(crate) const NO_MEMORY: &str = "the memory for messages is used up (--memory-budget); try again later";
 /// As much of what was refused as tells what it was instead.
 const BEGINNING_BYTES: usize = 32;
 
@@ -57,6 +59,11 @@ impl Refused {
     /// One that is too large.
     pub(crate) fn large(head: &[u8], max_head_bytes: usize) -> Self {
         Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, head, large(max_head_bytes))
+    }
+
+    /// One that there is no memory for.
+    pub(crate) fn no_memory(head: &[u8]) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, head, NO_MEMORY)
     }
 }
 

@@ -81,7 +81,11 @@ impl AsyncRead for Strict {
             if n == 0 {
                 return Poll::Ready(Ok(0));
             }
-            let (good, refusal) = self.gate.take(&buf[..n]);
+            let (good, mut refusal) = self.gate.take(&buf[..n]);
+            if self.gate.held_bytes() > FREE_HEAD_BYTES && self.charge.budget().is_full() {
+                self.charge.budget().note_shed();
+                refusal = Some(self.gate.give_up());
+            }
             if let Some((number, refused)) = refusal {
                 self.activity.refuse(number, refused);
             }
@@ -89,10 +93,6 @@ impl AsyncRead for Strict {
             let taken = self.base + held;
             self.charge.set(taken);
             self.activity.set_in_head(held > 0);
-            if held > FREE_HEAD_BYTES && self.charge.budget().is_full() {
-                self.charge.budget().note_shed();
-                return Poll::Ready(Err(io::Error::other("there is no memory for its head")));
-            }
             if good > 0 {
                 return Poll::Ready(Ok(good));
             }
