@@ -54,9 +54,7 @@ fn callers_that_send_bodies_at_once_and_do_not_end_them() {
                 let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 2 * MIB);
                 let _ = stream.write_all(head.as_bytes());
                 let _ = stream.write_all(&vec![b'x'; MIB]);
-                let mut answer = Vec::new();
-                let _ = stream.read_to_end(&mut answer);
-                String::from_utf8(answer).unwrap()
+                read_all(&mut stream)
             })
         })
         .collect();
@@ -72,6 +70,102 @@ fn callers_that_send_bodies_at_once_and_do_not_end_them() {
     assert!(!begun.is_empty() && begun.iter().all(|answer| answer.starts_with("HTTP/1.1 408")), "{begun:?}");
     assert_eq!(origin.requests(), 0);
     check_end(&proxy, BUDGET);
+}
+
+/// Has a caller send of a body as much as there is memory for, and no more.
+fn fill(proxy: &Running, budget: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy.addr()).unwrap();
+    write!(stream, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 2 * budget).unwrap();
+    proxy.wait_for(|stats| stats.in_flight == 1);
+    let mut held = proxy.stats().memory_held;
+    while held < budget {
+        stream.write_all(&[b'x'; 4096]).unwrap();
+        held += 4096;
+        // A piece more than there is room for would end it.
+        proxy.wait_for(|stats| stats.memory_held >= held);
+    }
+    stream
+}
+
+/// What comes on a connection until its end, be that a reset.
+fn read_all(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn who_comes_when_memory_is_used_up_has_one_answer() {
+    const BUDGET: usize = 2 * MIB;
+    // As many as are answered at once.
+    const MANY: usize = 64;
+    let origin = Origin::answering(|_| OK.into());
+    let proxy = Running::start(limited(origin.addr(), BUDGET));
+    let filler = fill(&proxy, BUDGET);
+
+    for (method, body) in [("GET", "httptp: the memory"), ("HEAD", "")] {
+        let mut caller = Caller::of(&proxy);
+        caller.send(&format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let answer = caller.read(method);
+        assert_eq!((answer.status, answer.field("retry-after").as_deref()), (503, Some("1")));
+        assert_eq!(answer.field("connection").as_deref(), Some("close"));
+        assert!(answer.body.starts_with(body) && caller.is_closed());
+    }
+    let stats = proxy.stats();
+    assert_eq!((stats.requests, stats.refused, stats.memory_shed, stats.shed_connections), (3, 2, 2, 0));
+
+    // Those who ask nothing are closed in a second, and keep others from being answered for no longer.
+    let came = || proxy.stats().connections + proxy.stats().shed_connections;
+    let connect = || {
+        let before = came();
+        let stream = TcpStream::connect(proxy.addr()).unwrap();
+        proxy.wait_for(|_| came() > before);
+        stream
+    };
+    let mut silent = Vec::new();
+    while proxy.stats().shed_connections == 0 {
+        silent.push(connect());
+    }
+    // The two before may have kept their places for a moment.
+    assert!(silent.len() >= MANY - 1, "{} {:?}", silent.len(), proxy.stats());
+    for stream in &mut silent {
+        assert_eq!(read_all(stream), "");
+    }
+    assert_eq!(Caller::of(&proxy).exchange(GET).status, 503);
+
+    // Whoever asks when there is memory again is served, once.
+    let before = came();
+    let mut caller = Caller::of(&proxy);
+    proxy.wait_for(|_| came() > before);
+    drop(filler);
+    proxy.wait_for(|stats| stats.memory_held < BUDGET / 2);
+    let answer = caller.exchange(GET);
+    assert_eq!((answer.status, answer.field("connection").as_deref()), (200, Some("close")));
+    assert!(caller.is_closed());
+    let answer = Caller::of(&proxy).exchange(GET);
+    assert_eq!((answer.status, answer.field("connection")), (200, None));
+}
+
+#[test]
+fn a_head_that_there_is_no_memory_for_is_refused_and_not_kept() {
+    const BUDGET: usize = 2 * MIB;
+    let origin = Origin::answering(|_| OK.into());
+    let proxy = Running::start(limited(origin.addr(), BUDGET));
+    let mut caller = Caller::of(&proxy);
+    assert_eq!(caller.exchange(GET).status, 200);
+    let filler = fill(&proxy, BUDGET - 30_000);
+    // Its second request. A piece that there is no memory for is not kept until another one comes.
+    caller.send("GET /second HTTP/1.1\r\nHost: h\r\nX: ");
+    while proxy.stats().memory_shed == 0 {
+        assert!(proxy.stats().memory_held < BUDGET, "{:?}", proxy.stats());
+        caller.send(&"x".repeat(5_000));
+        thread::sleep(Duration::from_millis(20));
+    }
+    let answer = caller.read("GET");
+    assert_eq!((answer.status, answer.field("retry-after").as_deref()), (503, Some("1")));
+    assert!(caller.is_closed());
+    assert_eq!(origin.requests(), 1);
+    drop(filler);
 }
 
 #[test]
@@ -116,10 +210,7 @@ fn heads_that_do_not_end_are_counted_and_answered_beyond() {
         .map(|_| {
             let mut stream = TcpStream::connect(proxy.addr()).unwrap();
             let _ = stream.write_all(begun.as_bytes());
-            thread::spawn(move || {
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer).map(|_| answer).unwrap_or_else(|error| error.to_string())
-            })
+            thread::spawn(move || read_all(&mut stream))
         })
         .collect();
     let answers: Vec<String> = callers.into_iter().map(|caller| caller.join().unwrap()).collect();

@@ -455,6 +455,27 @@ fn an_idle_http2_connection_is_told_before_it_is_closed() {
 }
 
 #[test]
+fn no_handshake_begins_when_memory_is_used_up() {
+    let authority = Authority::new();
+    let origin = Origin::answering(|_| OK.into());
+    let mut config = https(&origin, &authority, &[authority.issue(&["a.example"])]);
+    // As much as a connection counts for.
+    config.memory_budget = Some(20 * 1024);
+    let proxy = Running::start(config);
+    let client = Arc::new(client(&authority));
+    let name = ServerName::try_from("a.example").unwrap();
+    let mut first =
+        StreamOwned::new(ClientConnection::new(client, name).unwrap(), TcpStream::connect(proxy.addr()).unwrap());
+    first.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    proxy.wait_for(|stats| stats.memory_held >= 20 * 1024);
+    let mut second = TcpStream::connect(proxy.addr()).unwrap();
+    assert!(matches!(second.read(&mut [0]), Ok(0) | Err(_)));
+    assert_eq!(proxy.stats().shed_connections, 1);
+    drop(first);
+    proxy.wait_for(|stats| stats.memory_held == 0);
+}
+
+#[test]
 fn what_is_wrong_with_the_files_is_said() {
     let origin = Origin::answering(|_| OK.into());
     let authority = Authority::new();

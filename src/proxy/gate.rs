@@ -344,6 +344,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_before_a_head_that_is_given_up_is_read_first() {
+        let (first, second) = ("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", "GET /2 HTTP/1.1\r\nX: x");
+        let mut gate = Gate::new(2048);
+        // In two pieces, so that the first request is not passed at once.
+        assert_eq!(gate.take(&first.as_bytes()[..10]).0, 0);
+        assert_eq!(gate.take(&[&first.as_bytes()[10..], second.as_bytes()].concat()).0, 0);
+        let (number, refused) = gate.give_up();
+        assert_eq!((number, refused.status.as_u16(), gate.held_bytes()), (2, 503, 0));
+        assert!(refused.stand_in.starts_with(b"GET /2 HTTP/1.1\r\n"));
+        let mut room = [0; 1024];
+        let n = gate.read(&mut room).unwrap();
+        assert_eq!(room[..n], [first.as_bytes(), &refused.stand_in].concat());
+        assert_eq!(gate.read(&mut room), Some(0));
+    }
+
+    #[test]
     fn what_is_clear_passes() {
         for good in [
             "GET / HTTP/1.1\r\nHost: h\r\n\r\n",

@@ -68,8 +68,6 @@ struct Refusal {
     upstream: Option<Arc<Upstream>>,
     /// The body of the request is left unread, so the connection cannot go on.
     closes: bool,
-    /// For want of memory: it can be tried again soon.
-    is_overload: bool,
 }
 
 impl Handler {
@@ -164,9 +162,7 @@ impl Handler {
     pub(crate) fn refuse<B>(&self, request: &Request<B>, status: StatusCode, reason: String) -> Response<Bytes> {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let line = self.access_log.then(|| AccessLine::of(request, Instant::now()));
-        // A listener knows of no other overload but for memory.
-        let is_overload = status == StatusCode::SERVICE_UNAVAILABLE;
-        let refusal = Refusal { is_overload, ..Refusal::new(status, reason) };
+        let refusal = Refusal::new(status, reason);
         let ends = request.version() < Version::HTTP_2;
         self.answer(line, Err(if ends { refusal.closing() } else { refusal }))
     }
@@ -395,7 +391,7 @@ impl Handler {
 
 impl Refusal {
     fn new(status: StatusCode, reason: impl fmt::Display) -> Self {
-        Self { status, reason: reason.to_string(), upstream: None, closes: false, is_overload: false }
+        Self { status, reason: reason.to_string(), upstream: None, closes: false }
     }
 
     /// What the caller is told when there is no response: why, and which upstream it was that was tried last.
@@ -404,8 +400,7 @@ impl Refusal {
             Some(upstream) => format!("upstream {upstream}: {error}"),
             None => error.to_string(),
         };
-        let is_overload = matches!(error, UpstreamError::NoMemory);
-        Self { upstream, is_overload, ..Self::new(error.status(), reason) }
+        Self { upstream, ..Self::new(error.status(), reason) }
     }
 
     fn closing(self) -> Self {
@@ -414,7 +409,7 @@ impl Refusal {
 
     /// The answer to what there is no memory for.
     fn no_memory() -> Self {
-        Self { is_overload: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, NO_MEMORY) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, NO_MEMORY)
     }
 
     fn into_response(self) -> Response<Bytes> {
@@ -425,7 +420,7 @@ impl Refusal {
         if self.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if self.is_overload {
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {

@@ -19,8 +19,8 @@ use rustls::server::Acceptor;
 use smol::Executor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
-use smol::io::AsyncWriteExt;
-use smol::lock::Semaphore;
+use smol::io::{AsyncReadExt, AsyncWriteExt};
+use smol::lock::{Semaphore, SemaphoreGuardArc};
 use tracing::debug;
 
 use super::access::Introduction;
@@ -29,7 +29,6 @@ use super::activity::{Activity, Busy, Patience};
 use super::body::Reply;
 use super::config::{Inbound, MAX_HEADER_COUNT};
 use super::counted::{Counted, Counts};
-use super::farewell;
 use super::handler::Handler;
 use super::hyper_io::HyperIo;
 use super::listen::{self, Arrival, Listener};
@@ -42,6 +41,8 @@ use super::tls::ServerTls;
 use crate::driver::PeerAddr;
 use crate::driver::smol::Alarm;
 
+/// How long a closed connection is read on, so that the last answer is not lost to a reset.
+const LINGER: Duration = Duration::from_secs(1);
 /// An HTTP/1 connection that is quiet for so long, or twice, rests: nothing is kept for it but its socket.
 const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long a connection that nothing was asked on stays when the proxy stops: its caller may just be asking.
@@ -55,8 +56,11 @@ const CONNECTION_BYTES: usize = 20 * 1024;
 const RESTING_BYTES: usize = 4 * 1024;
 /// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
-/// Most connections at once that get an answer though there is no memory: each takes a socket and a small task.
-const MOST_TURNED_AWAY: usize = 1000;
+/// Most connections at once that came when memory was used up: each has one answer, mostly that there is no memory. More
+/// are closed.
+const MOST_OVER_BUDGET: usize = 64;
+/// How long such a one may do nothing.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// HTTP/2: most requests at once on one connection.
 const MAX_STREAMS: u32 = 250;
 /// HTTP/2: how much of request bodies may be on its way to this side, for one request and for all of a connection.
@@ -80,7 +84,7 @@ struct Shared {
     introduction: Introduction,
     handler: Arc<Handler>,
     strangers: Strangers,
-    turned_away: Arc<Semaphore>,
+    over_budget: Arc<Semaphore>,
 }
 
 /// What a connection listens to besides its peer. Each is said by closing the channel.
@@ -126,7 +130,7 @@ impl HttpIn {
             introduction: Introduction::new(config),
             handler,
             strangers: Strangers::default(),
-            turned_away: Arc::new(Semaphore::new(MOST_TURNED_AWAY)),
+            over_budget: Arc::new(Semaphore::new(MOST_OVER_BUDGET)),
         };
         Self { listener, connection: Arc::new(shared), executor }
     }
@@ -179,20 +183,14 @@ impl HttpIn {
     /// Serves a connection, in a task of its own.
     fn begin(&self, arrival: Arrival, signals: &Signals) {
         let (shared, signals) = (self.connection.clone(), signals.clone());
-        if shared.handler.memory().is_full() {
-            // It would take more, if only for a head.
-            shared.handler.memory().note_shed();
-            // A handshake would take as much as what it is to be refused.
-            let place = if shared.tls.is_none() { shared.turned_away.try_acquire_arc() } else { None };
-            if let Some(place) = place {
-                let turn_away = async move {
-                    farewell::turn_away(arrival.into_socket()).await;
-                    drop(place);
-                };
-                self.executor.spawn(turn_away).detach();
+        let over_budget = if shared.handler.memory().is_full() {
+            match shared.admit_over_budget() {
+                Some(place) => Some(place),
+                None => return shared.refuse_connection(&arrival),
             }
-            return;
-        }
+        } else {
+            None
+        };
         shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
         let run = async move {
             let stopped = async {
@@ -207,7 +205,7 @@ impl HttpIn {
                 Some((shared.secure(socket, &peer).await?, peer))
             });
             if let Some((stream, peer)) = open.or(stopped).await {
-                shared.serve(stream, peer, signals).await;
+                shared.serve(stream, peer, signals, over_budget).await;
             }
         };
         self.executor.spawn(run).detach();
@@ -215,6 +213,18 @@ impl HttpIn {
 }
 
 impl Shared {
+    /// A place for a connection that comes when memory is used up, if there is one. None with TLS: a handshake would take as
+    /// much as what is then refused.
+    fn admit_over_budget(&self) -> Option<SemaphoreGuardArc> {
+        if self.tls.is_none() { self.over_budget.try_acquire_arc() } else { None }
+    }
+
+    /// Closes a connection that there is neither memory nor a place for.
+    fn refuse_connection(&self, arrival: &Arrival) {
+        self.handler.counters.shed_connections.fetch_add(1, Ordering::Relaxed);
+        self.strangers.note_no_memory(arrival.peer());
+    }
+
     /// What HTTP is spoken on: the connection itself, or TLS on it.
     async fn secure(&self, socket: Socket, peer: &PeerAddr) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(Stream::Plain(socket)) };
@@ -238,7 +248,15 @@ impl Shared {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: Stream, peer: PeerAddr, signals: Signals) {
+    /// Serves HTTP on a connection; one that has a place over the budget for one request.
+    async fn serve(
+        self: Arc<Self>,
+        stream: Stream,
+        peer: PeerAddr,
+        signals: Signals,
+        over_budget: Option<SemaphoreGuardArc>,
+    ) {
+        let is_for_one = over_budget.is_some();
         let is_http2 = stream.protocol() == Some(b"h2");
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
@@ -261,7 +279,7 @@ impl Shared {
                         Some((status, reason)) => (shared.handler.refuse(&request, status, reason), None),
                         None => shared.handler.handle(request).await,
                     };
-                    if is_http1 && shared.handler.is_stopping() {
+                    if is_http1 && (is_for_one || shared.handler.is_stopping()) {
                         // The caller goes elsewhere, and is told before it asks for more.
                         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
@@ -290,6 +308,17 @@ impl Shared {
         }
         let (mut io, mut service) =
             (Strict::new(stream, activity.clone(), self.max_head_bytes, charge, CONNECTION_BYTES), service);
+        if is_for_one {
+            io.set_base(RESTING_BYTES);
+            let too_late = async {
+                Timer::after(ASK_TIMEOUT).await;
+                false
+            };
+            if !watch.wait(&mut io).or(too_late).await {
+                return;
+            }
+            io.set_base(CONNECTION_BYTES);
+        }
         // hyper would close at once what is idle.
         let finish = |_: Pin<&mut _>| ();
         loop {
@@ -316,7 +345,7 @@ impl Shared {
                 End::Quiet => {
                     // Nothing was sent that could be lost: the proxy need not wait for it.
                     drop(watch);
-                    Box::pin(farewell::linger(io.into_inner().into_inner())).await;
+                    Box::pin(linger(io.into_inner().into_inner())).await;
                     return;
                 }
                 End::Cut | End::Over(_) => {
@@ -326,7 +355,7 @@ impl Shared {
                     if let Some(refused) = activity.refusal() {
                         self.strangers.note_on_http(&peer, &refused.beginning);
                     }
-                    Box::pin(farewell::linger(io.into_inner().into_inner())).await;
+                    Box::pin(linger(io.into_inner().into_inner())).await;
                     return;
                 }
             }
@@ -536,4 +565,21 @@ enum End {
     Quiet,
     /// It has not: there is only nothing to do.
     Idle,
+}
+
+/// Ends a connection so that the peer gets what was sent last: closing a socket with unread input resets it, and a reset
+/// can overtake the answer (RFC 9112, section 9.6).
+async fn linger(mut stream: Stream) {
+    let read_on = async {
+        // Not in the future itself, whose size every connection pays for.
+        let mut sink = vec![0; 4096];
+        if stream.close().await.is_ok() {
+            while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
+        }
+    };
+    read_on
+        .or(async {
+            Timer::after(LINGER).await;
+        })
+        .await;
 }

@@ -246,9 +246,9 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
-    /// The connection as it came, of which nothing is read.
-    pub(crate) fn into_socket(self) -> Socket {
-        self.socket
+    /// Who connected, as the system tells.
+    pub(crate) fn peer(&self) -> &PeerAddr {
+        &self.peer
     }
 
     /// The connection, past its header if it has one, and who is at its far end. None if it was closed for want of one.

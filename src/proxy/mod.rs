@@ -31,7 +31,6 @@ mod demo;
 mod dial;
 mod error;
 mod estimate;
-mod farewell;
 mod fields;
 mod gate;
 mod handler;
@@ -314,7 +313,7 @@ async fn serve_links(
     server.on_link_start(move |peer, compression| links.note_link(&peer.addr, name(compression)));
     let (refusals, refused) = (strangers.clone(), handler.clone());
     server.on_link_refused(move |peer, why| {
-        refused.counters.refused_links.fetch_add(1, Ordering::Relaxed);
+        refused.counters.shed_connections.fetch_add(1, Ordering::Relaxed);
         refusals.note_refused(peer, why);
     });
     server.on_link_end(move |peer, error, transport| strangers.note_on_teleport(&peer.addr, error, transport));
@@ -403,7 +402,7 @@ impl StatsReader {
             forbidden_connections: load(&self.gate.forbidden),
             excess_connections: load(&self.gate.excess),
             headerless_connections: load(&self.gate.headerless),
-            refused_links: load(&counters.refused_links),
+            shed_connections: load(&counters.shed_connections),
             requests: load(&counters.requests),
             responses: load(&counters.responses),
             refused: load(&counters.refused),
@@ -474,8 +473,9 @@ pub struct ProxyStats {
     pub excess_connections: u64,
     /// Connections closed because they had to begin with a header of the PROXY protocol and did not.
     pub headerless_connections: u64,
-    /// Links closed because those that are up take what they may of the [budget](ProxyConfig::memory_budget).
-    pub refused_links: u64,
+    /// Connections closed for want of memory: links, when those that are up take what they may of the
+    /// [budget](ProxyConfig::memory_budget), and those of HTTP callers, when it is used up.
+    pub shed_connections: u64,
     /// Requests begun.
     pub requests: u64,
     /// Requests answered with the upstream's response.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustls::InvalidMessage;
 use tracing::{debug, info, warn};
 
+use super::request_head::NO_MEMORY;
 use crate::driver::{LinkRefused, PeerAddr};
 use crate::proto::{ConnectionError, ErrorKind};
 
@@ -51,6 +52,11 @@ impl Strangers {
     /// There was no room for another link.
     pub(crate) fn note_refused(&self, peer: &PeerAddr, why: LinkRefused) {
         self.warn("refused", format_args!("link from {peer} refused: {why}; give the proxy more (--memory-budget)"));
+    }
+
+    /// There was no memory for a connection to an HTTP port.
+    pub(crate) fn note_no_memory(&self, peer: &PeerAddr) {
+        self.warn("memory", format_args!("caller {peer}: closed, {NO_MEMORY}; or give the proxy more"));
     }
 
     /// A link to a teleport port ended.

@@ -14,7 +14,7 @@ use super::counted::Counted;
 use super::gate::Gate;
 use crate::driver::Charge;
 
-/// So much of a head may come though memory is used up: then there is an answer to most requests.
+/// So much of a head may come though memory is used up: most requests are whole by then, and refused by name.
 const FREE_HEAD_BYTES: usize = 4 * 1024;
 /// How much is read to see whether there is anything.
 const AHEAD_BYTES: usize = 1024;
@@ -51,6 +51,11 @@ impl Strict {
     /// What it takes in any case, from now on.
     pub(crate) fn set_base(&mut self, bytes: usize) {
         self.base = bytes;
+        self.count();
+    }
+
+    /// Has the budget know what it takes.
+    fn count(&mut self) {
         self.charge.set(self.base + self.gate.held_bytes());
     }
 
@@ -82,17 +87,16 @@ impl AsyncRead for Strict {
                 return Poll::Ready(Ok(0));
             }
             let (good, mut refusal) = self.gate.take(&buf[..n]);
+            self.count();
             if self.gate.held_bytes() > FREE_HEAD_BYTES && self.charge.budget().is_full() {
                 self.charge.budget().note_shed();
                 refusal = Some(self.gate.give_up());
+                self.count();
             }
             if let Some((number, refused)) = refusal {
                 self.activity.refuse(number, refused);
             }
-            let held = self.gate.held_bytes();
-            let taken = self.base + held;
-            self.charge.set(taken);
-            self.activity.set_in_head(held > 0);
+            self.activity.set_in_head(self.gate.held_bytes() > 0);
             if good > 0 {
                 return Poll::Ready(Ok(good));
             }

@@ -27,7 +27,7 @@ use super::{ProxyStats, StatsReader, UpstreamStats};
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) connections: AtomicU64,
-    pub(crate) refused_links: AtomicU64,
+    pub(crate) shed_connections: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) responses: AtomicU64,
     pub(crate) refused: AtomicU64,

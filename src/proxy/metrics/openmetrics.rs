@@ -81,7 +81,7 @@ impl Snapshot {
             ("address", self.stats.forbidden_connections),
             ("limit", self.stats.excess_connections),
             ("proxy_header", self.stats.headerless_connections),
-            ("memory", self.stats.refused_links),
+            ("memory", self.stats.shed_connections),
         ]
         .map(|(reason, n)| (vec![("reason", reason)], n));
         page.counters("connections_refused", "Connections closed before anything was asked, by the reason.", refused)?;
