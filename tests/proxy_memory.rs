@@ -114,7 +114,7 @@ fn who_comes_when_memory_is_used_up_has_one_answer() {
     let stats = proxy.stats();
     assert_eq!((stats.requests, stats.refused, stats.memory_shed, stats.shed_connections), (3, 2, 2, 0));
 
-    // Those who ask nothing are closed in a second, and keep others from being answered for no longer.
+    // Those who ask nothing are closed soon, and keep others from being answered for no longer.
     let came = || proxy.stats().connections + proxy.stats().shed_connections;
     let connect = || {
         let before = came();
@@ -124,7 +124,10 @@ fn who_comes_when_memory_is_used_up_has_one_answer() {
     };
     let mut silent = Vec::new();
     while proxy.stats().shed_connections == 0 {
-        silent.push(connect());
+        let mut stream = connect();
+        // Every other one has begun to ask.
+        stream.write_all(&b"GET"[..silent.len() % 2 * 3]).unwrap();
+        silent.push(stream);
     }
     // The two before may have kept their places for a moment.
     assert!(silent.len() >= MANY - 1, "{} {:?}", silent.len(), proxy.stats());

@@ -59,8 +59,8 @@ const MIN_BUFFER: usize = 8 * 1024;
 /// Most connections at once that came when memory was used up: each has one answer, mostly that there is no memory. More
 /// are closed.
 const MOST_OVER_BUDGET: usize = 64;
-/// How long such a one may do nothing.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long such a one may be idle, or twice.
+const OVER_BUDGET_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// HTTP/2: most requests at once on one connection.
 const MAX_STREAMS: u32 = 250;
 /// HTTP/2: how much of request bodies may be on its way to this side, for one request and for all of a connection.
@@ -257,6 +257,7 @@ impl Shared {
         over_budget: Option<SemaphoreGuardArc>,
     ) {
         let is_for_one = over_budget.is_some();
+        let idle_timeout = if is_for_one { self.idle_timeout.min(OVER_BUDGET_IDLE_TIMEOUT) } else { self.idle_timeout };
         let is_http2 = stream.protocol() == Some(b"h2");
         let counts = Arc::new(Counts::default());
         let activity = Arc::new(Activity::default());
@@ -289,12 +290,12 @@ impl Shared {
         };
         let mut watch = Watch {
             signals,
-            idle_timeout: self.idle_timeout,
+            idle_timeout,
             is_http2,
             activity: activity.clone(),
             counts,
-            patience: Patience::new(self.idle_timeout),
-            look_at: Instant::now() + self.idle_timeout,
+            patience: Patience::new(idle_timeout),
+            look_at: Instant::now() + idle_timeout,
             grace_ends: None,
         };
         if is_http2 {
@@ -308,17 +309,6 @@ impl Shared {
         }
         let (mut io, mut service) =
             (Strict::new(stream, activity.clone(), self.max_head_bytes, charge, CONNECTION_BYTES), service);
-        if is_for_one {
-            io.set_base(RESTING_BYTES);
-            let too_late = async {
-                Timer::after(ASK_TIMEOUT).await;
-                false
-            };
-            if !watch.wait(&mut io).or(too_late).await {
-                return;
-            }
-            io.set_base(CONNECTION_BYTES);
-        }
         // hyper would close at once what is idle.
         let finish = |_: Pin<&mut _>| ();
         loop {
