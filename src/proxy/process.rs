@@ -12,7 +12,10 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 use smol::Executor;
+use tracing::level_filters::LevelFilter;
 use tracing::{Level, warn};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 use super::crew::Crew;
 use super::reactor::{self, Watched, Way};
@@ -141,14 +144,30 @@ pub(crate) fn log_to_stderr(log: Log) {
         .with_target(false);
     // It fails if somebody has already set up logging, who then gets the lines.
     let _ = match log.format {
-        LogFormat::Human => subscriber.try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+        LogFormat::Human => subscriber.finish().with(who_may_log(log.level)).try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).finish().with(who_may_log(log.level)).try_init(),
     };
+}
+
+/// Libraries may from `debug` on: some warn of whatever a peer does, as often as it does it.
+fn who_may_log(level: Level) -> Targets {
+    let own = env!("CARGO_PKG_NAME");
+    let others = if level >= Level::DEBUG { LevelFilter::from(level) } else { LevelFilter::OFF };
+    Targets::new().with_target(own, level).with_default(others)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_library_fills_the_log() {
+        assert!(who_may_log(Level::WARN).would_enable(module_path!(), &Level::WARN));
+        assert!(!who_may_log(Level::WARN).would_enable(module_path!(), &Level::INFO));
+        // What h2 says of each PING that it has not asked for.
+        assert!(!who_may_log(Level::INFO).would_enable("h2::proto::ping_pong", &Level::WARN));
+        assert!(who_may_log(Level::DEBUG).would_enable("h2::proto::ping_pong", &Level::WARN));
+    }
 
     #[test]
     fn all_memory_is_read_in_bytes() {
