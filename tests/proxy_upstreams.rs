@@ -258,6 +258,31 @@ fn several_links_to_one_upstream_all_carry_load() {
 }
 
 #[test]
+fn links_that_the_far_proxy_refuses_take_no_requests() {
+    let origin = named("a");
+    let mut far = http_config(origin.addr());
+    far.inbound.kind = Kind::Teleport;
+    far.inbound.max_conns = 2;
+    let far = Running::start(far);
+    let mut near = http_config(far.addr());
+    near.outbound.kind = Kind::Teleport;
+    near.outbound.links = 6;
+    let near = Running::start(near);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut caller = Caller::of(&near);
+                for _ in 0..50 {
+                    let answer = caller.exchange(POST);
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                }
+            });
+        }
+    });
+    assert!(far.stats().excess_connections > 0);
+}
+
+#[test]
 fn a_rolling_restart_of_far_proxies_loses_nothing() {
     // R-goodbye: the list of them is fixed, what their links had to carry is on its way, and a POST must not be repeated.
     let origin = named("a");

@@ -174,6 +174,12 @@ impl Callers {
         best.unwrap_or_else(|| self.common.front(turn))
     }
 
+    /// Whether the first lane pauses, or its link is leaving; and whether it has a link that takes requests.
+    #[cfg(feature = "httptp")]
+    pub(super) fn condition(&self, now: Instant) -> (bool, bool) {
+        self.common.lanes[self.common.front(0)].condition.look(now)
+    }
+
     /// The number of the lane for a request, which was started; or of another one if it cannot be.
     fn begin_lane(&self, is_head: bool) -> Result<usize, ClientError> {
         let head_place = self.common.head_place();

@@ -112,6 +112,18 @@ impl Client {
         self.callers.pending_requests()
     }
 
+    /// Whether its first link pauses after a failure.
+    #[cfg(feature = "httptp")]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.callers.condition(Instant::now()).0
+    }
+
+    /// Whether its first link is up.
+    #[cfg(feature = "httptp")]
+    pub(crate) fn is_up(&self) -> bool {
+        self.callers.condition(Instant::now()).1
+    }
+
     /// What all links have carried, ended ones included.
     pub fn stats(&self) -> Stats {
         self.callers.stats()

@@ -87,10 +87,34 @@ impl Links {
 
     pub(super) async fn send(
         &self,
+        request: Request<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<Response<Bytes>, ClientError> {
+        let (mut link, mut request) = (self.pick(request.method()), request);
+        let mut others = self.links.len() - 1;
+        loop {
+            // A link that is not up may not come up, be it that the far proxy takes no more of them, while another one does.
+            let spare = (others > 0 && !link.client.is_up()).then(|| request.clone());
+            let result = self.send_on(link, request, deadline).await;
+            match (&result, spare) {
+                (Err(ClientError::Connect { .. } | ClientError::Link { maybe_delivered: false, .. }), Some(spare)) => {
+                    (link, request) = (self.pick(spare.method()), spare);
+                    others -= 1;
+                    if link.client.is_paused() {
+                        return result;
+                    }
+                }
+                _ => return result,
+            }
+        }
+    }
+
+    async fn send_on(
+        &self,
+        link: &Link,
         mut request: Request<Bytes>,
         deadline: Option<Instant>,
     ) -> Result<Response<Bytes>, ClientError> {
-        let link = self.pick(request.method());
         let Some(recompressor) = &self.recompressor else { return link.client.request(request, deadline).await };
         let known = link.other_end.known();
         recompressor.announce(request.headers_mut(), known.is_trusted());
@@ -144,7 +168,7 @@ impl Links {
         }
     }
 
-    /// The link with the fewest requests; equals take turns.
+    /// The link with the fewest requests of those that do not pause after a failure; equals take turns.
     fn pick(&self, method: &Method) -> &Link {
         let count = self.links.len();
         // HEAD requests may need a connection of their own (R-head-alone): one is enough.
@@ -152,8 +176,10 @@ impl Links {
             return &self.links[0];
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let least =
-            (0..count).map(|n| turn.wrapping_add(n) % count).min_by_key(|n| self.links[*n].client.pending_requests());
+        let least = (0..count).map(|n| turn.wrapping_add(n) % count).min_by_key(|n| {
+            let client = &self.links[*n].client;
+            (client.is_paused(), client.pending_requests())
+        });
         &self.links[least.unwrap_or(0)]
     }
 }
