@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// counted is what messages take; a process takes more than that, for sockets, tasks and code.
 ///
 /// What compression keeps for each link, be it idle, is held, too: some 400 KB with DEFLATE, and with zstd at its default
-/// level 2.1 MB at first and 6.3 MB once a window has gone each way. It cannot be had back before the link ends. So it
-/// takes half of the budget at most: servers refuse further links then, and tell so by `on_link_refused`. The other half is
-/// there for messages.
+/// level 2.1 MB at first and 6.3 MB once a window has gone each way. It cannot be had back before the link ends. So
+/// once it is half of the budget, servers refuse further links, and tell so by `on_link_refused`; links that are up may
+/// still grow. Half of the budget is there for messages in any case.
 ///
 /// Clones share one total.
 #[derive(Clone, Debug)]

@@ -9,6 +9,9 @@ use tracing::info;
 use super::upstream::Upstream;
 use crate::driver::PeerAddr;
 
+/// What tells its lines from those of the log.
+pub(crate) const TARGET: &str = "access";
+
 /// Which trace a request belongs to (W3C Trace Context).
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `VERSION-TRACE-PARENT-FLAGS` in hex; later versions may have more behind that.
@@ -50,7 +53,7 @@ impl AccessLine {
     pub(crate) fn log(self, status: StatusCode, sent: usize, upstream: Option<&Upstream>, reason: Option<&str>) {
         let Self { method, target, from, trace, id, began } = self;
         info!(
-            target: "access",
+            target: TARGET,
             from = from.map(tracing::field::display),
             %method,
             %target,

@@ -55,7 +55,8 @@ pub struct ProxyConfig {
     /// How long requests in hand may take to end after that. For the first second of it, or the first half if that is less,
     /// links go on after a goodbye (R-goodbye), so that what is on its way by them is not lost. Default 5 s.
     pub drain_timeout: Duration,
-    /// Log each request that fails as a warning, not only the first of a row. Default off.
+    /// Log each request that gets no answer from an upstream as a warning; else outages when they begin, and other kinds once
+    /// a minute. Default off.
     pub log_all_errors: bool,
     /// Compressed bodies go decoded over the link and are restored behind it (R-proxy-recompress), where the proxy at the
     /// other end does the same. Default off.

@@ -13,7 +13,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Body;
 use smol::future::FutureExt;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::access_log::{self, AccessLine};
 use super::body::{CollectError, collect};
@@ -25,6 +25,7 @@ use super::reactor::Timer;
 use super::recompress::{self, Peer, Trusted};
 use super::record::Recorder;
 use super::request_head::NO_MEMORY;
+use super::stranger::Strangers;
 use super::time_left;
 use super::upstream::{Failure, Sent, Upstream, Upstreams};
 use crate::driver::{Charge, MemoryBudget, PeerAddr};
@@ -51,6 +52,8 @@ pub(crate) struct Handler {
     /// Requests come by links.
     by_links: bool,
     access_log: bool,
+    log_all_errors: bool,
+    log: Strangers,
     make_traceparent: bool,
     /// The proxy was told to stop.
     pub(crate) is_stopping: AtomicBool,
@@ -90,6 +93,8 @@ impl Handler {
             in_flight: AtomicUsize::new(0),
             by_links: config.inbound.kind.is_link(),
             access_log: config.seeing.access_log,
+            log_all_errors: config.log_all_errors,
+            log: Strangers::default(),
             make_traceparent: config.seeing.make_traceparent,
             is_stopping: AtomicBool::new(false),
             recorder,
@@ -179,7 +184,7 @@ impl Handler {
             }
             Err(mut refusal) => {
                 self.counters.count_refusal(refusal.status);
-                debug!("answered {}: {}", refusal.status.as_u16(), refusal.reason);
+                self.note(&refusal);
                 let upstream = refusal.upstream.take();
                 let reason = line.is_some().then(|| refusal.reason.clone());
                 (refusal.into_response(), upstream, reason)
@@ -190,6 +195,20 @@ impl Handler {
             line.log(response.status(), response.body().len(), upstream.as_deref(), reason.as_deref());
         }
         response
+    }
+
+    /// One line a minute for what whoever runs the proxy can do something about, and no upstream was the cause of; all only
+    /// if asked for.
+    fn note(&self, refusal: &Refusal) {
+        let status = refusal.status;
+        let line = format_args!("answered {}: {}", status.as_u16(), refusal.reason);
+        match refusal.upstream {
+            None if self.log_all_errors => warn!("{line}"),
+            None if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+                self.log.warn_of(status, line)
+            }
+            _ => debug!("{line}"),
+        }
     }
 
     async fn forward<B>(
@@ -290,7 +309,7 @@ impl Handler {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let slot = Slot { handler: self.clone(), charge: self.memory.account() };
         let refusal = if before >= self.concurrency {
-            let reason = format!("{} requests are in flight, which is the limit (--concurrency)", self.concurrency);
+            let reason = format!("as many requests are in flight as may be: {} (--concurrency)", self.concurrency);
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, reason)
         } else if !self.by_links && self.memory.is_tight() {
             // A link has answered already.

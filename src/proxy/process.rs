@@ -17,6 +17,7 @@ use tracing::{Level, warn};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
+use super::access_log;
 use super::crew::Crew;
 use super::reactor::{self, Watched, Way};
 
@@ -151,9 +152,9 @@ pub(crate) fn log_to_stderr(log: Log) {
 
 /// Libraries may from `debug` on: some warn of whatever a peer does, as often as it does it.
 fn who_may_log(level: Level) -> Targets {
-    let own = env!("CARGO_PKG_NAME");
+    let own = [env!("CARGO_PKG_NAME"), access_log::TARGET].map(|own| (own, level));
     let others = if level >= Level::DEBUG { LevelFilter::from(level) } else { LevelFilter::OFF };
-    Targets::new().with_target(own, level).with_default(others)
+    Targets::new().with_targets(own).with_default(others)
 }
 
 #[cfg(test)]

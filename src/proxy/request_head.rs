@@ -13,7 +13,7 @@ const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
 /// As much of a target as is shown of a request that is refused.
 const MAX_SHOWN_BYTES: usize = 1024;
 /// Why a request is refused that would take memory when there is none.
-pub(crate) const NO_MEMORY: &str = "the memory for messages is used up (--memory-budget); try again later";
+pub(crate) const NO_MEMORY: &str = "the memory for messages is short (--memory-budget); try again later";
 /// As much of what was refused as tells what it was instead.
 const BEGINNING_BYTES: usize = 32;
 

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use rustls::InvalidMessage;
 use tracing::{debug, info, warn};
 
@@ -84,6 +85,11 @@ impl Strangers {
     /// A warning, unless there was one of this kind a short while ago.
     pub(crate) fn warn(&self, kind: &'static str, line: fmt::Arguments<'_>) {
         if self.is_news(kind, Instant::now()) { warn!("{line}") } else { debug!("{line}") }
+    }
+
+    /// A warning of what is answered with this status, unless there was one a short while ago.
+    pub(crate) fn warn_of(&self, status: StatusCode, line: fmt::Arguments<'_>) {
+        self.warn(status.canonical_reason().unwrap_or_default(), format_args!("{line} (said once a minute)"));
     }
 
     /// Whether a line of this kind is to be told, and not one of those that come in between.

@@ -114,8 +114,7 @@ pub(super) fn overloaded(concurrency: usize) -> Response<Bytes> {
 
 /// The answer to a request that comes when there is no memory for it.
 pub(super) fn no_memory() -> Response<Bytes> {
-    let mut response =
-        text(StatusCode::SERVICE_UNAVAILABLE, "the memory for messages is used up for now; try again later\n");
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "the memory for messages is short; try again later\n");
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }

@@ -238,7 +238,7 @@ pub(super) struct ProxyArgs {
     /// Worker threads at most, which join as there is work; one for each core unless said
     #[arg(long, value_name = "N", value_parser = up_to::<1024>, help_heading = "The process")]
     pub(super) threads: Option<usize>,
-    /// Log each request that fails, not only the first of a row
+    /// Log each request that gets no answer from an upstream, and why; else each kind once a minute
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = go_bool, help_heading = "The process")]
     log_all_errors: bool,

@@ -56,11 +56,15 @@ impl Snapshot {
             by_class,
         )?;
         page.gauge("requests_in_flight", "Requests whose answer has not left yet.", stats.in_flight as f64)?;
-        page.gauge("memory_held_bytes", "Memory that messages take.", stats.memory_held as f64)?;
+        page.gauge(
+            "memory_held_bytes",
+            "Memory that messages take, and what compression keeps for links.",
+            stats.memory_held as f64,
+        )?;
         page.gauge("memory_peak_bytes", "The most that they took.", stats.memory_peak as f64)?;
         let help = "The memory that messages may take; infinite without a budget.";
         page.gauge("memory_budget_bytes", help, self.memory_budget.map_or(f64::INFINITY, |bytes| bytes as f64))?;
-        let help = "Messages refused because the budget for memory was used up.";
+        let help = "Messages refused for want of memory: new ones from three quarters of the budget on.";
         page.counters("memory_shed", help, [(vec![], stats.memory_shed)])?;
         page.counters("upstream_retries", "Requests sent again, to another upstream.", [(vec![], self.retries)])?;
         let help = "From the head of a request until its answer was there.";

@@ -171,7 +171,8 @@ impl Upstream {
         }
     }
 
-    /// One line when an outage begins and one when it ends; every error only if asked for.
+    /// One line when an outage begins and one when it ends, and one a minute for what else it does not answer well; every
+    /// error only if asked for.
     fn note(&self, error: Option<&UpstreamError>) {
         match error {
             None => {
@@ -183,7 +184,8 @@ impl Upstream {
                 warn!("upstream {self}: {error} (said once, until it answers again)");
             }
             Some(error) if self.log_all_errors => warn!("upstream {self}: {error}"),
-            Some(error) => debug!("upstream {self}: {error}"),
+            Some(error) if error.is_outage() || error.is_callers_fault() => debug!("upstream {self}: {error}"),
+            Some(error) => self.outage.log.warn_of(error.status(), format_args!("upstream {self}: {error}")),
         }
     }
 }
