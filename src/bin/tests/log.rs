@@ -36,7 +36,7 @@ impl Program {
     }
 
     /// The next line for which `wanted` has an answer.
-    fn next<T>(&mut self, wanted: impl Fn(&Value) -> Option<T>) -> T {
+    fn next<T>(&mut self, mut wanted: impl FnMut(&Value) -> Option<T>) -> T {
         loop {
             let mut line = String::new();
             assert!(self.log.read_line(&mut line).unwrap() > 0, "the program has ended");
@@ -88,6 +88,33 @@ fn a_log_that_cannot_be_written_harms_nothing_else() {
         assert!(child.try_wait().unwrap().is_none(), "it has ended");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+}
+
+#[test]
+fn what_the_proxy_refuses_is_told_once_or_each_time() {
+    let upstream = origin(NOT_FOUND);
+    for (all, told) in [("--log-all-errors=false", 1), ("--log-all-errors", 3)] {
+        // Less than a connection takes.
+        let to = format!("--out={upstream}");
+        let mut program = Program::start(&["--out-type=http", &to, "--expvar-addr=", "--memory-budget=1000", all]);
+        let addr: SocketAddr = program
+            .next(|line| line["message"].as_str()?.strip_prefix("listening on ")?.split(' ').next()?.parse().ok());
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        }
+        Command::new("kill").arg(program.child.id().to_string()).status().unwrap();
+        let mut warnings = 0;
+        program.next(|line| {
+            let message = line["message"].as_str().unwrap_or_default();
+            warnings += usize::from(line["level"] == "WARN" && message.starts_with("answered 503: the memory"));
+            message.starts_with("stopping").then_some(())
+        });
+        assert_eq!(warnings, told, "{all}");
     }
 }
 
