@@ -10,6 +10,7 @@ import yaml
 from common import Bench, listens, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "deploy/USE-CASES.md"
 ORIGINS = (8000, 8001)
 NGINX = """
 worker_processes 1; daemon off; pid %(dir)s/nginx.pid; error_log %(dir)s/nginx.log;
@@ -23,22 +24,14 @@ SERVER = '    server { listen 127.0.0.1:%d; location / { return 200 "origin %d: 
 
 
 def make_certificates(directory):
-    def openssl(*args):
-        subprocess.run(["openssl", *args], cwd=directory, check=True, capture_output=True)
-
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=authority")
-    for name in ("far", "near"):
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (directory / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-                "-extfile", "names", "-out", f"{name}.pem")
+    """By the page's own commands."""
+    commands = re.search(r"^```sh certificates\n(.*?)^```", PAGE.read_text(), flags=re.M | re.S)[1]
+    subprocess.run(["bash", "-e", "-c", commands], cwd=directory, check=True, capture_output=True)
 
 
 def use_cases():
     """(title, commands that start, commands that try, what comes out) of each section that has them."""
-    text = (ROOT / "deploy/USE-CASES.md").read_text()
-    for section in re.split(r"^## ", text, flags=re.M)[1:]:
+    for section in re.split(r"^## ", PAGE.read_text(), flags=re.M)[1:]:
         blocks = dict(re.findall(r"^```(sh try|sh|text)\n(.*?)^```", section, flags=re.M | re.S))
         if "sh try" in blocks:
             yield section.splitlines()[0], blocks["sh"].splitlines(), blocks["sh try"], blocks["text"]

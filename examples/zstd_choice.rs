@@ -13,6 +13,9 @@ use std::io::BufRead;
 use zstd_safe::zstd_sys::ZSTD_EndDirective::ZSTD_e_flush;
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, DictAttachPref, InBuffer, OutBuffer, Strategy};
 
+/// Fewer make no dictionary.
+const LEAST_MESSAGES: usize = 200;
+
 /// What the stream came to.
 struct Stream {
     wire: usize,
@@ -22,6 +25,10 @@ struct Stream {
 
 fn main() {
     let messages: Vec<_> = std::io::stdin().lock().lines().map(|line| message(&line.expect("text"))).collect();
+    if messages.len() < LEAST_MESSAGES {
+        eprintln!("usage: zstd_choice < RECORDS, at least {LEAST_MESSAGES} lines of them");
+        std::process::exit(2);
+    }
     let plain: usize = messages.iter().map(Vec::len).sum();
     println!("{} messages, {plain} bytes\n", messages.len());
 

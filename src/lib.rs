@@ -6,12 +6,12 @@
 //!
 //! | layer | what it is |
 //! |---|---|
-//! | [`proto`] | the protocol as a pure state machine: start here to see the run loop or to bring your own I/O |
+//! | [`proto`] | the protocol as a pure state machine: for whoever brings their own I/O; below is its run loop |
 #![cfg_attr(feature = "smol", doc = "| [`driver::smol`] | client and server as tasks, on smol |")]
 #![cfg_attr(feature = "thread", doc = "| [`driver::thread`] | the same on plain threads |")]
 #![cfg_attr(
     all(feature = "smol", feature = "thread", feature = "tls"),
-    doc = "| [`guide`] | pages to read: getting started, compression, failure, security, your own I/O |"
+    doc = "| [`guide`] | pages to read, and where to begin for a client or a server: getting started, compression, failure, security, your own I/O |"
 )]
 #![cfg_attr(feature = "httptp", doc = "| [`proxy`] | what the program `httptp` is made of |")]
 //!

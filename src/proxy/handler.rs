@@ -393,7 +393,7 @@ impl Handler {
                 CollectError::NoMemory => return Refusal::no_memory().closing(),
                 CollectError::TooLong if limit == 0 && fields::is_bodiless(method) => (
                     StatusCode::BAD_REQUEST,
-                    format!("a {method} request with a body cannot be carried: a link has no place for it"),
+                    format!("a {method} request with a body cannot be carried: a link has no place for it; send it as a POST"),
                 ),
                 CollectError::TooLong => (
                     StatusCode::PAYLOAD_TOO_LARGE,

@@ -92,8 +92,8 @@ pub(super) enum Command {
     /// Says all that is wrong with a configuration, and where, without listening.
     ///
     /// Takes the options of the proxy itself, and minds its variables and its file. Prints each option with its value and
-    /// where that is from, as a file for --config, with defaults as comments. The exit code is 0 if nothing is wrong but
-    /// perhaps that an address is busy, and 2 otherwise.
+    /// where that is from, as a file for --config, with defaults as comments. The exit code is 0 if nothing is wrong, and 2
+    /// otherwise. Whether an address is busy is not looked at.
     Check(Box<CheckArgs>),
     /// Tells how many times smaller the traffic in a file would be on a link, by compression and batch delay, and what CPU
     /// that takes.
@@ -365,7 +365,7 @@ pub(super) enum Type {
 pub(crate) enum Compress {
     /// zstd with a peer that knows it, else flate
     Auto,
-    /// fewest bytes; a peer that does not know it, such as the original, closes the link
+    /// fewest bytes where messages share a flush; a peer that does not know it, such as the original, closes the link
     Zstd,
     /// few bytes, known to every peer
     Flate,

@@ -15,8 +15,8 @@ const DEFAULT_ADDR: &str = "localhost:8040";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Seeing what it does")]
 pub(super) struct SeeingArgs {
-    /// HOST:PORT of a page with live figures, and of /metrics, /prometheus and /expvar; empty for none [default:
-    /// localhost:8040, unless it is busy]
+    /// HOST:PORT of a page with live figures, and of /status, /metrics, /prometheus, /expvar, /healthz and /readyz; empty for
+    /// none [default: localhost:8040, unless it is busy]
     #[arg(long, value_name = "HOST:PORT")]
     expvar_addr: Option<String>,
     /// Log one line for each request: sender, method, target, status, bytes, milliseconds, upstream, trace and X-Request-Id
