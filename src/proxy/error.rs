@@ -102,8 +102,14 @@ impl From<ClientError> for UpstreamError {
             ClientError::Link { error: ref link, .. } => {
                 let delivered = error.maybe_delivered().into();
                 let advice = match link.kind() {
-                    // As of a peer that hangs up on whoever is not on its list.
-                    ErrorKind::HelloTruncated => "; if it has --in-allow-ip, see that this proxy is in there",
+                    // As of a peer that hangs up on whoever it does not want, for a reason that only its log tells.
+                    ErrorKind::HelloTruncated => {
+                        "; is this proxy in its --in-allow-ip, and has it room (--in-max-conns, --memory-budget)? its log says why"
+                    }
+                    ErrorKind::TlsRefused => "; give it --in-type teleports, or this proxy --out-type teleport",
+                    ErrorKind::Closed => {
+                        "; its log may say why: a dictionary that it has not, TLS that it wants"
+                    }
                     _ => "",
                 };
                 Self::Broken { why: certified(format!("the link broke: {error}{advice}")), delivered }
@@ -124,6 +130,9 @@ pub(crate) fn certified(text: String) -> String {
     let of_authority = ["UnknownIssuer", "BadSignature"].map(|why| format!("invalid peer certificate: {why}"));
     if of_authority.iter().any(|why| text.contains(why)) {
         return format!("{text}; if its certificate is by an authority of your own, name that with --out-tls-ca");
+    }
+    if text.contains("fatal alert: CertificateRequired") {
+        return format!("{text}; give this proxy a certificate for it: --out-tls-cert and --out-tls-key");
     }
     if text.contains("not valid for name") {
         return format!("{text}; if it is another name that is to be believed, say so with --out-tls-server-name");
