@@ -107,9 +107,7 @@ impl From<ClientError> for UpstreamError {
                         "; is this proxy in its --in-allow-ip, and has it room (--in-max-conns, --memory-budget)? its log says why"
                     }
                     ErrorKind::TlsRefused => "; give it --in-type teleports, or this proxy --out-type teleport",
-                    ErrorKind::Closed => {
-                        "; its log may say why: a dictionary that it has not, TLS that it wants"
-                    }
+                    ErrorKind::Closed => "; its log may say why: a dictionary that it has not, TLS that it wants",
                     _ => "",
                 };
                 Self::Broken { why: certified(format!("the link broke: {error}{advice}")), delivered }
