@@ -5,8 +5,12 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode, Uri, Version};
 
-/// Fields that concern one connection only, and `Expect`, which the proxy answers itself.
-static HOP_BY_HOP: [HeaderName; 8] = [
+use super::request_head::encode_awkward;
+use crate::proto::HEAD_LENGTH_FIELD;
+
+/// Fields that concern one connection only, `Expect`, which the proxy answers itself, and what only links speak of
+/// (R-proxy-hop-by-hop).
+static HOP_BY_HOP: [HeaderName; 9] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TE,
@@ -15,6 +19,7 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
     header::EXPECT,
     header::CONNECTION,
+    HeaderName::from_static(HEAD_LENGTH_FIELD),
 ];
 
 /// Removes the fields that concern one connection only: the well-known ones and those that `Connection` names.
@@ -75,7 +80,9 @@ pub(crate) fn settle_target(parts: &mut Parts, default_host: &HeaderValue) -> Re
         }
         parts.headers.insert(header::HOST, default_host.clone());
     }
-    if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
+    if parts.version == Version::HTTP_2 {
+        parts.uri = Uri::from(settle_path(parts)?);
+    } else if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
         // RFC 9112, section 3.2.4: OPTIONS on an authority without a path asks about the server as a whole.
         let whole_server = parts.method == Method::OPTIONS && has_no_path(&parts.uri);
         let path = match parts.uri.path_and_query() {
@@ -89,6 +96,20 @@ pub(crate) fn settle_target(parts: &mut Parts, default_host: &HeaderValue) -> Re
         parts.uri = Uri::from(path);
     }
     Ok(())
+}
+
+/// The `:path` of a request of HTTP/2, which is there and says all (RFC 9113, section 8.3.1), percent-encoded where callers
+/// leave that to others (R-proxy-target).
+fn settle_path(parts: &Parts) -> Result<PathAndQuery, &'static str> {
+    let path = parts.uri.path_and_query().filter(|_| !parts.uri.path().is_empty()).ok_or("the request has no :path")?;
+    match path.as_str() {
+        "*" if parts.method == Method::OPTIONS => Ok(path.clone()),
+        text if !text.starts_with('/') => Err("the :path of the request begins with no /"),
+        text => match encode_awkward(text.as_bytes()) {
+            None => Ok(path.clone()),
+            Some(encoded) => encoded.as_slice().try_into().map_err(|_| "the target is malformed"),
+        },
+    }
 }
 
 /// Whether an absolute-form target ends with its authority. `http::Uri` reports the path of such a one as `/`, so that
@@ -218,6 +239,7 @@ mod tests {
             ("Transfer-Encoding", "chunked"),
             ("Upgrade", "websocket"),
             ("Expect", "100-continue"),
+            ("Teleport-Head-Length", "5"),
             ("Accept", "*/*"),
         ]);
         strip_hop_by_hop(&mut map);
@@ -246,6 +268,32 @@ mod tests {
         let mut map = headers(&[("Connection", "host, content-length"), ("Host", "a"), ("Content-Length", "3")]);
         strip_hop_by_hop(&mut map);
         assert_eq!(map, headers(&[("Host", "a"), ("Content-Length", "3")]));
+    }
+
+    #[test]
+    fn a_path_of_http_2_says_all() {
+        let settled = |method: &str, path: Option<&str>, authority: Option<&str>| {
+            let mut target = http::uri::Parts::default();
+            target.scheme = authority.and(Some(http::uri::Scheme::HTTPS));
+            target.authority = authority.map(|authority| authority.parse().unwrap());
+            target.path_and_query = path.map(|path| PathAndQuery::try_from(path.as_bytes()).unwrap());
+            let (mut parts, ()) =
+                Request::builder().method(method).version(Version::HTTP_2).body(()).unwrap().into_parts();
+            parts.uri = match (path, authority) {
+                // As h2 has it that reads neither.
+                (None, None) => Uri::from_parts(Default::default()).unwrap(),
+                _ => Uri::from_parts(target).unwrap(),
+            };
+            settle_target(&mut parts, &HeaderValue::from_static("here:1")).map(|()| parts.uri.to_string())
+        };
+        for authority in [None, Some("x")] {
+            assert_eq!(settled("OPTIONS", Some("/"), authority).unwrap(), "/");
+            assert_eq!(settled("OPTIONS", Some("*"), authority).unwrap(), "*");
+            assert!(settled("GET", Some("*"), authority).is_err());
+            assert_eq!(settled("GET", Some("/a?b"), authority).unwrap(), "/a?b");
+            assert_eq!(settled("GET", Some("/\u{e4}\"?b"), authority).unwrap(), "/%C3%A4%22?b");
+        }
+        assert!(settled("POST", None, None).is_err());
     }
 
     #[test]

@@ -185,16 +185,21 @@ fn encode_target(head: &[u8]) -> Option<Vec<u8>> {
         let authority = memchr::memmem::find(target, b"://")? + 3;
         authority + memchr::memchr3(b'/', b'?', b'#', &target[authority..])?
     };
-    let first = start + skip + target[skip..].iter().position(is_awkward)?;
-    let mut encoded = head[..first].to_vec();
-    for byte in &head[first..start + target.len()] {
+    let encoded = encode_awkward(&target[skip..])?;
+    Some([&head[..start + skip], &encoded, &head[start + target.len()..]].concat())
+}
+
+/// A path and a query with those bytes percent-encoded that a [`Uri`] or others do not take. None if there are none.
+pub(crate) fn encode_awkward(text: &[u8]) -> Option<Vec<u8>> {
+    let first = text.iter().position(is_awkward)?;
+    let mut encoded = text[..first].to_vec();
+    for byte in &text[first..] {
         if is_awkward(byte) {
             encoded.extend_from_slice(format!("%{byte:02X}").as_bytes());
         } else {
             encoded.push(*byte);
         }
     }
-    encoded.extend_from_slice(&head[start + target.len()..]);
     Some(encoded)
 }
 
