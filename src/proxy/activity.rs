@@ -18,6 +18,8 @@ pub(crate) struct Activity {
     answered: AtomicU64,
     /// Whose answer has left, as far as hyper has asked for it.
     ended: AtomicU64,
+    /// Given up by their caller before they were answered.
+    cancelled: AtomicU64,
     /// A part of a head has come.
     in_head: AtomicBool,
     /// Which request is refused, counted from 1, and why. It is the last one.
@@ -44,6 +46,11 @@ impl Activity {
 
     pub(crate) fn set_in_head(&self, in_head: bool) {
         self.in_head.store(in_head, Ordering::Relaxed);
+    }
+
+    /// How many requests were given up by their caller before they were answered.
+    pub(crate) fn cancelled(&self) -> u64 {
+        self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Whether every request that has begun has an answer that hyper has taken whole.
@@ -76,6 +83,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         if !self.is_answered {
             self.activity.answered.fetch_add(1, Ordering::Relaxed);
+            self.activity.cancelled.fetch_add(1, Ordering::Relaxed);
         }
         self.activity.ended.fetch_add(1, Ordering::Relaxed);
     }
@@ -103,10 +111,13 @@ impl Patience {
     pub(crate) fn ends(&mut self, activity: &Activity, sent: u64) -> bool {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (begun, answered, ended) = (load(&activity.begun), load(&activity.answered), load(&activity.ended));
-        let is_quiet = begun == answered && begun == self.last.0 && sent - self.last.1 <= self.least_bytes;
+        let is_leaving = answered > ended;
+        // Small requests beside an answer that does not leave, as HTTP/2 may have them, do not keep that for ever.
+        let is_new = begun != self.last.0 && !is_leaving;
+        let is_quiet = begun == answered && !is_new && sent - self.last.1 <= self.least_bytes;
         self.quiet = if is_quiet { self.quiet + 1 } else { 0 };
         self.last = (begun, sent);
-        self.quiet >= if answered > ended { SLACK } else { 1 }
+        self.quiet >= if is_leaving { SLACK } else { 1 }
     }
 }
 
@@ -139,6 +150,19 @@ mod tests {
         assert!((0..100).all(|_| !patience.ends(&activity, 0)));
         drop(busy);
         assert!(patience.ends(&activity, 0));
+    }
+
+    #[test]
+    fn small_requests_do_not_keep_an_answer_that_does_not_leave() {
+        let activity = Arc::new(Activity::default());
+        let mut patience = Patience::new(Duration::from_secs(1));
+        let leaving = Busy::begin(&activity).answered();
+        let looks = (1..10).position(|n| {
+            drop(Busy::begin(&activity).answered());
+            patience.ends(&activity, n * RATE / 2)
+        });
+        assert!(looks.is_some_and(|looks| looks <= SLACK as usize), "{looks:?}");
+        drop(leaving);
     }
 
     #[test]

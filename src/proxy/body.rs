@@ -89,7 +89,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub(crate) struct Reply<H> {
     data: Bytes,
     /// What is dropped when it has left: its place among the requests at once.
-    _held: H,
+    _held: Option<H>,
     /// There is no body, yet a `Content-Length` to send: hyper drops the field of a 304 whose body says that it is
     /// over before it began, so such a body keeps its length to itself.
     announced: bool,
@@ -103,7 +103,37 @@ impl<H> Reply<H> {
         }
         let announced =
             response.status() == StatusCode::NOT_MODIFIED && response.headers().contains_key(header::CONTENT_LENGTH);
-        response.map(|body| Self { data: if announced { Bytes::new() } else { body }, _held: held, announced })
+        response.map(|body| Self { data: if announced { Bytes::new() } else { body }, _held: Some(held), announced })
+    }
+
+    /// The same over HTTP/2, where hyper takes bodies long before they leave: `held` is dropped when nobody has any of it.
+    /// To HEAD it only tells how long the body would be.
+    pub(crate) fn to_http2(response: Response<Bytes>, held: H, is_head: bool) -> Response<Self>
+    where
+        H: Send + 'static,
+    {
+        let (mut parts, mut data) = response.into_parts();
+        if is_head && !data.is_empty() {
+            parts.headers.insert(header::CONTENT_LENGTH, data.len().into());
+            data.clear();
+        }
+        if data.is_empty() {
+            return Self::to_http(Response::from_parts(parts, data), held);
+        }
+        let data = Bytes::from_owner(Leaving { data, _held: held });
+        Response::from_parts(parts, Self { data, _held: None, announced: false })
+    }
+}
+
+/// The bytes of a body, and what is dropped when the last one of them has left.
+struct Leaving<H> {
+    data: Bytes,
+    _held: H,
+}
+
+impl<H> AsRef<[u8]> for Leaving<H> {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 
@@ -132,6 +162,29 @@ impl<H: Unpin> Body for Reply<H> {
 mod tests {
     use super::*;
     use http_body_util::Full;
+
+    #[test]
+    fn what_is_held_over_http_2_is_held_until_the_last_byte_has_left() {
+        let held = std::sync::Arc::new(());
+        let response = Response::new(Bytes::from(vec![b'x'; PIECE_BYTES + 1]));
+        let mut reply = Reply::to_http2(response, held.clone(), false).into_body();
+        let mut pieces: Vec<_> =
+            std::iter::from_fn(|| smol::block_on(reply.frame()).map(|frame| frame.unwrap().into_data().unwrap()))
+                .collect();
+        drop(reply);
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [PIECE_BYTES, 1]);
+        pieces.remove(0);
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        drop(pieces);
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn head_over_http_2_is_told_a_length_and_no_body() {
+        let reply = Reply::to_http2(Response::new(Bytes::from_static(b"12345")), (), true);
+        assert_eq!(reply.headers()[header::CONTENT_LENGTH], "5");
+        assert!(reply.body().is_end_stream());
+    }
 
     #[test]
     fn collects_up_to_the_limit() {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsStream, server};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, StatusCode, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -63,9 +63,14 @@ const MOST_OVER_BUDGET: usize = 64;
 const OVER_BUDGET_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// HTTP/2: most requests at once on one connection.
 const MAX_STREAMS: u32 = 250;
+/// HTTP/2: most requests that a caller may give up on one connection before they are answered; then it ends after what is in
+/// hand. Each may have cost a connection to the origin.
+const MAX_CANCELLED: u64 = 1000;
 /// HTTP/2: how much of request bodies may be on its way to this side, for one request and for all of a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// HTTP/2: how much of one answer hyper takes before its caller does.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// An HTTP listener.
 pub(crate) struct HttpIn {
@@ -116,6 +121,7 @@ impl HttpIn {
         let mut http2 = http2::Builder::new(Tasks(Arc::downgrade(&executor)));
         http2
             .max_concurrent_streams(MAX_STREAMS)
+            .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             // What is longer hyper refuses in a way that has callers try again. So it lets pass somewhat more, for which
@@ -268,7 +274,7 @@ impl Shared {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
                 let (shared, busy) = (shared.clone(), Busy::begin(&activity));
-                let is_http1 = request.version() < Version::HTTP_2;
+                let (is_http1, is_head) = (request.version() < Version::HTTP_2, *request.method() == Method::HEAD);
                 let refusal = match is_http1 {
                     true => activity.refusal().map(|refused| (refused.status, refused.reason.to_string())),
                     false => shared.refuse_large(&request),
@@ -284,7 +290,11 @@ impl Shared {
                         // The caller goes elsewhere, and is told before it asks for more.
                         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
-                    Ok::<_, Infallible>(Reply::to_http(response, (slot, busy.answered())))
+                    let held = (slot, busy.answered());
+                    Ok::<_, Infallible>(match is_http1 {
+                        true => Reply::to_http(response, held),
+                        false => Reply::to_http2(response, held, is_head),
+                    })
                 })
             })
         };
@@ -464,6 +474,11 @@ impl Watch {
                 } else {
                     tick.set_at(self.begin_grace());
                 }
+            }
+            if self.is_http2 && !is_finishing && self.activity.cancelled() >= MAX_CANCELLED {
+                debug!("a caller over HTTP/2 has given up {MAX_CANCELLED} requests: its connection ends");
+                is_finishing = true;
+                finish(connection.as_mut());
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(End::Over(result));

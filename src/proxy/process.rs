@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
@@ -30,6 +31,7 @@ pub(crate) fn run<T: Send + 'static>(
     threads: Option<usize>,
     main: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, String> {
+    raise_descriptor_limit();
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |n| n.get()));
     let crew = reactor::start().and_then(|()| Crew::start(executor, threads.max(1)));
     let crew = crew.map_err(|error| format!("cannot start threads: {error}"))?;
@@ -107,6 +109,14 @@ impl Hangups {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// Takes as many descriptors as the process may have. The lower limit that it starts with, often 1,024, is there for programs
+/// that cannot have more.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Else it goes on with what it has.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Tells the service manager that has started this process, if one wants to know (NOTIFY_SOCKET).

@@ -16,6 +16,8 @@ use crate::driver::Charge;
 
 /// So much of a head may come though memory is used up: most requests are whole by then, and refused by name.
 const FREE_HEAD_BYTES: usize = 4 * 1024;
+/// How often it reads on that nothing of what came is for hyper, such as empty lines, before other tasks have their turn.
+const READS_IN_A_TURN: usize = 4;
 /// How much is read to see whether there is anything.
 const AHEAD_BYTES: usize = 1024;
 
@@ -78,7 +80,7 @@ impl Strict {
 
 impl AsyncRead for Strict {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
+        for _ in 0..READS_IN_A_TURN {
             if let Some(n) = self.gate.read(buf) {
                 return Poll::Ready(Ok(n));
             }
@@ -101,6 +103,8 @@ impl AsyncRead for Strict {
                 return Poll::Ready(Ok(good));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
