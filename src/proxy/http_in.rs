@@ -38,8 +38,8 @@ use super::stranger::Strangers;
 use super::stream::{Socket, Stream};
 use super::strict::Strict;
 use super::tls::ServerTls;
-use crate::driver::PeerAddr;
 use crate::driver::smol::Alarm;
+use crate::driver::{Charge, PeerAddr};
 
 /// How long a closed connection is read on, so that the last answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
@@ -198,6 +198,9 @@ impl HttpIn {
             None
         };
         shared.handler.counters.connections.fetch_add(1, Ordering::Relaxed);
+        // From now on: a header, a handshake and a head take memory before there is a request.
+        let mut charge = shared.handler.memory().account();
+        charge.set(CONNECTION_BYTES);
         let run = async move {
             let stopped = async {
                 // Nobody has asked for anything yet.
@@ -211,7 +214,7 @@ impl HttpIn {
                 Some((shared.secure(socket, &peer).await?, peer))
             });
             if let Some((stream, peer)) = open.or(stopped).await {
-                shared.serve(stream, peer, signals, over_budget).await;
+                shared.serve(stream, peer, signals, charge, over_budget).await;
             }
         };
         self.executor.spawn(run).detach();
@@ -260,6 +263,7 @@ impl Shared {
         stream: Stream,
         peer: PeerAddr,
         signals: Signals,
+        charge: Charge,
         over_budget: Option<SemaphoreGuardArc>,
     ) {
         let is_for_one = over_budget.is_some();
@@ -269,7 +273,6 @@ impl Shared {
         let activity = Arc::new(Activity::default());
         let is_plain = matches!(stream, Stream::Plain(_));
         let stream = Counted::new(stream, counts.clone());
-        let mut charge = self.handler.memory().account();
         let service = {
             let (shared, activity, peer) = (self.clone(), activity.clone(), peer.clone());
             service_fn(move |request| {
@@ -309,7 +312,6 @@ impl Shared {
             grace_ends: None,
         };
         if is_http2 {
-            charge.set(CONNECTION_BYTES);
             let mut connection = Box::pin(self.http2.serve_connection(HyperIo::new(stream), service));
             let finish = http2::Connection::graceful_shutdown;
             if let End::Over(Err(error)) = watch.run(connection.as_mut(), finish).await {

@@ -231,7 +231,7 @@ impl Listener {
 pub(crate) async fn pause(error: &io::Error) {
     // That peer gave up before it was accepted.
     if error.kind() != io::ErrorKind::ConnectionAborted {
-        warn!("cannot accept a connection: {error} (out of file descriptors? see ulimit -n)");
+        warn!("cannot accept a connection: {error} (out of file descriptors? see ulimit -n, and --in-max-conns)");
         Timer::after(ACCEPT_PAUSE).await;
     }
 }

@@ -15,6 +15,7 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use smol::Executor;
 use smol::future::FutureExt;
+use smol::lock::Semaphore;
 use tracing::debug;
 
 use super::super::hyper_io::HyperIo;
@@ -26,7 +27,11 @@ use crate::proxy::stream::{Socket, TcpListener};
 /// The page, which brings all that it needs.
 const PAGE: &str = include_str!("page.html");
 /// Whoever keeps a connection for longer can make a new one.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_secs(60);
+/// Most connections at once; others wait for their end. None of them may take what callers need.
+const MOST: usize = 64;
+/// The largest head.
+const HEAD_BYTES: usize = 16 * 1024;
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,10 +62,19 @@ impl MetricsListener {
     /// Answers for ever.
     pub(crate) async fn run(self, reader: StatsReader, identity: Arc<Identity>) {
         let open = Executor::new();
+        let places = Arc::new(Semaphore::new(MOST));
         let accept = async {
             loop {
+                let place = places.acquire_arc().await;
                 match self.listener.accept().await {
-                    Ok((stream, _)) => open.spawn(serve(stream, reader.clone(), identity.clone())).detach(),
+                    Ok((stream, _)) => {
+                        let serve = serve(stream, reader.clone(), identity.clone());
+                        let serve = async move {
+                            serve.await;
+                            drop(place);
+                        };
+                        open.spawn(serve).detach();
+                    }
                     Err(_) => Timer::after(ACCEPT_PAUSE).await,
                 }
             }
@@ -75,7 +89,7 @@ async fn serve(stream: Socket, reader: StatsReader, identity: Arc<Identity>) {
         let response = answer(&request, &reader, &identity);
         async { Ok::<_, Infallible>(response) }
     });
-    let connection = Builder::new().serve_connection(HyperIo::new(stream), service);
+    let connection = Builder::new().max_buf_size(HEAD_BYTES).serve_connection(HyperIo::new(stream), service);
     let limit = async {
         Timer::after(LONGEST).await;
         Ok(())
