@@ -55,6 +55,16 @@ fn samples(text: &str) -> HashMap<String, f64> {
         .collect()
 }
 
+#[test]
+fn who_asks_for_figures_waits_for_nobody_who_asks_for_none() {
+    let origin = ok();
+    let proxy = shown(http_config(origin.addr()));
+    let mut silent: Vec<_> = (0..100).map(|_| TcpStream::connect(proxy.metrics_addr()).unwrap()).collect();
+    assert_eq!(get(proxy.metrics_addr(), "/healthz"), "alive\n");
+    // The oldest have been closed.
+    assert!(matches!(silent[0].read(&mut [0]), Ok(0) | Err(_)));
+}
+
 /// Each figure that the original exports: the table of its counters.
 const ORIGINAL: [&str; 23] = [
     "inRequestStart",

@@ -102,7 +102,7 @@ pub(crate) struct Patience {
 impl Patience {
     /// For a connection that is looked at once in `interval`.
     pub(crate) fn new(interval: Duration) -> Self {
-        // So that the first look, whenever that is, finds something new.
+        // So that the first look, whenever that is, finds something new, unless an answer is leaving.
         let last = (u64::MAX, 0);
         Self { least_bytes: (interval.as_secs_f64() * LEAST_RATE) as u64, last, quiet: 0 }
     }

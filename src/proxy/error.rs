@@ -107,7 +107,9 @@ impl From<ClientError> for UpstreamError {
                         "; is this proxy in its --in-allow-ip, and has it room (--in-max-conns, --memory-budget)? its log says why"
                     }
                     ErrorKind::TlsRefused => "; give it --in-type teleports, or this proxy --out-type teleport",
-                    ErrorKind::Closed => "; its log may say why: a dictionary that it has not, TLS that it wants",
+                    ErrorKind::Closed => {
+                        "; was it stopped? else its log says why, as of a dictionary that it has not, or TLS that it wants"
+                    }
                     _ => "",
                 };
                 Self::Broken { why: certified(format!("the link broke: {error}{advice}")), delivered }
@@ -178,6 +180,10 @@ mod tests {
             UpstreamError::from(ClientError::Link { error, transport, maybe_delivered: false }).to_string()
         };
         assert!(link(ErrorKind::HelloTruncated, None).contains("--in-allow-ip"));
+        assert!(link(ErrorKind::TlsRefused, None).contains("--in-type teleports"));
+        assert!(link(ErrorKind::Closed, None).contains("was it stopped?"));
+        let required = "TLS: received fatal alert: CertificateRequired";
+        assert!(link(ErrorKind::Transport, Some(required)).ends_with("--out-tls-cert and --out-tls-key"));
         let unknown = "TLS: invalid peer certificate: UnknownIssuer";
         assert!(link(ErrorKind::Transport, Some(unknown)).ends_with("--out-tls-ca"));
         assert!(!link(ErrorKind::Transport, Some("TLS: no cipher suites in common")).contains("--"));

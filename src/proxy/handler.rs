@@ -204,8 +204,8 @@ impl Handler {
         let line = format_args!("answered {}: {}", status.as_u16(), refusal.reason);
         match refusal.upstream {
             None if self.log_all_errors => warn!("{line}"),
-            None if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
-                self.log.warn_of(status, line)
+            None if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
+                self.log.warn_of(status, line);
             }
             _ => debug!("{line}"),
         }

@@ -64,7 +64,7 @@ const OVER_BUDGET_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// HTTP/2: most requests at once on one connection.
 const MAX_STREAMS: u32 = 250;
 /// HTTP/2: most requests that a caller may give up on one connection before they are answered; then it ends after what is in
-/// hand. Each may have cost a connection to the origin.
+/// hand, and at twice as many at once. Each may have cost a connection to the origin.
 const MAX_CANCELLED: u64 = 1000;
 /// HTTP/2: how much of request bodies may be on its way to this side, for one request and for all of a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -482,6 +482,9 @@ impl Watch {
                 is_finishing = true;
                 finish(connection.as_mut());
             }
+            if self.is_http2 && self.activity.cancelled() >= 2 * MAX_CANCELLED {
+                return Poll::Ready(End::Cut);
+            }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(End::Over(result));
             }
@@ -581,7 +584,10 @@ async fn linger(mut stream: Stream) {
         // Not in the future itself, whose size every connection pays for.
         let mut sink = vec![0; 4096];
         if stream.close().await.is_ok() {
-            while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
+            while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {
+                // There may be always more.
+                smol::future::yield_now().await;
+            }
         }
     };
     read_on

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
@@ -31,6 +30,7 @@ pub(crate) fn run<T: Send + 'static>(
     threads: Option<usize>,
     main: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, String> {
+    #[cfg(target_os = "linux")]
     raise_descriptor_limit();
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |n| n.get()));
     let crew = reactor::start().and_then(|()| Crew::start(executor, threads.max(1)));
@@ -113,7 +113,10 @@ impl Hangups {
 
 /// Takes as many descriptors as the process may have. The lower limit that it starts with, often 1,024, is there for programs
 /// that cannot have more.
+#[cfg(target_os = "linux")]
 fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
     let limit = getrlimit(Resource::Nofile);
     // Else it goes on with what it has.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

@@ -1,5 +1,6 @@
 //! The listener for those who look: `/` is the page, `/metrics`, `/prometheus`, `/expvar` and `/status` are figures.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,9 +14,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
-use smol::Executor;
 use smol::future::FutureExt;
-use smol::lock::Semaphore;
+use smol::{Executor, Task};
 use tracing::debug;
 
 use super::super::hyper_io::HyperIo;
@@ -28,7 +28,7 @@ use crate::proxy::stream::{Socket, TcpListener};
 const PAGE: &str = include_str!("page.html");
 /// Whoever keeps a connection for longer can make a new one.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Most connections at once; others wait for their end. None of them may take what callers need.
+/// Most connections at once; the oldest ends when there is one more. They must not take what callers need.
 const MOST: usize = 64;
 /// The largest head.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -62,18 +62,16 @@ impl MetricsListener {
     /// Answers for ever.
     pub(crate) async fn run(self, reader: StatsReader, identity: Arc<Identity>) {
         let open = Executor::new();
-        let places = Arc::new(Semaphore::new(MOST));
+        let mut tasks: VecDeque<Task<()>> = VecDeque::new();
         let accept = async {
             loop {
-                let place = places.acquire_arc().await;
                 match self.listener.accept().await {
                     Ok((stream, _)) => {
-                        let serve = serve(stream, reader.clone(), identity.clone());
-                        let serve = async move {
-                            serve.await;
-                            drop(place);
-                        };
-                        open.spawn(serve).detach();
+                        tasks.retain(|task| !task.is_finished());
+                        if tasks.len() >= MOST {
+                            tasks.pop_front();
+                        }
+                        tasks.push_back(open.spawn(serve(stream, reader.clone(), identity.clone())));
                     }
                     Err(_) => Timer::after(ACCEPT_PAUSE).await,
                 }

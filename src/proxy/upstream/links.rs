@@ -91,7 +91,8 @@ impl Links {
         deadline: Option<Instant>,
     ) -> Result<Response<Bytes>, ClientError> {
         let (mut link, mut request) = (self.pick(request.method()), request);
-        let mut others = self.links.len() - 1;
+        // A HEAD goes by the first one in any case.
+        let mut others = if *request.method() == Method::HEAD { 0 } else { self.links.len() - 1 };
         loop {
             // A link that is not up may not come up, be it that the far proxy takes no more of them, while another one does.
             let spare = (others > 0 && !link.client.is_up()).then(|| request.clone());
@@ -100,7 +101,10 @@ impl Links {
                 (Err(ClientError::Connect { .. } | ClientError::Link { maybe_delivered: false, .. }), Some(spare)) => {
                     (link, request) = (self.pick(spare.method()), spare);
                     others -= 1;
-                    if link.client.is_paused() {
+                    // Where no connection is to be had, another dial would only take the time that another upstream needs.
+                    let dials = matches!(result, Err(ClientError::Connect { .. })) && !link.client.is_up();
+                    let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+                    if dials || is_late || link.client.is_paused() {
                         return result;
                     }
                 }
