@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::certs::{Authority, Dir, Pair, SelfSigned};
@@ -23,6 +24,7 @@ use httpteleport::driver::tls::rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, version,
 };
 use httpteleport::proxy::{Kind, OutboundTls, ProxyConfig};
+use hyper::client::conn::http2::SendRequest;
 use smol_hyper::rt::FuturesIo;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -344,6 +346,21 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tasks 
     }
 }
 
+/// A connection over HTTP/2: who sends requests by it, and what carries it.
+async fn http2(
+    proxy: &Running,
+    authority: &Authority,
+    executor: &Arc<smol::Executor<'static>>,
+) -> (SendRequest<Full<Bytes>>, impl Future<Output = hyper::Result<()>> + Send + 'static) {
+    let mut tls = client(authority);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let socket = smol::net::TcpStream::connect(proxy.addr()).await.unwrap();
+    let name = ServerName::try_from("a.example").unwrap();
+    let stream = TlsConnector::from(Arc::new(tls)).connect(name, socket).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    hyper::client::conn::http2::handshake(Tasks(executor.clone()), FuturesIo::new(stream)).await.unwrap()
+}
+
 #[test]
 fn http2_inside_tls() {
     let origin = Origin::answering(|request| {
@@ -356,17 +373,9 @@ fn http2_inside_tls() {
     config.inbound.get_only = false;
     config.inbound.max_body_bytes = 1024 * 1024;
     let proxy = Running::start(config);
-    let mut tls = client(&authority);
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let executor = Arc::new(smol::Executor::new());
-    let tasks = Tasks(executor.clone());
     smol::block_on(executor.run(async {
-        let socket = smol::net::TcpStream::connect(proxy.addr()).await.unwrap();
-        let name = ServerName::try_from("a.example").unwrap();
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, socket).await.unwrap();
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(tasks.clone(), FuturesIo::new(stream)).await.unwrap();
+        let (sender, connection) = http2(&proxy, &authority, &executor).await;
         let carried = executor.spawn(connection);
         let exchanges = (0..50).map(|i| {
             let mut sender = sender.clone();
@@ -410,16 +419,9 @@ fn http2_connections_end_in_order_when_the_proxy_stops() {
     let origin = Origin::answering(|_| OK.into());
     let authority = Authority::new();
     let proxy = Running::start(https(&origin, &authority, &[authority.issue(&["a.example"])]));
-    let mut tls = client(&authority);
-    tls.alpn_protocols = vec![b"h2".to_vec()];
     let executor = Arc::new(smol::Executor::new());
-    let tasks = Tasks(executor.clone());
     smol::block_on(executor.run(async {
-        let socket = smol::net::TcpStream::connect(proxy.addr()).await.unwrap();
-        let name = ServerName::try_from("a.example").unwrap();
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, socket).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(tasks.clone(), FuturesIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = http2(&proxy, &authority, &executor).await;
         let carried = executor.spawn(connection);
         let request = Request::get("https://a.example/").body(Full::<Bytes>::default()).unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), StatusCode::OK);
@@ -434,23 +436,43 @@ fn an_idle_http2_connection_is_told_before_it_is_closed() {
     let origin = Origin::answering(|_| OK.into());
     let authority = Authority::new();
     let mut config = https(&origin, &authority, &[authority.issue(&["a.example"])]);
-    config.inbound.idle_timeout = std::time::Duration::from_millis(300);
+    config.inbound.idle_timeout = Duration::from_millis(300);
     let proxy = Running::start(config);
-    let mut tls = client(&authority);
-    tls.alpn_protocols = vec![b"h2".to_vec()];
     let executor = Arc::new(smol::Executor::new());
-    let tasks = Tasks(executor.clone());
     smol::block_on(executor.run(async {
-        let socket = smol::net::TcpStream::connect(proxy.addr()).await.unwrap();
-        let name = ServerName::try_from("a.example").unwrap();
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, socket).await.unwrap();
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(tasks.clone(), FuturesIo::new(stream))
-                .await
-                .unwrap();
+        let (sender, connection) = http2(&proxy, &authority, &executor).await;
         // GOAWAY, and then the end: no error.
         connection.await.unwrap();
         assert!(sender.is_closed());
+    }));
+}
+
+#[test]
+fn who_gives_up_request_after_request_over_http2_gets_another_connection() {
+    let origin = Origin::answering(|_| {
+        std::thread::sleep(Duration::from_millis(500));
+        OK.into()
+    });
+    let authority = Authority::new();
+    let proxy = Running::start(https(&origin, &authority, &[authority.issue(&["a.example"])]));
+    let executor = Arc::new(smol::Executor::new());
+    smol::block_on(executor.run(async {
+        let (mut sender, connection) = http2(&proxy, &authority, &executor).await;
+        let carried = executor.spawn(connection);
+        for batch in 1..=10 {
+            assert!(!sender.is_closed(), "{batch}");
+            let request = || Request::get("https://a.example/").body(Full::default()).unwrap();
+            let given_up: Vec<_> = (0..100).map(|_| sender.send_request(request())).collect();
+            while proxy.stats().in_flight < 100 {
+                smol::Timer::after(Duration::from_millis(1)).await;
+            }
+            drop(given_up);
+            while proxy.stats().in_flight > 0 {
+                smol::Timer::after(Duration::from_millis(1)).await;
+            }
+        }
+        // GOAWAY, and then the end: no error.
+        carried.await.unwrap();
     }));
 }
 
