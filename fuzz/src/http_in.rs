@@ -29,7 +29,7 @@ mod activity;
 mod gate;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../src/proxy/request_head.rs"]
-mod request_head;
+pub(crate) mod request_head;
 
 /// What these modules know of the proxy's configuration.
 mod config {

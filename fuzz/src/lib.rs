@@ -3,6 +3,9 @@
 //!
 //! A check panics when a promise is broken; it has no other outcome.
 
+// Where sources of the proxy that are compiled in here look for it.
+use httpteleport::proto;
+
 pub mod client;
 pub mod decompress;
 pub mod hello;

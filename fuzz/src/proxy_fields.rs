@@ -5,6 +5,9 @@ use arbitrary::{Arbitrary, Unstructured};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Version};
 
+// Where that looks for them.
+use crate::http_in::request_head;
+
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../src/proxy/fields.rs"]
 mod fields;
